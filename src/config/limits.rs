@@ -1,0 +1,80 @@
+use serde::{Deserialize, Serialize};
+
+/// `[limits]`: what a stranger may send, and how much. Reported to clients in `connected.limits`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of one message from a client. Default 1 MiB.
+    pub frame_bytes: usize,
+    /// Bytes of an HTTP request body. Default 4 MiB.
+    pub body_bytes: usize,
+    /// Rooms one connection may be in. Default 200.
+    pub rooms: usize,
+    /// Operations in one `write`. Default 500.
+    pub ops_per_write: usize,
+    /// Bytes of one operation. Default 256 KiB.
+    pub op_bytes: usize,
+    /// Bytes of one presence state. Default 1 KiB.
+    pub presence_bytes: usize,
+    /// Requests one connection may have unanswered. Default 64.
+    pub requests_in_flight: usize,
+    /// Operations per second and connection; bursts of twice as many. Default 500.
+    pub ops_per_second: u32,
+    /// Broadcasts per second and connection; bursts of twice as many. Default 50.
+    pub broadcasts_per_second: u32,
+    /// Presence updates per second and connection; bursts of twice as many. Default 10.
+    pub presence_per_second: u32,
+    /// Other frames per second and connection; bursts of twice as many. Default 100.
+    pub frames_per_second: u32,
+    /// Operations per second and user, over all instances; approximate. Default 2000.
+    pub user_ops_per_second: u32,
+    /// Broadcasts per second and user, over all instances; approximate. Default 200.
+    pub user_broadcasts_per_second: u32,
+    /// Connections in all. Default 100 000.
+    pub connections: usize,
+    /// Connections of one user on one instance. Default 50.
+    pub connections_per_user: usize,
+    /// Connections from one address on one instance. Default 20 000, for carriers' NAT.
+    pub connections_per_ip: usize,
+    /// Bytes waiting for one connection; above it the connection is closed with 4001. Default 1 MiB.
+    pub outbox_bytes: usize,
+    /// Bytes of live changes held back for one subscription while it catches up. Default 256 KiB.
+    pub catch_up_buffer_bytes: usize,
+    /// Catch-up reads of the store under way at once. Default 32.
+    pub catch_ups: usize,
+    /// Changes in one page of a catch-up or of `/changes`. Default 500.
+    pub page_changes: usize,
+    /// Bytes of recent changes kept in memory per active project, to resume from. Default 1 MiB.
+    pub recent_bytes: usize,
+    /// Resident memory above which new connections are refused with 4200; 0 turns it off. Default 0.
+    pub memory_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes: 1 << 20,
+            body_bytes: 4 << 20,
+            rooms: 200,
+            ops_per_write: 500,
+            op_bytes: 256 << 10,
+            presence_bytes: 1 << 10,
+            requests_in_flight: 64,
+            ops_per_second: 500,
+            broadcasts_per_second: 50,
+            presence_per_second: 10,
+            frames_per_second: 100,
+            user_ops_per_second: 2000,
+            user_broadcasts_per_second: 200,
+            connections: 100_000,
+            connections_per_user: 50,
+            connections_per_ip: 20_000,
+            outbox_bytes: 1 << 20,
+            catch_up_buffer_bytes: 256 << 10,
+            catch_ups: 32,
+            page_changes: 500,
+            recent_bytes: 1 << 20,
+            memory_bytes: 0,
+        }
+    }
+}

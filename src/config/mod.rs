@@ -1,0 +1,54 @@
+//! The configuration: one small struct per concern, each field's doc its meaning, default and unit.
+//!
+//! `config/syncline.toml` is the same as text, with every default; a test keeps the two equal. Values
+//! come from the file, then the environment (`SYNCLINE_SECTION__KEY`), then flags.
+
+use serde::{Deserialize, Serialize};
+
+mod auth;
+mod bus;
+mod ingest;
+mod limits;
+mod log;
+mod presence;
+mod push;
+mod roles;
+mod server;
+mod store;
+
+pub use auth::{Auth, Hmac, Jwks, PublicKey};
+pub use bus::Bus;
+pub use ingest::{Ingest, Source};
+pub use limits::Limits;
+pub use log::{Log, LogFormat};
+pub use presence::Presence;
+pub use push::Push;
+pub use roles::{Role, Roles};
+pub use server::Server;
+pub use store::Store;
+
+/// Everything the hub can be told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Listeners, threads, heartbeats, drain.
+    pub server: Server,
+    /// Who may connect.
+    pub auth: Auth,
+    /// What a role may do.
+    pub roles: Roles,
+    /// What a stranger may send, and how much.
+    pub limits: Limits,
+    /// Where the log lives.
+    pub store: Store,
+    /// How instances hear of each other.
+    pub bus: Bus,
+    /// Who is here.
+    pub presence: Presence,
+    /// How backends publish.
+    pub ingest: Ingest,
+    /// When an unacknowledged event becomes a push.
+    pub push: Push,
+    /// What is written to standard error.
+    pub log: Log,
+}

@@ -1,0 +1,7 @@
+//! Syncline: a self-hosted realtime sync hub.
+//!
+//! The module list reads as the data flow; `docs/ARCHITECTURE.md` tells the story.
+
+pub mod config;
+pub mod id;
+pub mod protocol;

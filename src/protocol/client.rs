@@ -1,0 +1,241 @@
+//! What clients say: one JSON object a text frame, discriminated by `type`.
+//!
+//! Unknown fields are ignored, an unknown `type` is an error the connection survives. Reading takes two
+//! passes over a small text (first the envelope, then the fields of its type), which keeps raw JSON
+//! values raw and errors precise.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::error::{ErrorCode, Refusal};
+use super::op::Op;
+use crate::id::{ClientId, Epoch, ProjectId, Room, Seq};
+
+/// A client's own number or name for a request, echoed in the reply. At most 64 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RequestId {
+    /// An integer.
+    Number(u64),
+    /// A text.
+    Text(String),
+}
+
+/// One request: its id, if the client wants an answer, and what it asks.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Echoed in the reply; without it only errors are answered.
+    pub id: Option<RequestId>,
+    /// What is asked.
+    pub frame: ClientFrame,
+}
+
+/// Everything a client can ask.
+#[derive(Debug, Clone)]
+pub enum ClientFrame {
+    /// Introduce this installation, with a token unless the handshake carried it.
+    Connect(Connect),
+    /// Replace the token in place.
+    Refresh(Refresh),
+    /// Join rooms.
+    Subscribe(Subscribe),
+    /// Leave rooms.
+    Unsubscribe(Unsubscribe),
+    /// Write to the log.
+    Write(Write),
+    /// Say something to a room, at most once, not stored.
+    Broadcast(Broadcast),
+    /// Replace this connection's presence state in a room.
+    Presence(SetPresence),
+    /// Stored by the client up to a position; or foreground/background alone.
+    Ack(Ack),
+    /// Answered by `pong`.
+    Ping,
+}
+
+/// `connect`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Connect {
+    /// The JWT, unless the handshake carried it.
+    pub token: Option<String>,
+    /// This installation, the same across reconnects.
+    pub client: Option<ClientId>,
+    /// The device, for diagnostics and push.
+    pub device: Option<Box<RawValue>>,
+    /// Whether the app is in the foreground.
+    pub active: Option<bool>,
+}
+
+/// `refresh`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Refresh {
+    /// The new JWT, of the same user.
+    pub token: String,
+}
+
+/// `subscribe`: each room is answered on its own.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Subscribe {
+    /// The rooms to join.
+    pub rooms: Vec<SubscribeRoom>,
+}
+
+/// One room of a `subscribe`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SubscribeRoom {
+    /// The room's name, checked when it is joined, so that one bad name spoils no other.
+    pub room: String,
+    /// The last position this client has stored; the changes after it follow. Absent: from now on.
+    pub since: Option<Seq>,
+    /// The epoch `since` belongs to.
+    pub epoch: Option<Epoch>,
+    /// Whether to appear in the room's presence and to hear of it.
+    #[serde(default)]
+    pub presence: bool,
+}
+
+/// `unsubscribe`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Unsubscribe {
+    /// The rooms to leave; unknown ones are no error.
+    pub rooms: Vec<String>,
+}
+
+/// `write`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Write {
+    /// The project all the operations belong to.
+    pub project: ProjectId,
+    /// The operations, read one by one, so that one malformed op spoils no other.
+    pub ops: Vec<Box<RawValue>>,
+}
+
+impl Write {
+    /// Reads one operation.
+    ///
+    /// # Errors
+    /// A `bad_request` that says what is wrong with it.
+    pub fn op(raw: &RawValue) -> Result<Op, Refusal> {
+        serde_json::from_str(raw.get()).map_err(|error| malformed(&error))
+    }
+}
+
+/// `broadcast`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Broadcast {
+    /// The ephemeral room.
+    pub room: Room,
+    /// The event's name, for the receivers' dispatch. At most 64 characters.
+    pub event: String,
+    /// Any JSON.
+    pub data: Option<Box<RawValue>>,
+}
+
+/// `presence`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SetPresence {
+    /// The room, joined with `presence: true`.
+    pub room: Room,
+    /// Any JSON of at most `limits.presence_bytes`.
+    pub state: Box<RawValue>,
+}
+
+/// `ack`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Ack {
+    /// The project acknowledged; absent when only `active` is reported.
+    pub project: Option<ProjectId>,
+    /// Stored by the client up to here, cumulative.
+    pub seq: Option<Seq>,
+    /// Whether the app is in the foreground.
+    pub active: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    id: Option<RequestId>,
+}
+
+/// A frame that could not be read, with the request id if that much could be.
+pub type Unreadable = (Option<RequestId>, Refusal);
+
+fn malformed(error: &serde_json::Error) -> Refusal {
+    Refusal::new(ErrorCode::BadRequest, format!("the frame is malformed: {error}"))
+}
+
+/// Reads one text frame.
+///
+/// # Errors
+/// The refusal to answer with; the connection lives on.
+pub fn decode(text: &str) -> Result<Request, Unreadable> {
+    let envelope: Envelope<'_> =
+        serde_json::from_str(text).map_err(|error| (None, malformed(&error)))?;
+    let id = envelope.id;
+    if let Some(RequestId::Text(name)) = &id
+        && name.chars().count() > 64
+    {
+        return Err((
+            None,
+            Refusal::new(ErrorCode::BadRequest, "`id` must have at most 64 characters"),
+        ));
+    }
+    fn body<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+        serde_json::from_str(text).map_err(|error| malformed(&error))
+    }
+    let frame = match &*envelope.kind {
+        "connect" => body(text).map(ClientFrame::Connect),
+        "refresh" => body(text).map(ClientFrame::Refresh),
+        "subscribe" => body(text).map(ClientFrame::Subscribe),
+        "unsubscribe" => body(text).map(ClientFrame::Unsubscribe),
+        "write" => body(text).map(ClientFrame::Write),
+        "broadcast" => body(text).map(ClientFrame::Broadcast),
+        "presence" => body(text).map(ClientFrame::Presence),
+        "ack" => body(text).map(ClientFrame::Ack),
+        "ping" => Ok(ClientFrame::Ping),
+        other => Err(Refusal::new(
+            ErrorCode::UnknownType,
+            format!("there is no frame type {:?}", other.chars().take(64).collect::<String>()),
+        )),
+    };
+    match frame {
+        Ok(frame) => Ok(Request { id, frame }),
+        Err(refusal) => Err((id, refusal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_of_every_type_is_read() {
+        for text in [
+            r#"{"type":"connect","client":"c1","active":true,"device":{"platform":"ios"}}"#,
+            r#"{"type":"refresh","token":"x"}"#,
+            r#"{"type":"subscribe","id":7,"rooms":[{"room":"project:p","since":3,"presence":true}]}"#,
+            r#"{"type":"unsubscribe","rooms":["project:p"]}"#,
+            r#"{"type":"write","id":"w","project":"p","ops":[{"op_id":"o","kind":"create"}]}"#,
+            r#"{"type":"broadcast","room":"room:p:x","event":"e","data":[1]}"#,
+            r#"{"type":"presence","room":"room:p:x","state":null}"#,
+            r#"{"type":"ack","project":"p","seq":9}"#,
+            r#"{"type":"ping","later":"fields are ignored"}"#,
+        ] {
+            decode(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
+        }
+    }
+
+    #[test]
+    fn an_unreadable_frame_names_its_request() {
+        let (id, refusal) = decode(r#"{"id":3,"type":"dance"}"#).unwrap_err();
+        assert_eq!((id, refusal.code), (Some(RequestId::Number(3)), ErrorCode::UnknownType));
+        let (id, refusal) = decode(r#"{"id":"a","type":"ack","seq":"x"}"#).unwrap_err();
+        assert_eq!(id, Some(RequestId::Text("a".into())));
+        assert_eq!(refusal.code, ErrorCode::BadRequest);
+        assert_eq!(decode("[]").unwrap_err().1.code, ErrorCode::BadRequest);
+        assert_eq!(decode("").unwrap_err().1.code, ErrorCode::BadRequest);
+    }
+}

@@ -1,0 +1,17 @@
+//! The wire: bytes in, values out, and back. Pure: no sockets, no clock, no other module but [`crate::id`].
+//!
+//! [`frame`] cuts WebSocket frames, [`client`] reads what clients say, [`server`] writes what the hub
+//! answers, [`op`] is the vocabulary of writes both sides share, [`error`] the typed codes.
+//! `docs/PROTOCOL.md` is the same contract for readers.
+
+pub mod client;
+pub mod error;
+pub mod frame;
+pub mod op;
+pub mod server;
+
+/// The WebSocket subprotocol the hub speaks (RFC 6455, section 1.9).
+pub const SUBPROTOCOL: &str = "syncline.v1";
+
+/// Prefix of the subprotocol entry that carries a token for clients that cannot set headers.
+pub const BEARER_PROTOCOL_PREFIX: &str = "bearer.";
