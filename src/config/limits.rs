@@ -38,8 +38,8 @@ pub struct Limits {
     pub connections_per_ip: usize,
     /// Bytes waiting for one connection; above it the connection is closed with 4001. Default 1 MiB.
     pub outbox_bytes: usize,
-    /// Bytes of live changes held back for one subscription while it catches up. Default 256 KiB.
-    pub catch_up_buffer_bytes: usize,
+    /// Bytes of changes sent to a catching-up connection before it has to read them. Default 256 KiB.
+    pub catch_up_bytes: usize,
     /// Catch-up reads of the store under way at once. Default 32.
     pub catch_ups: usize,
     /// Changes in one page of a catch-up or of `/changes`. Default 500.
@@ -70,7 +70,7 @@ impl Default for Limits {
             connections_per_user: 50,
             connections_per_ip: 20_000,
             outbox_bytes: 1 << 20,
-            catch_up_buffer_bytes: 256 << 10,
+            catch_up_bytes: 256 << 10,
             catch_ups: 32,
             page_changes: 500,
             recent_bytes: 1 << 20,

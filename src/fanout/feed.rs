@@ -1,0 +1,532 @@
+//! A project's changes in order, on this instance.
+//!
+//! Changes arrive from the local writer, from the bus and from the store, in any order and more than
+//! once. A [`Feed`] lets each pass once, in `seq` order: the next one goes to the shards that have
+//! readers, an earlier one is a duplicate, a later one is held until the gap before it is filled. The bus
+//! is a shortcut; the store is the truth, and [`crate::sync::follow`] fills gaps from it.
+//!
+//! A feed keeps the recent changes, bounded in bytes. They serve clients that resume, and shards whose
+//! queue was full: what could not be sent is sent from here later, so nothing waits twice in memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::{ConnId, ShardHandle, ToShard};
+use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq};
+use crate::protocol::server::{Change, ServerFrame};
+use crate::store::LogEntry;
+
+/// One change, encoded once for everyone who may read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedChange {
+    /// Its position.
+    pub seq: Seq,
+    /// The entity changed: who may read it depends on its type, entity rooms on all of it.
+    pub entity: EntityKey,
+    /// The finished WebSocket message.
+    pub frame: Bytes,
+}
+
+impl EncodedChange {
+    /// Encodes a log entry.
+    #[must_use]
+    pub fn new(project: &ProjectId, entry: &LogEntry) -> Self {
+        let frame = ServerFrame::Change(Change {
+            project,
+            seq: entry.seq,
+            entity: &entry.entity,
+            kind: entry.kind,
+            version: entry.seq,
+            prev: entry.prev,
+            fields: entry.fields.as_deref(),
+            actor: &entry.actor,
+            at: entry.at,
+            op_id: &entry.op_id,
+        })
+        .encode();
+        Self { seq: entry.seq, entity: entry.entity.clone(), frame }
+    }
+}
+
+/// How far a feed is from serving readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Just asked for.
+    New,
+    /// The bus delivers the project's messages (or is down and will be healed).
+    Attached,
+    /// The position in the log is known: changes flow.
+    Open,
+}
+
+/// What a feed did with changes it was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offered {
+    /// Everything known so far was passed on.
+    InOrder,
+    /// Some changes wait for earlier ones: the gap has to be filled.
+    Gap,
+    /// They belong to another epoch: the store has to be asked which is right.
+    OtherEpoch,
+}
+
+/// All feeds of this instance: one per project that has, or lately had, a reader here.
+#[derive(Debug)]
+pub struct Feeds {
+    map: DashMap<ProjectId, Arc<Feed>>,
+    shards: Arc<[ShardHandle]>,
+    recent_bytes: usize,
+    /// New feeds, for the follower to open.
+    created: mpsc::UnboundedSender<Arc<Feed>>,
+}
+
+impl Feeds {
+    /// No feeds yet; new ones are announced on the receiver.
+    #[must_use]
+    pub fn new(
+        shards: Arc<[ShardHandle]>,
+        recent_bytes: usize,
+    ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
+        let (created, receiver) = mpsc::unbounded_channel();
+        (Self { map: DashMap::new(), shards, recent_bytes, created }, receiver)
+    }
+
+    /// Begins sending a project's changes to a shard. The shard must be ready to receive them.
+    pub fn watch(&self, project: &ProjectId, shard: usize) -> Arc<Feed> {
+        // The guard is held while the watcher is entered, so that `retire` cannot remove the feed between.
+        let feed = self.map.entry(project.clone()).or_insert_with(|| {
+            let feed = Arc::new(Feed::new(project.clone(), &self.shards, self.recent_bytes));
+            let _closing_down = self.created.send(feed.clone());
+            feed
+        });
+        feed.lock().watch(shard);
+        feed.clone()
+    }
+
+    /// Ends sending a project's changes to a shard.
+    pub fn unwatch(&self, project: &ProjectId, shard: usize) {
+        if let Some(feed) = self.map.get(project.as_str()) {
+            feed.lock().unwatch(shard);
+        }
+    }
+
+    /// The feed of a project, if it has or lately had readers here.
+    #[must_use]
+    pub fn get(&self, project: &ProjectId) -> Option<Arc<Feed>> {
+        self.map.get(project.as_str()).map(|feed| feed.clone())
+    }
+
+    /// All feeds.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Feed>> {
+        self.map.iter().map(|feed| feed.clone()).collect()
+    }
+
+    /// Removes the feeds that had no reader since `before`, and names their projects.
+    pub fn retire(&self, before: Instant) -> Vec<ProjectId> {
+        let mut retired = Vec::new();
+        self.map.retain(|project, feed| {
+            let idle = feed.lock().idle_since.is_some_and(|since| since <= before);
+            if idle {
+                retired.push(project.clone());
+            }
+            !idle
+        });
+        retired
+    }
+}
+
+/// One project's changes in order, on this instance.
+#[derive(Debug)]
+pub struct Feed {
+    project: ProjectId,
+    stage: watch::Sender<Stage>,
+    shards: Arc<[ShardHandle]>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Known once the feed is open.
+    log: Option<Position>,
+    /// Changes that wait for earlier ones, or for the feed to open.
+    held: BTreeMap<Seq, Arc<EncodedChange>>,
+    held_bytes: usize,
+    /// The latest changes passed on, dense, ending just before `next`.
+    recent: VecDeque<Arc<EncodedChange>>,
+    recent_bytes: usize,
+    limit_bytes: usize,
+    /// Per shard with readers: the next position it has to be sent.
+    watchers: Box<[Option<Seq>]>,
+    idle_since: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    epoch: Epoch,
+    next: Seq,
+}
+
+impl Feed {
+    fn new(project: ProjectId, shards: &Arc<[ShardHandle]>, limit_bytes: usize) -> Self {
+        Self {
+            project,
+            stage: watch::Sender::new(Stage::New),
+            shards: shards.clone(),
+            state: Mutex::new(State {
+                log: None,
+                held: BTreeMap::new(),
+                held_bytes: 0,
+                recent: VecDeque::new(),
+                recent_bytes: 0,
+                limit_bytes,
+                watchers: vec![None; shards.len()].into(),
+                idle_since: None,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The project.
+    #[must_use]
+    pub fn project(&self) -> &ProjectId {
+        &self.project
+    }
+
+    /// How far the feed is.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    /// Waits until the feed is at least this far.
+    pub async fn reach(&self, stage: Stage) {
+        let mut stages = self.stage.subscribe();
+        // The sender lives as long as `self`, so waiting can only end well.
+        let _always = stages.wait_for(|now| *now >= stage).await;
+    }
+
+    /// The bus delivers this project now, or will be healed later.
+    pub fn attached(&self) {
+        self.stage.send_if_modified(|stage| {
+            let first = *stage == Stage::New;
+            if first {
+                *stage = Stage::Attached;
+            }
+            first
+        });
+    }
+
+    /// The log stands at `head`: changes after it flow.
+    pub fn open(&self, epoch: Epoch, head: Seq) {
+        let mut state = self.lock();
+        if state.log.is_none() {
+            state.restart(epoch, head);
+            self.emit(&mut state);
+        }
+        drop(state);
+        self.stage.send_replace(Stage::Open);
+    }
+
+    /// The log was replaced, or cut beyond where this feed is: every cursor here is void.
+    pub fn restart(&self, epoch: Epoch, head: Seq) {
+        let mut state = self.lock();
+        state.restart(epoch, head);
+        for (shard, at) in self.shards.iter().zip(&mut state.watchers) {
+            // A full queue is told by `emit`, from a position that is not in `recent` any more.
+            if at.is_some()
+                && !shard.send(ToShard::NewEpoch(self.project.clone(), epoch, head))
+            {
+                *at = Some(Seq::ZERO);
+            }
+        }
+        self.emit(&mut state);
+    }
+
+    /// The epoch and the last position passed on.
+    #[must_use]
+    pub fn head(&self) -> Option<(Epoch, Seq)> {
+        self.lock().log.map(|log| (log.epoch, Seq(log.next.0 - 1)))
+    }
+
+    /// Takes changes from the writer, the bus or the store.
+    pub fn offer(
+        &self,
+        epoch: Epoch,
+        changes: impl IntoIterator<Item = Arc<EncodedChange>>,
+    ) -> Offered {
+        let mut state = self.lock();
+        if state.log.is_some_and(|log| log.epoch != epoch) {
+            return Offered::OtherEpoch;
+        }
+        for change in changes {
+            state.take(change);
+        }
+        self.emit(&mut state);
+        if state.log.is_some() && !state.held.is_empty() { Offered::Gap } else { Offered::InOrder }
+    }
+
+    /// Sends again what full shard queues could not take.
+    pub fn flush(&self) {
+        self.emit(&mut self.lock());
+    }
+
+    /// The changes after `after`, if they are all still here, oldest first.
+    #[must_use]
+    pub fn recent(&self, after: Seq) -> Option<Vec<Arc<EncodedChange>>> {
+        let state = self.lock();
+        let log = state.log?;
+        let oldest = state.recent.front().map_or(log.next, |change| change.seq);
+        let skip = after.next().0.checked_sub(oldest.0)?;
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(state.recent.len());
+        Some(state.recent.range(skip..).cloned().collect())
+    }
+
+    /// Sends a finished frame to the shards that have readers of this project; returns how many queues
+    /// were full.
+    pub fn event(&self, room: &Arc<Room>, frame: &Bytes, except: Option<ConnId>) -> usize {
+        self.to_watchers(|| ToShard::Event { room: room.clone(), frame: frame.clone(), except })
+    }
+
+    /// Sends a finished presence frame likewise.
+    pub fn presence(&self, room: &Arc<Room>, frame: &Bytes) -> usize {
+        self.to_watchers(|| ToShard::Presence(room.clone(), frame.clone()))
+    }
+
+    fn to_watchers(&self, message: impl Fn() -> ToShard) -> usize {
+        let state = self.lock();
+        let watching = self.shards.iter().zip(&state.watchers).filter(|(_, at)| at.is_some());
+        watching.filter(|(shard, _)| !shard.send(message())).count()
+    }
+
+    /// Whether some changes wait for earlier ones.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        let state = self.lock();
+        state.log.is_some() && !state.held.is_empty()
+    }
+
+    fn emit(&self, state: &mut State) {
+        let Some(log) = state.log else { return };
+        let mut shared: Option<(Seq, Arc<[Arc<EncodedChange>]>)> = None;
+        for (index, shard) in self.shards.iter().enumerate() {
+            let Some(at) = state.watchers[index] else { continue };
+            if at >= log.next {
+                continue;
+            }
+            let oldest = state.recent.front().map_or(log.next, |change| change.seq);
+            let sent = if at < oldest {
+                shard.send(ToShard::Overflow(self.project.clone()))
+            } else {
+                let batch = match &shared {
+                    Some((from, batch)) if *from == at => batch.clone(),
+                    _ => {
+                        let skip = usize::try_from(at.0 - oldest.0).unwrap_or(usize::MAX);
+                        let batch: Arc<[_]> = state.recent.range(skip..).cloned().collect();
+                        shared = Some((at, batch.clone()));
+                        batch
+                    }
+                };
+                shard.send(ToShard::Changes(self.project.clone(), batch))
+            };
+            if sent {
+                state.watchers[index] = Some(log.next);
+            }
+        }
+        state.trim();
+    }
+}
+
+impl State {
+    fn watch(&mut self, shard: usize) {
+        // A reader that joins now reads what came before through `recent` or the store.
+        self.watchers[shard] = Some(self.log.map_or(Seq::ZERO, |log| log.next));
+        self.idle_since = None;
+    }
+
+    fn unwatch(&mut self, shard: usize) {
+        self.watchers[shard] = None;
+        if self.watchers.iter().all(Option::is_none) {
+            self.idle_since = Some(Instant::now());
+        }
+    }
+
+    fn restart(&mut self, epoch: Epoch, head: Seq) {
+        self.log = Some(Position { epoch, next: head.next() });
+        self.recent.clear();
+        self.recent_bytes = 0;
+        self.held.retain(|seq, _| *seq > head);
+        self.held_bytes = self.held.values().map(|change| change.frame.len()).sum();
+        for at in self.watchers.iter_mut().flatten() {
+            *at = head.next();
+        }
+        self.release();
+    }
+
+    fn take(&mut self, change: Arc<EncodedChange>) {
+        match &mut self.log {
+            Some(log) if change.seq < log.next => {}
+            Some(log) if change.seq == log.next => {
+                log.next = log.next.next();
+                self.recent_bytes += change.frame.len();
+                self.recent.push_back(change);
+                self.release();
+            }
+            _ => {
+                self.held_bytes += change.frame.len();
+                if let Some(twice) = self.held.insert(change.seq, change) {
+                    self.held_bytes -= twice.frame.len();
+                }
+                // Held changes are a shortcut too: the store has them all.
+                while self.held_bytes > self.limit_bytes {
+                    let Some((_, last)) = self.held.pop_last() else { break };
+                    self.held_bytes -= last.frame.len();
+                }
+            }
+        }
+    }
+
+    /// Passes on the held changes whose turn has come.
+    fn release(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        while let Some(first) = self.held.first_entry() {
+            if *first.key() > log.next {
+                break;
+            }
+            let change = first.remove();
+            self.held_bytes -= change.frame.len();
+            if change.seq == log.next {
+                log.next = log.next.next();
+                self.recent_bytes += change.frame.len();
+                self.recent.push_back(change);
+            }
+        }
+    }
+
+    fn trim(&mut self) {
+        while self.recent_bytes > self.limit_bytes {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_bytes -= oldest.frame.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    const EPOCH: Epoch = Epoch(Uuid::from_u128(1));
+
+    fn change(seq: u64) -> Arc<EncodedChange> {
+        Arc::new(EncodedChange {
+            seq: Seq(seq),
+            entity: EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() },
+            frame: Bytes::from(vec![b'x'; 100]),
+        })
+    }
+
+    fn feeds(limit: usize) -> (Feeds, mpsc::Receiver<ToShard>, Arc<Feed>) {
+        let (handle, queue) = ShardHandle::channel();
+        let (feeds, _created) = Feeds::new([handle].into(), limit);
+        let feed = feeds.watch(&"p".parse().unwrap(), 0);
+        (feeds, queue, feed)
+    }
+
+    fn delivered(queue: &mut mpsc::Receiver<ToShard>) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        while let Ok(message) = queue.try_recv() {
+            if let ToShard::Changes(_, changes) = message {
+                seqs.extend(changes.iter().map(|c| c.seq.0));
+            }
+        }
+        seqs
+    }
+
+    proptest! {
+        /// Whatever order and however often changes arrive, each passes once, in order, without a hole.
+        #[test]
+        fn passes_each_change_once_in_order(
+            arrivals in prop::collection::vec(1u64..40, 0..200),
+            open_at in 0usize..50,
+            head in 0u64..5,
+        ) {
+            let (_feeds, mut queue, feed) = feeds(1 << 20);
+            let mut seen = std::collections::BTreeSet::new();
+            for (turn, seq) in arrivals.iter().enumerate() {
+                if turn == open_at {
+                    feed.open(EPOCH, Seq(head));
+                }
+                feed.offer(EPOCH, [change(*seq)]);
+                seen.insert(*seq);
+            }
+            feed.open(EPOCH, Seq(head));
+            let expected: Vec<u64> = (head + 1..).take_while(|seq| seen.contains(seq)).collect();
+            prop_assert_eq!(delivered(&mut queue), expected.clone());
+            prop_assert_eq!(feed.head().unwrap().1.0, head + expected.len() as u64);
+            prop_assert_eq!(feed.has_gap(), seen.iter().any(|seq| *seq > head + expected.len() as u64));
+        }
+    }
+
+    #[test]
+    fn recent_changes_are_bounded_and_dense() {
+        let (_feeds, _queue, feed) = feeds(1000);
+        feed.open(EPOCH, Seq(0));
+        feed.offer(EPOCH, (1..=50).map(change));
+        assert!(feed.recent(Seq(39)).is_none());
+        let recent = feed.recent(Seq(40)).unwrap();
+        assert_eq!(recent.iter().map(|c| c.seq.0).collect::<Vec<_>>(), (41..=50).collect::<Vec<_>>());
+        assert_eq!(feed.recent(Seq(50)).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_full_shard_gets_the_rest_later_or_is_told_it_missed_some() {
+        let (_feeds, mut queue, feed) = feeds(1000);
+        feed.open(EPOCH, Seq(0));
+        let room = Arc::new("room:p:x".parse().unwrap());
+        while feed.event(&room, &Bytes::new(), None) == 0 {}
+        feed.offer(EPOCH, (1..=5).map(change));
+        assert_eq!(delivered(&mut queue), [] as [u64; 0]);
+        feed.flush();
+        assert_eq!(delivered(&mut queue), [1, 2, 3, 4, 5]);
+
+        while feed.event(&room, &Bytes::new(), None) == 0 {}
+        feed.offer(EPOCH, (6..=60).map(change));
+        while queue.try_recv().is_ok() {}
+        feed.flush();
+        assert!(matches!(queue.try_recv(), Ok(ToShard::Overflow(_))));
+        feed.offer(EPOCH, [change(61)]);
+        assert_eq!(delivered(&mut queue), [61]);
+    }
+
+    #[test]
+    fn a_new_epoch_restarts_the_feed_and_says_so() {
+        let (_feeds, mut queue, feed) = feeds(1000);
+        feed.open(EPOCH, Seq(9));
+        let restored = Epoch(Uuid::from_u128(2));
+        assert_eq!(feed.offer(restored, [change(4)]), Offered::OtherEpoch);
+        feed.restart(restored, Seq(3));
+        assert!(matches!(queue.try_recv(), Ok(ToShard::NewEpoch(_, e, Seq(3))) if e == restored));
+        assert_eq!(feed.offer(restored, [change(4)]), Offered::InOrder);
+        assert_eq!(delivered(&mut queue), [4]);
+    }
+
+    #[test]
+    fn a_feed_without_readers_is_retired_after_a_while() {
+        let (feeds, _queue, feed) = feeds(1000);
+        let long_ago = Instant::now();
+        feeds.unwatch(feed.project(), 0);
+        assert_eq!(feeds.retire(long_ago - std::time::Duration::from_secs(1)), []);
+        assert_eq!(feeds.retire(Instant::now()), [feed.project().clone()]);
+        assert!(feeds.get(feed.project()).is_none());
+    }
+}

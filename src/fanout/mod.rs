@@ -1,0 +1,183 @@
+//! Fan-out: from a committed change to every subscribed socket, in order, encoded once.
+//!
+//! [`feed`] puts a project's changes in order and keeps the recent ones; [`registry`] is one shard's rooms
+//! and who reads them; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each
+//! other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
+//! [`crate::session`].
+//!
+//! Invariant: nothing here awaits a socket or takes a lock per delivery.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use tokio::sync::mpsc;
+
+use crate::auth::Revocation;
+use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
+use crate::protocol::error::CloseCode;
+
+pub mod feed;
+pub mod outbox;
+pub mod registry;
+pub mod relay;
+pub mod wire;
+
+pub use feed::{EncodedChange, Feed, Feeds};
+pub use relay::Relay;
+
+/// One connection of this process, never reused.
+pub type ConnId = u64;
+
+/// Messages that may wait for one shard. Beyond it an ephemeral message is dropped and counted; changes
+/// are not sent but kept in the feed, from where they are sent again.
+const SHARD_QUEUE: usize = 16_384;
+
+/// What the rest of the program tells a shard.
+#[derive(Debug, Clone)]
+pub enum ToShard {
+    /// Changes of one project, dense and in order.
+    Changes(ProjectId, Arc<[Arc<EncodedChange>]>),
+    /// This shard fell so far behind that the feed no longer has what it misses.
+    Overflow(ProjectId),
+    /// The project's sequence was replaced: cursors are void, the log now stands at this position.
+    NewEpoch(ProjectId, Epoch, Seq),
+    /// A finished frame for everyone in an ephemeral room but its sender.
+    Event {
+        /// The room.
+        room: Arc<Room>,
+        /// The message.
+        frame: Bytes,
+        /// The sender, if it is a connection of this process.
+        except: Option<ConnId>,
+    },
+    /// A finished presence frame for those in a room who asked for presence.
+    Presence(Arc<Room>, Bytes),
+    /// A finished frame for every connection of a user.
+    User(UserId, Bytes),
+    /// Close every connection whose token the revocation concerns.
+    Revoke(Arc<Revocation>),
+    /// Close every connection of a user.
+    Disconnect(UserId, CloseCode),
+    /// Say goodbye to everyone, spread over the configured time.
+    Drain,
+}
+
+/// The sending side of one shard's queue.
+#[derive(Debug, Clone)]
+pub struct ShardHandle {
+    queue: mpsc::Sender<ToShard>,
+}
+
+impl ShardHandle {
+    /// A shard's queue: the handle and the end the shard reads.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<ToShard>) {
+        let (queue, receiver) = mpsc::channel(SHARD_QUEUE);
+        (Self { queue }, receiver)
+    }
+
+    /// Puts a message into the queue unless it is full; whether it did.
+    #[must_use]
+    pub fn send(&self, message: ToShard) -> bool {
+        self.queue.try_send(message).is_ok()
+    }
+}
+
+/// Where users and projects have connections on this instance.
+#[derive(Debug)]
+pub struct Fanout {
+    shards: Arc<[ShardHandle]>,
+    /// Connections of each user, per shard.
+    users: DashMap<UserId, Box<[u32]>>,
+    connections: AtomicUsize,
+}
+
+impl Fanout {
+    /// A fan-out over these shards.
+    #[must_use]
+    pub fn new(shards: Arc<[ShardHandle]>) -> Self {
+        Self { shards, users: DashMap::new(), connections: AtomicUsize::new(0) }
+    }
+
+    /// The shards, by index.
+    #[must_use]
+    pub fn shards(&self) -> &Arc<[ShardHandle]> {
+        &self.shards
+    }
+
+    /// Counts a user's new connection; returns how many they have now on this instance.
+    pub fn user_connected(&self, user: &UserId, shard: usize) -> u32 {
+        if let Some(mut counts) = self.users.get_mut(user.as_str()) {
+            counts[shard] += 1;
+            return counts.iter().sum();
+        }
+        let mut counts =
+            self.users.entry(user.clone()).or_insert_with(|| vec![0; self.shards.len()].into());
+        counts[shard] += 1;
+        counts.iter().sum()
+    }
+
+    /// Forgets a user's connection; returns how many they have left on this instance.
+    pub fn user_disconnected(&self, user: &UserId, shard: usize) -> u32 {
+        let left = match self.users.get_mut(user.as_str()) {
+            Some(mut counts) => {
+                counts[shard] = counts[shard].saturating_sub(1);
+                counts.iter().sum()
+            }
+            None => return 0,
+        };
+        if left == 0 {
+            self.users.remove_if(user.as_str(), |_, counts| counts.iter().all(|n| *n == 0));
+        }
+        left
+    }
+
+    /// Whether a user has a connection on this instance.
+    #[must_use]
+    pub fn is_connected(&self, user: &UserId) -> bool {
+        self.users.contains_key(user.as_str())
+    }
+
+    /// The users with a connection on this instance.
+    #[must_use]
+    pub fn connected_users(&self) -> Vec<UserId> {
+        self.users.iter().map(|entry| entry.key().clone()).collect()
+    }
+
+    /// Sends a finished frame to every connection of a user on this instance.
+    pub fn to_user(&self, user: &UserId, frame: &Bytes) {
+        if let Some(counts) = self.users.get(user.as_str()) {
+            for (shard, count) in self.shards.iter().zip(counts.iter()) {
+                if *count > 0 {
+                    let _dropped = shard.send(ToShard::User(user.clone(), frame.clone()));
+                }
+            }
+        }
+    }
+
+    /// Sends a message to every shard; returns how many queues were full.
+    pub fn to_all(&self, message: &ToShard) -> usize {
+        self.shards.iter().filter(|shard| !shard.send(message.clone())).count()
+    }
+
+    /// Counts a new connection unless there are `limit` already; whether there was room.
+    #[must_use]
+    pub fn admit(&self, limit: usize) -> bool {
+        self.connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
+            .is_ok()
+    }
+
+    /// Forgets a connection counted by [`Self::admit`].
+    pub fn release(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections on this instance.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}

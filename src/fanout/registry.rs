@@ -1,0 +1,417 @@
+//! Who on this shard reads what: rooms, their readers, and how far each reader is.
+//!
+//! Used by one thread only, by [`super::shard`]; it decides which frames a reader gets and hands them to
+//! a sink, knowing nothing of sockets. Invariants: a reader's cursor only rises; a change reaches a
+//! connection through its project room or else through the entity's room, never through both.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::feed::{EncodedChange, Feed};
+use crate::auth::Role;
+use crate::id::{EntityKey, ProjectId, Room, Seq, UserId};
+use crate::protocol::server::ServerFrame;
+
+/// A connection's place in its shard's table.
+pub type Slot = u32;
+
+/// The rooms of one shard.
+#[derive(Debug, Default)]
+pub struct Registry {
+    projects: HashMap<ProjectId, Project>,
+}
+
+/// One project's rooms on this shard.
+#[derive(Debug)]
+pub struct Project {
+    name: ProjectId,
+    /// Where its changes come from.
+    pub feed: Arc<Feed>,
+    readers: HashMap<Slot, Reader>,
+    entities: HashMap<EntityKey, HashMap<Slot, Reader>>,
+    ephemeral: HashMap<Arc<Room>, HashSet<Slot>>,
+    presence: HashMap<Arc<Room>, HashSet<Slot>>,
+}
+
+/// One connection's reading of a project's log, or of one entity in it.
+#[derive(Debug)]
+struct Reader {
+    role: Arc<Role>,
+    /// Where its reading began: it gets every change after this.
+    start: Seq,
+    /// The last position this reader was sent, or passed over.
+    cursor: Seq,
+    /// Whether live changes go to it now; otherwise it is still catching up.
+    live: bool,
+}
+
+/// Takes the frames for a connection.
+pub trait Sink {
+    /// Takes one frame.
+    fn push(&mut self, slot: Slot, frame: &Bytes);
+}
+
+impl Registry {
+    /// The project's rooms, if anyone here is in one.
+    #[must_use]
+    pub fn get(&self, project: &ProjectId) -> Option<&Project> {
+        self.projects.get(project.as_str())
+    }
+
+    /// The project's rooms to change them, if anyone here is in one.
+    pub fn get_mut(&mut self, project: &ProjectId) -> Option<&mut Project> {
+        self.projects.get_mut(project.as_str())
+    }
+
+    /// The project's rooms; `watch` begins its feed if this is the first.
+    pub fn enter(
+        &mut self,
+        project: &ProjectId,
+        watch: impl FnOnce() -> Arc<Feed>,
+    ) -> &mut Project {
+        self.projects.entry(project.clone()).or_insert_with(|| Project {
+            name: project.clone(),
+            feed: watch(),
+            readers: HashMap::new(),
+            entities: HashMap::new(),
+            ephemeral: HashMap::new(),
+            presence: HashMap::new(),
+        })
+    }
+
+    /// Forgets the project if nobody is in any of its rooms; whether it did.
+    pub fn retire(&mut self, project: &ProjectId) -> bool {
+        match self.projects.get(project.as_str()) {
+            Some(rooms) if rooms.is_empty() => self.projects.remove(project.as_str()).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Rooms with at least one reader here.
+    #[must_use]
+    pub fn rooms(&self) -> usize {
+        self.projects
+            .values()
+            .map(|p| usize::from(!p.readers.is_empty()) + p.entities.len() + p.ephemeral.len())
+            .sum()
+    }
+}
+
+impl Project {
+    fn is_empty(&self) -> bool {
+        self.readers.is_empty()
+            && self.entities.is_empty()
+            && self.ephemeral.is_empty()
+            && self.presence.is_empty()
+    }
+
+    /// Adds a reader that is not live yet; an earlier subscription of the same connection is replaced.
+    pub fn read(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>, cursor: Seq) {
+        let reader = Reader { role: role.clone(), start: cursor, cursor, live: false };
+        match entity {
+            None => self.readers.insert(slot, reader),
+            Some(entity) => self.entities.entry(entity.clone()).or_default().insert(slot, reader),
+        };
+    }
+
+    fn stop_reading(&mut self, slot: Slot, entity: &EntityKey) {
+        if let Some(readers) = self.entities.get_mut(entity) {
+            readers.remove(&slot);
+            if readers.is_empty() {
+                self.entities.remove(entity);
+            }
+        }
+    }
+
+    /// Takes a connection out of the project room. The entities it reads still go on after the last
+    /// change the project room brought; returns whether they have to catch up from there.
+    pub fn leave_project<'a>(
+        &mut self,
+        slot: Slot,
+        entities: impl Iterator<Item = &'a EntityKey>,
+    ) -> bool {
+        let Some(left) = self.readers.remove(&slot) else { return false };
+        for entity in entities {
+            if let Some(reader) = self.reader(slot, Some(entity)) {
+                reader.live &= left.live;
+                // Up to where the project room began, the entity was read by itself.
+                if reader.cursor >= left.start {
+                    reader.cursor = reader.cursor.max(left.cursor);
+                }
+            }
+        }
+        !left.live
+    }
+
+    /// Puts a connection into an ephemeral room.
+    pub fn join(&mut self, slot: Slot, room: &Arc<Room>) {
+        add(&mut self.ephemeral, slot, room);
+    }
+
+    /// Sends a room's presence to a connection from now on.
+    pub fn watch_presence(&mut self, slot: Slot, room: &Arc<Room>) {
+        add(&mut self.presence, slot, room);
+    }
+
+    /// Takes a connection out of a room; for the project room, [`Self::leave_project`] came before.
+    pub fn leave(&mut self, slot: Slot, room: &Room) {
+        match room {
+            Room::Project(_) | Room::User(_) => {}
+            Room::Entity(_, entity) => self.stop_reading(slot, entity),
+            Room::Ephemeral(..) => remove(&mut self.ephemeral, slot, room),
+        }
+        remove(&mut self.presence, slot, room);
+    }
+
+    /// A shared name for a room some connection is in already, to save one allocation per connection.
+    #[must_use]
+    pub fn shared_name(&self, room: &Room) -> Option<Arc<Room>> {
+        let known = self.ephemeral.get_key_value(room).or_else(|| self.presence.get_key_value(room));
+        known.map(|(name, _)| name.clone())
+    }
+
+    /// Replaces the role a connection reads one room with.
+    pub fn set_role(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>) {
+        if let Some(reader) = self.reader(slot, entity) {
+            reader.role = role.clone();
+        }
+    }
+
+    fn reader(&mut self, slot: Slot, entity: Option<&EntityKey>) -> Option<&mut Reader> {
+        match entity {
+            None => self.readers.get_mut(&slot),
+            Some(entity) => self.entities.get_mut(entity)?.get_mut(&slot),
+        }
+    }
+
+    /// How far a reader is; `None` if there is no such reader (any more).
+    pub fn cursor(&mut self, slot: Slot, entity: Option<&EntityKey>) -> Option<Seq> {
+        self.reader(slot, entity).map(|reader| reader.cursor)
+    }
+
+    /// Since when a connection reads the whole project, if it does.
+    #[must_use]
+    pub fn reads_all_since(&self, slot: Slot) -> Option<Seq> {
+        self.readers.get(&slot).map(|reader| reader.start)
+    }
+
+    /// Sends a reader that catches up its part of `changes`, and passes it over the rest up to `upto`.
+    /// With `live` it gets what comes after without asking. Returns the frames sent.
+    pub fn catch_up(
+        &mut self,
+        slot: Slot,
+        entity: Option<&EntityKey>,
+        changes: &[Arc<EncodedChange>],
+        upto: Seq,
+        live: bool,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let name = self.name.clone();
+        let Some(reader) = self.reader(slot, entity) else { return 0 };
+        let mut advance = Advance::new(&name);
+        let sent = match entity {
+            None => reader.take_all(slot, changes, &mut advance, sink),
+            Some(entity) => {
+                reader.take_entity(slot, changes.iter().filter(|c| c.entity == *entity), sink)
+            }
+        };
+        reader.cursor = reader.cursor.max(upto);
+        reader.live = live;
+        sent
+    }
+
+    /// Sends live changes to everyone who reads them. Returns the frames sent.
+    pub fn deliver(&mut self, changes: &[Arc<EncodedChange>], sink: &mut impl Sink) -> usize {
+        let mut advance = Advance::new(&self.name);
+        let mut sent = 0;
+        for (slot, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.live) {
+            sent += reader.take_all(*slot, changes, &mut advance, sink);
+        }
+        if !self.entities.is_empty() {
+            for change in changes {
+                let Some(readers) = self.entities.get_mut(&change.entity) else { continue };
+                for (slot, reader) in readers.iter_mut().filter(|(_, reader)| reader.live) {
+                    if !self.readers.contains_key(slot) {
+                        sent += reader.take_entity(*slot, std::iter::once(change), sink);
+                    }
+                }
+            }
+        }
+        sent
+    }
+
+    /// Sends a frame to everyone in an ephemeral room but one. Returns the frames sent.
+    pub fn event(
+        &self,
+        room: &Room,
+        frame: &Bytes,
+        except: Option<Slot>,
+        sink: &mut impl Sink,
+    ) -> usize {
+        push_all(self.ephemeral.get(room), frame, except, sink)
+    }
+
+    /// Sends a presence frame to those who asked for a room's presence. Returns the frames sent.
+    pub fn presence(&self, room: &Room, frame: &Bytes, sink: &mut impl Sink) -> usize {
+        push_all(self.presence.get(room), frame, None, sink)
+    }
+
+    /// The readers that have to read the store again because live changes were missed: makes them not
+    /// live and names them.
+    pub fn interrupt(&mut self) -> Vec<(Slot, Option<EntityKey>)> {
+        let mut interrupted = Vec::new();
+        for (slot, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.live) {
+            reader.live = false;
+            interrupted.push((*slot, None));
+        }
+        for (entity, readers) in &mut self.entities {
+            for (slot, reader) in readers.iter_mut().filter(|(_, reader)| reader.live) {
+                reader.live = false;
+                interrupted.push((*slot, Some(entity.clone())));
+            }
+        }
+        interrupted
+    }
+
+    /// Sets every reader to a position of a new epoch and names the rooms to resync.
+    pub fn restart(&mut self, head: Seq) -> Vec<(Slot, Room)> {
+        let mut restarted = Vec::new();
+        for (slot, reader) in &mut self.readers {
+            (reader.cursor, reader.live) = (head, true);
+            restarted.push((*slot, Room::Project(self.name.clone())));
+        }
+        for (entity, readers) in &mut self.entities {
+            for (slot, reader) in readers {
+                (reader.cursor, reader.live) = (head, true);
+                restarted.push((*slot, Room::Entity(self.name.clone(), entity.clone())));
+            }
+        }
+        restarted
+    }
+}
+
+impl Reader {
+    fn take_all(
+        &mut self,
+        slot: Slot,
+        changes: &[Arc<EncodedChange>],
+        advance: &mut Advance<'_>,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let mut sent = 0;
+        let mut hidden = None;
+        for change in changes.iter().filter(|change| change.seq > self.cursor) {
+            if self.role.can_read(&change.entity.kind) {
+                if let Some(seq) = hidden.take() {
+                    sink.push(slot, advance.frame(seq));
+                    sent += 1;
+                }
+                sink.push(slot, &change.frame);
+                sent += 1;
+            } else {
+                hidden = Some(change.seq);
+            }
+        }
+        if let Some(seq) = hidden {
+            sink.push(slot, advance.frame(seq));
+            sent += 1;
+        }
+        if let Some(last) = changes.last() {
+            self.cursor = self.cursor.max(last.seq);
+        }
+        sent
+    }
+
+    fn take_entity<'a>(
+        &mut self,
+        slot: Slot,
+        changes: impl Iterator<Item = &'a Arc<EncodedChange>>,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let mut sent = 0;
+        for change in changes {
+            if change.seq > self.cursor && self.role.can_read(&change.entity.kind) {
+                sink.push(slot, &change.frame);
+                self.cursor = change.seq;
+                sent += 1;
+            }
+        }
+        sent
+    }
+}
+
+/// The `advance` frame for a position, encoded once for all who need it.
+struct Advance<'a> {
+    project: &'a ProjectId,
+    last: Option<(Seq, Bytes)>,
+}
+
+impl<'a> Advance<'a> {
+    fn new(project: &'a ProjectId) -> Self {
+        Self { project, last: None }
+    }
+
+    fn frame(&mut self, seq: Seq) -> &Bytes {
+        if self.last.as_ref().is_none_or(|(known, _)| *known != seq) {
+            self.last = Some((seq, ServerFrame::Advance { project: self.project, seq }.encode()));
+        }
+        &self.last.as_ref().expect("it was just set").1
+    }
+}
+
+fn add(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Arc<Room>) {
+    rooms.entry(room.clone()).or_default().insert(slot);
+}
+
+fn remove(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Room) {
+    if let Some(slots) = rooms.get_mut(room) {
+        slots.remove(&slot);
+        if slots.is_empty() {
+            rooms.remove(room);
+        }
+    }
+}
+
+fn push_all(
+    slots: Option<&HashSet<Slot>>,
+    frame: &Bytes,
+    except: Option<Slot>,
+    sink: &mut impl Sink,
+) -> usize {
+    let mut sent = 0;
+    for slot in slots.into_iter().flatten().filter(|slot| Some(**slot) != except) {
+        sink.push(*slot, frame);
+        sent += 1;
+    }
+    sent
+}
+
+/// The connections of each user on one shard.
+#[derive(Debug, Default)]
+pub struct Users {
+    slots: HashMap<UserId, HashSet<Slot>>,
+}
+
+impl Users {
+    /// Adds a user's connection.
+    pub fn add(&mut self, user: &UserId, slot: Slot) {
+        self.slots.entry(user.clone()).or_default().insert(slot);
+    }
+
+    /// Removes a user's connection.
+    pub fn remove(&mut self, user: &UserId, slot: Slot) {
+        if let Some(slots) = self.slots.get_mut(user.as_str()) {
+            slots.remove(&slot);
+            if slots.is_empty() {
+                self.slots.remove(user.as_str());
+            }
+        }
+    }
+
+    /// A user's connections.
+    pub fn of(&self, user: &UserId) -> impl Iterator<Item = Slot> + '_ {
+        self.slots.get(user.as_str()).into_iter().flatten().copied()
+    }
+}

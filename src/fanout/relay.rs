@@ -1,0 +1,198 @@
+//! What happens on this instance goes to its shards and to the other instances; what happens on the
+//! others comes to its shards. Local delivery never waits for the bus.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::wire::{self, Signal, Wire};
+use super::{ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
+use crate::auth::{Authenticator, RevocationEntry};
+use crate::bus::{Bus, Topic};
+use crate::id::{Epoch, ProjectId, Room, UserId};
+use crate::presence::Delta;
+use crate::protocol::error::CloseCode;
+use crate::protocol::frame;
+use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
+use crate::store::{Committed, NewNotification};
+use crate::telemetry::{Drop as Dropped, Metrics};
+
+use super::feed::Offered;
+
+/// Both directions between the local shards and the other instances.
+#[derive(Debug)]
+pub struct Relay {
+    /// This instance's feeds.
+    pub feeds: Feeds,
+    /// This instance's shards and users.
+    pub fanout: Fanout,
+    /// The way to the other instances.
+    pub bus: Bus,
+    auth: Arc<Authenticator>,
+    metrics: Arc<Metrics>,
+    /// Feeds that need the store, for the follower.
+    doubtful: mpsc::UnboundedSender<Arc<Feed>>,
+}
+
+impl Relay {
+    /// Ties the parts together; feeds that need the store are announced on the receiver.
+    #[must_use]
+    pub fn new(
+        feeds: Feeds,
+        fanout: Fanout,
+        bus: Bus,
+        auth: Arc<Authenticator>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
+        let (doubtful, receiver) = mpsc::unbounded_channel();
+        (Self { feeds, fanout, bus, auth, metrics, doubtful }, receiver)
+    }
+
+    /// Passes on what a commit made true.
+    pub fn committed(&self, committed: &Committed) {
+        let project = &committed.project;
+        let changes: Vec<_> = committed
+            .entries
+            .iter()
+            .map(|entry| Arc::new(EncodedChange::new(project, entry)))
+            .collect();
+        if !changes.is_empty() {
+            let message = wire::changes(committed.epoch, changes.iter().map(|c| &**c));
+            self.offer(project, committed.epoch, changes);
+            self.bus.publish(Topic::Project(project.clone()), message);
+        }
+        for notification in &committed.notifications {
+            self.notification(project, notification);
+        }
+    }
+
+    fn offer(&self, project: &ProjectId, epoch: Epoch, changes: Vec<Arc<EncodedChange>>) {
+        if let Some(feed) = self.feeds.get(project)
+            && feed.offer(epoch, changes) != Offered::InOrder
+        {
+            let _closing_down = self.doubtful.send(feed);
+        }
+    }
+
+    fn notification(&self, project: &ProjectId, n: &NewNotification) {
+        let data = n.data.as_ref().and_then(|data| {
+            serde_json::value::RawValue::from_string(data.clone()).ok()
+        });
+        let frame = ServerFrame::Notification(Notification {
+            nid: &n.nid,
+            project,
+            seq: n.seq,
+            title: &n.title,
+            body: &n.body,
+            data: data.as_deref(),
+            link: n.link.as_deref(),
+            lane: n.lane,
+            at: n.created_at,
+        })
+        .encode();
+        self.fanout.to_user(&n.user, &frame);
+        let payload = frame::payload(&frame);
+        let frame = String::from_utf8_lossy(&payload).into_owned();
+        self.signal(Topic::User(n.user.clone()), &Signal::User { frame });
+    }
+
+    /// Passes on a broadcast's finished frame.
+    pub fn event(&self, room: &Arc<Room>, frame: &Bytes, except: Option<ConnId>) {
+        let Some(project) = room.project() else { return };
+        self.event_here(project, room, frame, except);
+        self.bus.publish(Topic::Project(project.clone()), wire::event(room, frame));
+    }
+
+    fn event_here(
+        &self,
+        project: &ProjectId,
+        room: &Arc<Room>,
+        frame: &Bytes,
+        except: Option<ConnId>,
+    ) {
+        if let Some(feed) = self.feeds.get(project) {
+            self.metrics.dropped(Dropped::ShardQueue, feed.event(room, frame, except));
+        }
+    }
+
+    /// Passes on who came and went.
+    pub fn presence(&self, delta: Delta) {
+        self.presence_here(&delta);
+        if let Some(project) = delta.room.project().cloned() {
+            self.signal(Topic::Project(project), &Signal::Presence { delta });
+        }
+    }
+
+    fn presence_here(&self, delta: &Delta) {
+        let Some(feed) = delta.room.project().and_then(|project| self.feeds.get(project)) else {
+            return;
+        };
+        let frame = ServerFrame::Presence(PresenceDelta {
+            room: &delta.room,
+            joined: &delta.joined,
+            left: &delta.left,
+            updated: &delta.updated,
+            users: delta.users,
+        })
+        .encode();
+        let full = feed.presence(&Arc::new(delta.room.clone()), &frame);
+        self.metrics.dropped(Dropped::ShardQueue, full);
+    }
+
+    /// Closes every connection whose token was revoked, on every instance.
+    pub fn revoked(&self, entry: RevocationEntry) {
+        self.revoked_here(entry.clone());
+        self.signal(Topic::Control, &Signal::Revoked { entry });
+    }
+
+    /// Enforces a revocation on this instance.
+    pub fn revoked_here(&self, entry: RevocationEntry) {
+        let revocation = Arc::new(entry.revocation.clone());
+        self.auth.revocations().add(entry);
+        self.fanout.to_all(&ToShard::Revoke(revocation));
+    }
+
+    /// Closes every connection of a user, on every instance.
+    pub fn disconnect(&self, user: UserId) {
+        self.disconnect_here(user.clone());
+        self.signal(Topic::Control, &Signal::Disconnect { user });
+    }
+
+    fn disconnect_here(&self, user: UserId) {
+        self.fanout.to_all(&ToShard::Disconnect(user, CloseCode::Forbidden));
+    }
+
+    fn signal(&self, topic: Topic, signal: &Signal) {
+        self.bus.publish(topic, wire::signal(signal));
+    }
+
+    /// Takes a message of another instance.
+    pub fn receive(&self, topic: Topic, payload: Bytes) {
+        let message = match wire::decode(payload) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(%error, "skipped a message of another instance");
+                return self.metrics.dropped(Dropped::BusMessage, 1);
+            }
+        };
+        match (topic, message) {
+            (Topic::Project(project), Wire::Changes(epoch, changes)) => {
+                self.offer(&project, epoch, changes.into_iter().map(Arc::new).collect());
+            }
+            (Topic::Project(project), Wire::Event(room, frame)) => {
+                self.event_here(&project, &Arc::new(room), &frame, None);
+            }
+            (topic, Wire::Signal(signal)) => match (topic, *signal) {
+                (Topic::Project(_), Signal::Presence { delta }) => self.presence_here(&delta),
+                (Topic::User(user), Signal::User { frame: text }) => {
+                    self.fanout.to_user(&user, &frame::text(|p| p.extend(text.bytes())));
+                }
+                (Topic::Control, Signal::Revoked { entry }) => self.revoked_here(entry),
+                (Topic::Control, Signal::Disconnect { user }) => self.disconnect_here(user),
+                _ => self.metrics.dropped(Dropped::BusMessage, 1),
+            },
+            _ => self.metrics.dropped(Dropped::BusMessage, 1),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The task of one connection: reads its socket, and waits for it to become writable when it was full.
+//!
+//! It owns almost nothing: bytes are read into the shard's buffer and cut there; only a message cut by
+//! the end of a read is kept.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::shard::{Closing, ConnRef, Shard};
+use crate::auth::Claims;
+use crate::protocol::error::CloseCode;
+use crate::protocol::frame::{self, Decoder, FrameError, Incoming};
+
+/// How long a closing connection is given to take what waits for it, and to close its side.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What the handshake knew about a connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket, taken out of the HTTP server.
+    pub socket: TcpStream,
+    /// Bytes that arrived behind the handshake.
+    pub early: Bytes,
+    /// Where it comes from.
+    pub ip: IpAddr,
+    /// Whom the handshake's token names, if it carried one.
+    pub claims: Option<Claims>,
+}
+
+enum Event {
+    Readable,
+    Writable,
+    Closing,
+}
+
+/// Serves a connection until it is closed.
+pub async fn serve(shard: Rc<Shard>, accepted: Accepted) {
+    let socket = Rc::new(accepted.socket);
+    let conn = shard.insert(socket.clone(), accepted.ip);
+    shard.hub.metrics.opened();
+    if let Some(claims) = accepted.claims {
+        shard.open(conn, claims, None, None);
+    }
+    let mut decoder = Decoder::default();
+    if !accepted.early.is_empty() {
+        read(&shard, conn, &mut decoder, &mut Vec::from(accepted.early));
+    }
+    drop(accepted.early);
+    loop {
+        match next(&shard, conn, &socket).await {
+            Event::Readable => receive(&shard, conn, &socket, &mut decoder),
+            Event::Writable => write(&shard, conn),
+            Event::Closing => break,
+        }
+    }
+    drop(decoder);
+    let deadline = Instant::now() + LINGER;
+    // A peer that takes nothing for so long gets no close frame; its socket is closed all the same.
+    let _late = timeout_at(deadline, finish(&shard, conn, &socket)).await;
+    shard.remove(conn);
+}
+
+async fn next(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> Event {
+    poll_fn(|cx| {
+        let mut state = shard.state.borrow_mut();
+        let Some(known) = state.conns.get_mut(conn.slot as usize) else {
+            return Poll::Ready(Event::Closing);
+        };
+        if known.closing.is_some() {
+            return Poll::Ready(Event::Closing);
+        }
+        if known.blocked && socket.poll_write_ready(cx).is_ready() {
+            return Poll::Ready(Event::Writable);
+        }
+        if socket.poll_read_ready(cx).is_ready() {
+            return Poll::Ready(Event::Readable);
+        }
+        match &mut known.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn write(shard: &Shard, conn: ConnRef) {
+    let mut state = shard.state.borrow_mut();
+    if let Some(known) = state.conns.get_mut(conn.slot as usize) {
+        known.blocked = false;
+        known.flush();
+    }
+}
+
+fn receive(shard: &Rc<Shard>, conn: ConnRef, socket: &TcpStream, decoder: &mut Decoder) {
+    let mut buffer = shard.read_buffer.borrow_mut();
+    match socket.try_read(&mut buffer) {
+        Ok(0) => shard.close(conn.slot, Closing::Broken),
+        Ok(count) => read(shard, conn, decoder, &mut buffer[..count]),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(_) => shard.close(conn.slot, Closing::Broken),
+    }
+}
+
+fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8]) {
+    let now = Instant::now();
+    if let Some(known) = shard.state.borrow_mut().conns.get_mut(conn.slot as usize) {
+        known.session.heard(now);
+    }
+    let limit = shard.hub.config.limits.frame_bytes;
+    let result = decoder.feed(bytes, limit, |message| {
+        if !shard.is_open(conn) {
+            return Err(End::Closing); // decided by an earlier message of this read
+        }
+        match message {
+            Incoming::Text(text) => shard.handle(conn, text, now),
+            Incoming::Ping(payload) => shard.send(conn.slot, &frame::pong(payload)),
+            Incoming::Pong => {}
+            Incoming::Close(_) => shard.close(conn.slot, Closing::Peer),
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) | Err(End::Closing) => {}
+        Err(End::Frame(error)) => {
+            tracing::debug!(conn = conn.id, %error, "closing a connection that broke the framing");
+            let code = match error {
+                FrameError::TooLarge => CloseCode::FrameTooLarge,
+                FrameError::Protocol(_) => CloseCode::BadRequest,
+            };
+            shard.close(conn.slot, Closing::Code(code));
+        }
+    }
+}
+
+/// Why reading ended.
+enum End {
+    Closing,
+    Frame(FrameError),
+}
+
+impl From<FrameError> for End {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+/// Writes what still waits, the close frame last, then waits for the peer to close its side: closing
+/// with unread bytes would make the kernel reset the connection and take the close frame with it.
+async fn finish(shard: &Shard, conn: ConnRef, socket: &TcpStream) {
+    loop {
+        {
+            let mut state = shard.state.borrow_mut();
+            let Some(known) = state.conns.get_mut(conn.slot as usize) else { return };
+            known.blocked = false;
+            known.flush();
+            if known.closing == Some(Closing::Broken) {
+                return;
+            }
+            if known.pending() == 0 {
+                break;
+            }
+        }
+        if socket.writable().await.is_err() {
+            return;
+        }
+    }
+    if socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write).is_err() {
+        return;
+    }
+    while socket.readable().await.is_ok() {
+        let mut buffer = shard.read_buffer.borrow_mut();
+        match socket.try_read(&mut buffer) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}

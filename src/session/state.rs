@@ -1,0 +1,377 @@
+//! What a frame asks, and whether it may be asked now: a machine without I/O.
+//!
+//! Time is an argument. The connection's task feeds it text frames and ticks and does what the returned
+//! [`Step`] or [`Tick`] says. Fuzzed alone.
+
+use tokio::time::{Duration, Instant};
+
+use crate::config::{Auth, Limits, Server};
+use crate::protocol::client::{
+    self, Ack, Broadcast, ClientFrame, Connect, RequestId, SetPresence, Subscribe, Unsubscribe,
+    Write,
+};
+use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
+use crate::quota::TokenBucket;
+
+/// The protocol state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    phase: Phase,
+    heard_at: Instant,
+    pinged: bool,
+    in_flight: u32,
+    ops: TokenBucket,
+    broadcasts: TokenBucket,
+    presence: TokenBucket,
+    frames: TokenBucket,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No token yet.
+    Waiting { since: Instant },
+    /// A token is being verified.
+    Verifying { since: Instant },
+    /// The token is good until then, in Unix seconds.
+    Open { expires_at: i64, warned: bool },
+}
+
+/// What to do about a frame.
+#[derive(Debug)]
+pub enum Step {
+    /// Verify a token: the first one, or with `refresh` a replacement.
+    Authenticate {
+        /// Of the request.
+        id: Option<RequestId>,
+        /// The token.
+        token: String,
+        /// What else the client said of itself.
+        connect: Option<Connect>,
+    },
+    /// The client introduces itself on a connection that is open already.
+    Introduce(Option<RequestId>, Connect),
+    /// Join rooms.
+    Subscribe(Option<RequestId>, Subscribe),
+    /// Leave rooms.
+    Unsubscribe(Option<RequestId>, Unsubscribe),
+    /// Write to the log.
+    Write(Option<RequestId>, Write),
+    /// Say something to a room.
+    Broadcast(Option<RequestId>, Broadcast),
+    /// Set the presence state.
+    Presence(Option<RequestId>, SetPresence),
+    /// Note what the client has stored.
+    Ack(Option<RequestId>, Ack),
+    /// Answer `pong`.
+    Pong(Option<RequestId>),
+    /// Answer with an error; the connection lives.
+    Refuse(Option<RequestId>, Refusal),
+}
+
+/// What is due on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tick {
+    /// Nothing.
+    Idle,
+    /// Nothing was heard for a while: send a ping.
+    Ping,
+    /// The token expires in so many seconds: warn.
+    Expiring(u64),
+    /// Close.
+    Close(CloseCode),
+}
+
+impl Session {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            phase: Phase::Waiting { since: now },
+            heard_at: now,
+            pinged: false,
+            in_flight: 0,
+            ops: TokenBucket::new(limits.ops_per_second, now),
+            broadcasts: TokenBucket::new(limits.broadcasts_per_second, now),
+            presence: TokenBucket::new(limits.presence_per_second, now),
+            frames: TokenBucket::new(limits.frames_per_second, now),
+        }
+    }
+
+    /// The token was found good until `expires_at`, in Unix seconds.
+    pub fn authenticated(&mut self, expires_at: i64) {
+        self.phase = Phase::Open { expires_at, warned: false };
+    }
+
+    /// The first token was found bad; the client may try another until its time is over.
+    pub fn not_authenticated(&mut self) {
+        if let Phase::Verifying { since } = self.phase {
+            self.phase = Phase::Waiting { since };
+        }
+    }
+
+    /// Something arrived from the peer: it lives.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.pinged = false;
+    }
+
+    /// A request that [`Self::frame`] let through was answered.
+    pub fn answered(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Reads one text frame.
+    pub fn frame(&mut self, text: &str, now: Instant, limits: &Limits) -> Step {
+        let request = match client::decode(text) {
+            Ok(request) => request,
+            Err((id, refusal)) => {
+                return match self.rate(&ClientFrame::Ping, now) {
+                    Ok(()) => Step::Refuse(id, refusal),
+                    Err(too_fast) => Step::Refuse(id, too_fast),
+                };
+            }
+        };
+        let id = request.id;
+        if let Err(refusal) = self.may_ask(&request.frame, now, limits) {
+            return Step::Refuse(id, refusal);
+        }
+        match request.frame {
+            ClientFrame::Connect(connect) => self.connect(id, connect),
+            ClientFrame::Refresh(refresh) => {
+                Step::Authenticate { id, token: refresh.token, connect: None }
+            }
+            ClientFrame::Subscribe(subscribe) => {
+                self.in_flight += 1;
+                Step::Subscribe(id, subscribe)
+            }
+            ClientFrame::Write(write) => {
+                self.in_flight += 1;
+                Step::Write(id, write)
+            }
+            ClientFrame::Unsubscribe(unsubscribe) => Step::Unsubscribe(id, unsubscribe),
+            ClientFrame::Broadcast(broadcast) => Step::Broadcast(id, broadcast),
+            ClientFrame::Presence(presence) => Step::Presence(id, presence),
+            ClientFrame::Ack(ack) => Step::Ack(id, ack),
+            ClientFrame::Ping => Step::Pong(id),
+        }
+    }
+
+    fn connect(&mut self, id: Option<RequestId>, mut connect: Connect) -> Step {
+        match (self.phase, connect.token.take()) {
+            (Phase::Waiting { since }, Some(token)) => {
+                self.phase = Phase::Verifying { since };
+                Step::Authenticate { id, token, connect: Some(connect) }
+            }
+            (Phase::Open { .. }, Some(token)) => {
+                Step::Authenticate { id, token, connect: Some(connect) }
+            }
+            (Phase::Open { .. }, None) => Step::Introduce(id, connect),
+            (_, _) => Step::Refuse(
+                id,
+                Refusal::new(ErrorCode::Unauthorized, "`connect` needs a `token` here"),
+            ),
+        }
+    }
+
+    fn may_ask(
+        &mut self,
+        frame: &ClientFrame,
+        now: Instant,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        self.rate(frame, now)?;
+        let open = matches!(self.phase, Phase::Open { .. });
+        if !open && !matches!(frame, ClientFrame::Connect(_) | ClientFrame::Ping) {
+            return Err(Refusal::new(ErrorCode::Unauthorized, "send `connect` with a token first"));
+        }
+        if self.in_flight as usize >= limits.requests_in_flight
+            && matches!(frame, ClientFrame::Subscribe(_) | ClientFrame::Write(_))
+        {
+            let limit = limits.requests_in_flight as u64;
+            return Err(Refusal::limit("requests_in_flight", limit).retry_after(100));
+        }
+        match frame {
+            ClientFrame::Write(write) if write.ops.len() > limits.ops_per_write => {
+                Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64))
+            }
+            ClientFrame::Presence(p) if p.state.get().len() > limits.presence_bytes => {
+                Err(Refusal::limit("presence_bytes", limits.presence_bytes as u64))
+            }
+            ClientFrame::Broadcast(b) if b.event.is_empty() || b.event.chars().count() > 64 => {
+                Err(Refusal::new(ErrorCode::BadRequest, "`event` must have 1 to 64 characters"))
+            }
+            ClientFrame::Subscribe(s) if s.rooms.len() > limits.rooms => {
+                Err(Refusal::limit("rooms", limits.rooms as u64))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn rate(&mut self, frame: &ClientFrame, now: Instant) -> Result<(), Refusal> {
+        let (bucket, cost) = match frame {
+            ClientFrame::Write(write) => (&mut self.ops, write.ops.len().max(1)),
+            ClientFrame::Broadcast(_) => (&mut self.broadcasts, 1),
+            ClientFrame::Presence(_) => (&mut self.presence, 1),
+            _ => (&mut self.frames, 1),
+        };
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        bucket.take(cost, now).map_err(too_fast)
+    }
+
+    /// What is due. Called about once a second.
+    pub fn tick(&mut self, now: Instant, now_s: i64, server: &Server, auth: &Auth) -> Tick {
+        if let Some(tick) = self.token_tick(now, now_s, server, auth) {
+            return tick;
+        }
+        let silent = now.saturating_duration_since(self.heard_at);
+        if silent >= server.ping_interval + server.pong_timeout {
+            return Tick::Close(CloseCode::NoPong);
+        }
+        if silent >= server.ping_interval && !self.pinged {
+            self.pinged = true;
+            return Tick::Ping;
+        }
+        Tick::Idle
+    }
+
+    fn token_tick(
+        &mut self,
+        now: Instant,
+        now_s: i64,
+        server: &Server,
+        auth: &Auth,
+    ) -> Option<Tick> {
+        match &mut self.phase {
+            Phase::Waiting { since } | Phase::Verifying { since } => {
+                (now.saturating_duration_since(*since) >= server.connect_timeout)
+                    .then_some(Tick::Close(CloseCode::ConnectTimeout))
+            }
+            Phase::Open { expires_at, warned } => {
+                let left = *expires_at - now_s;
+                let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+                if left.saturating_add(seconds(auth.expiry_grace)) <= 0 {
+                    return Some(Tick::Close(CloseCode::TokenExpired));
+                }
+                if !*warned && left <= seconds(auth.expiry_warning) {
+                    *warned = true;
+                    return Some(Tick::Expiring(u64::try_from(left).unwrap_or(0)));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// The refusal of a request that came too soon after others.
+#[must_use]
+pub fn too_fast(wait: Duration) -> Refusal {
+    let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    Refusal::new(ErrorCode::RateLimited, "too many requests; slow down").retry_after(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> (Session, Limits, Instant) {
+        let (limits, now) = (Limits::default(), Instant::now());
+        let mut session = Session::new(&limits, now);
+        session.authenticated(1000);
+        (session, limits, now)
+    }
+
+    fn refused(step: Step) -> ErrorCode {
+        match step {
+            Step::Refuse(_, refusal) => refusal.code,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_but_connect_and_ping_is_heard_before_a_token() {
+        let (limits, now) = (Limits::default(), Instant::now());
+        let mut session = Session::new(&limits, now);
+        for text in [
+            r#"{"type":"subscribe","rooms":[]}"#,
+            r#"{"type":"write","project":"p","ops":[]}"#,
+            r#"{"type":"refresh","token":"t"}"#,
+            r#"{"type":"ack","active":true}"#,
+            r#"{"type":"connect"}"#,
+        ] {
+            assert_eq!(refused(session.frame(text, now, &limits)), ErrorCode::Unauthorized, "{text}");
+        }
+        let connect = r#"{"type":"connect","token":"t"}"#;
+        assert!(matches!(session.frame(connect, now, &limits), Step::Authenticate { .. }));
+        assert_eq!(refused(session.frame(connect, now, &limits)), ErrorCode::Unauthorized);
+        session.not_authenticated();
+        assert!(matches!(session.frame(connect, now, &limits), Step::Authenticate { .. }));
+    }
+
+    #[test]
+    fn a_flood_is_refused_with_a_time_to_wait_and_heals() {
+        let (mut session, limits, now) = open();
+        let text = r#"{"type":"broadcast","room":"room:p:x","event":"e"}"#;
+        let mut accepted = 0;
+        let refusal = loop {
+            match session.frame(text, now, &limits) {
+                Step::Broadcast(..) => accepted += 1,
+                Step::Refuse(_, refusal) => break refusal,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(accepted, limits.broadcasts_per_second * 2);
+        let wait = Duration::from_millis(refusal.retry_after_ms.unwrap());
+        assert!(matches!(session.frame(text, now + wait, &limits), Step::Broadcast(..)));
+    }
+
+    #[test]
+    fn unanswered_requests_are_bounded() {
+        let (mut session, mut limits, now) = open();
+        limits.requests_in_flight = 2;
+        let text = r#"{"type":"write","project":"p","ops":[]}"#;
+        for _ in 0..2 {
+            assert!(matches!(session.frame(text, now, &limits), Step::Write(..)));
+        }
+        assert_eq!(refused(session.frame(text, now, &limits)), ErrorCode::LimitExceeded);
+        session.answered();
+        assert!(matches!(session.frame(text, now, &limits), Step::Write(..)));
+    }
+
+    #[test]
+    fn silence_is_answered_with_a_ping_and_then_the_end() {
+        let (mut session, _, start) = open();
+        let (server, auth) = (Server::default(), Auth::default());
+        let mut at = |seconds| session.tick(start + Duration::from_secs(seconds), 0, &server, &auth);
+        assert_eq!(at(24), Tick::Idle);
+        assert_eq!(at(25), Tick::Ping);
+        assert_eq!(at(26), Tick::Idle, "one ping is enough");
+        assert_eq!(at(34), Tick::Idle);
+        assert_eq!(at(35), Tick::Close(CloseCode::NoPong));
+        session.heard(start + Duration::from_secs(34));
+        let later = start + Duration::from_secs(35);
+        assert_eq!(session.tick(later, 0, &server, &auth), Tick::Idle);
+    }
+
+    #[test]
+    fn a_token_is_warned_about_then_outlived_a_little() {
+        let (mut session, _, now) = open();
+        let (server, auth) = (Server::default(), Auth::default());
+        let mut at = |now_s| session.tick(now, now_s, &server, &auth);
+        assert_eq!(at(939), Tick::Idle);
+        assert_eq!(at(941), Tick::Expiring(59));
+        assert_eq!(at(942), Tick::Idle);
+        assert_eq!(at(1024), Tick::Idle);
+        assert_eq!(at(1025), Tick::Close(CloseCode::TokenExpired));
+        session.authenticated(5000);
+        assert_eq!(session.tick(now, 1025, &server, &auth), Tick::Idle);
+    }
+
+    #[test]
+    fn a_socket_without_a_token_is_closed_in_time() {
+        let (limits, now) = (Limits::default(), Instant::now());
+        let mut session = Session::new(&limits, now);
+        let (server, auth) = (Server::default(), Auth::default());
+        let late = now + server.connect_timeout;
+        assert_eq!(session.tick(late, 0, &server, &auth), Tick::Close(CloseCode::ConnectTimeout));
+    }
+}

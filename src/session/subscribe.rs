@@ -1,0 +1,455 @@
+//! Joining rooms, and reading the log from a cursor until the live stream takes over without a hole.
+//!
+//! For each room of the log: REGISTER in the shard, LOCATE the cursor, answer, READ what came after it,
+//! go LIVE. There is no buffer per subscription to drain or overflow: the feed keeps the recent changes
+//! for everyone, and the shard is one thread. A reader goes live in the very turn in which it has read
+//! the feed's recent changes to their end; what the shard is told later is newer, or is skipped by the
+//! reader's cursor.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use tokio::task::spawn_local;
+
+use super::shard::{ConnRef, Joined, Shard, State};
+use crate::auth::{Command, Permit};
+use crate::fanout::Feed;
+use crate::fanout::feed::Stage;
+use crate::id::{EntityKey, Epoch, Room, Seq};
+use crate::protocol::client::{RequestId, Subscribe, SubscribeRoom};
+use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::server::{
+    PresenceList, ResyncReason, ServerFrame, SubscribeResult, Subscribed,
+};
+use crate::sync::pages::Page;
+use crate::telemetry::{CatchUpSource, Delivery};
+
+/// How long a subscription waits for a project's log to open while the store does not answer.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A room that is registered, and what it still needs before it can be answered.
+struct Joining {
+    name: String,
+    /// `None` for what was refused.
+    room: Result<Room, Refusal>,
+    feed: Option<Arc<Feed>>,
+    since: Option<Seq>,
+    epoch: Option<Epoch>,
+    presence: bool,
+}
+
+/// Where a reader begins.
+struct Start {
+    epoch: Epoch,
+    head: Seq,
+    /// The cursor to read on from; `None` begins live at `head`.
+    from: Option<Seq>,
+    resync: Option<ResyncReason>,
+    /// A page that was read while locating.
+    page: Option<Arc<Page>>,
+}
+
+impl Joining {
+    fn entity(&self) -> Option<EntityKey> {
+        match &self.room {
+            Ok(Room::Entity(_, entity)) => Some(entity.clone()),
+            _ => None,
+        }
+    }
+
+    fn reads_log(&self) -> bool {
+        matches!(&self.room, Ok(Room::Project(_) | Room::Entity(..)))
+    }
+
+    /// Whether all it needs is in memory.
+    fn is_ready(&self) -> bool {
+        let Some(feed) = &self.feed else { return true };
+        if self.presence {
+            return false;
+        }
+        if self.reads_log() { feed.stage() == Stage::Open } else { feed.stage() >= Stage::Attached }
+    }
+}
+
+impl Shard {
+    /// Joins rooms and answers for each.
+    pub(super) fn subscribe(
+        self: &Rc<Self>,
+        conn: ConnRef,
+        id: Option<RequestId>,
+        subscribe: Subscribe,
+    ) {
+        let mut rooms = subscribe.rooms;
+        // The project's room first: it covers the entities' rooms.
+        rooms.sort_by_key(|asked| !asked.room.starts_with("project:"));
+        let joining: Vec<_> = rooms.into_iter().map(|asked| self.register(conn, asked)).collect();
+        if joining.iter().all(Joining::is_ready) {
+            let starts: Vec<_> = joining.iter().map(|j| self.locate_now(j)).collect();
+            if starts.iter().all(Option::is_some) {
+                let starts = starts.into_iter().flatten().map(|s| (s, None)).collect();
+                return self.begin(conn, id.as_ref(), joining, starts);
+            }
+        }
+        let shard = self.clone();
+        spawn_local(async move {
+            let starts = join_all(joining.iter().map(|j| shard.locate(j))).await;
+            if shard.is_open(conn) {
+                shard.begin(conn, id.as_ref(), joining, starts);
+            }
+        });
+    }
+
+    /// Authorises one room and enters the connection, not live yet.
+    fn register(&self, conn: ConnRef, asked: SubscribeRoom) -> Joining {
+        let room = asked.room.parse::<Room>().map_err(Refusal::from).and_then(|room| {
+            let permit = self.permit(conn, Command::Read(&room))?;
+            if asked.presence {
+                let _may_appear = self.permit(conn, Command::Presence(&room))?;
+            }
+            Ok((room, permit))
+        });
+        let entered = room.and_then(|(room, permit)| {
+            let feed = self.enter(conn, &room, &permit, &asked)?;
+            Ok((room, feed))
+        });
+        let (room, feed) = match entered {
+            Ok((room, feed)) => (Ok(room), feed),
+            Err(refusal) => (Err(refusal), None),
+        };
+        Joining {
+            name: asked.room,
+            room,
+            feed,
+            since: asked.since,
+            epoch: asked.epoch,
+            presence: asked.presence,
+        }
+    }
+
+    fn enter(
+        &self,
+        conn: ConnRef,
+        room: &Room,
+        permit: &Permit,
+        asked: &SubscribeRoom,
+    ) -> Result<Option<Arc<Feed>>, Refusal> {
+        let Some(project) = room.project() else { return Ok(None) };
+        let mut state = self.state.borrow_mut();
+        let State { conns, registry, .. } = &mut *state;
+        let Some(known) = conns.get_mut(conn.slot as usize) else { return Ok(None) };
+        let at = known.rooms.iter().position(|joined| *joined.room == *room);
+        let limit = self.hub.config.limits.rooms;
+        if at.is_none() && known.rooms.len() >= limit {
+            return Err(Refusal::limit("rooms", limit as u64));
+        }
+        let rooms =
+            registry.enter(project, || self.hub.relay.feeds.watch(project, self.index));
+        let name = rooms.shared_name(room).unwrap_or_else(|| Arc::new(room.clone()));
+        let (_, role) = permit.in_project()?;
+        let cursor = asked.since.unwrap_or(Seq::ZERO);
+        match room {
+            Room::Project(_) => rooms.read(conn.slot, None, role, cursor),
+            Room::Entity(_, entity) => rooms.read(conn.slot, Some(entity), role, cursor),
+            Room::Ephemeral(..) => rooms.join(conn.slot, &name),
+            Room::User(_) => {}
+        }
+        if asked.presence {
+            rooms.watch_presence(conn.slot, &name);
+            if let Some(identity) = &known.identity {
+                self.hub.presence.join(room, identity.grants.user(), conn.id, None);
+            }
+        }
+        let joined = Joined { room: name, presence: asked.presence };
+        match at {
+            Some(at) => known.rooms[at].presence |= joined.presence,
+            None => {
+                known.rooms.push(joined);
+                self.hub.metrics.subscriptions.inc();
+            }
+        }
+        Ok(Some(rooms.feed.clone()))
+    }
+
+    /// Locates a cursor with what is in memory, if that is enough.
+    fn locate_now(&self, joining: &Joining) -> Option<Result<Option<Start>, Refusal>> {
+        if !joining.reads_log() {
+            return Some(Ok(None));
+        }
+        let feed = joining.feed.as_ref()?;
+        let (epoch, head) = feed.head()?;
+        let start = |from, resync| Start { epoch, head, from, resync, page: None };
+        let since = match joining.since {
+            None => return Some(Ok(Some(start(None, None)))),
+            Some(_) if joining.epoch.is_some_and(|asked| asked != epoch) => {
+                return Some(Ok(Some(start(None, Some(ResyncReason::EpochChanged)))));
+            }
+            Some(since) => since,
+        };
+        // A cursor ahead of this feed may be right: another instance may have delivered it first.
+        (since <= head && feed.recent(since).is_some())
+            .then(|| Ok(Some(start(Some(since), None))))
+    }
+
+    async fn locate(
+        &self,
+        joining: &Joining,
+    ) -> (Result<Option<Start>, Refusal>, Option<PresenceList>) {
+        let presence = async {
+            match &joining.room {
+                Ok(room) if joining.presence => Some(self.hub.presence.list(room).await),
+                _ => None,
+            }
+        };
+        tokio::join!(self.locate_log(joining), presence)
+    }
+
+    async fn locate_log(&self, joining: &Joining) -> Result<Option<Start>, Refusal> {
+        let (Ok(room), Some(feed)) = (&joining.room, &joining.feed) else { return Ok(None) };
+        if !joining.reads_log() {
+            feed.reach(Stage::Attached).await;
+            return Ok(None);
+        }
+        let unavailable = || {
+            Refusal::new(ErrorCode::Unavailable, "the store does not answer; subscribe again")
+                .retry_after(1000)
+        };
+        tokio::time::timeout(PATIENCE, feed.reach(Stage::Open))
+            .await
+            .map_err(|_| unavailable())?;
+        if let Some(start) = self.locate_now(joining) {
+            return start;
+        }
+        let (Some(project), Some(since)) = (room.project(), joining.since) else {
+            return Err(unavailable());
+        };
+        let page = self.hub.pages.read(project, since).await.map_err(|error| {
+            tracing::warn!(%project, %error, "cannot read the log for a subscriber");
+            unavailable()
+        })?;
+        let resync = if since > page.head {
+            Some(ResyncReason::EpochChanged)
+        } else if since < page.floor {
+            Some(ResyncReason::CursorTooOld)
+        } else {
+            None
+        };
+        let from = resync.is_none().then_some(since);
+        Ok(Some(Start { epoch: page.epoch, head: page.head, from, resync, page: Some(page) }))
+    }
+
+    /// Answers a subscribe, then sends what each room's cursor asks for.
+    fn begin(
+        self: &Rc<Self>,
+        conn: ConnRef,
+        id: Option<&RequestId>,
+        joining: Vec<Joining>,
+        starts: Vec<(Result<Option<Start>, Refusal>, Option<PresenceList>)>,
+    ) {
+        let mut answers = Vec::with_capacity(joining.len());
+        let mut reads = Vec::new();
+        for (joining, (start, presence)) in joining.into_iter().zip(starts) {
+            let room = joining.room.clone();
+            let result = room.and_then(|room| start.map(|start| (room, start)));
+            let result = match result {
+                Err(error) => {
+                    if let Ok(room) = &joining.room {
+                        self.leave(conn, room);
+                    }
+                    SubscribeResult::Refused { error }
+                }
+                Ok((room, start)) => {
+                    let joined = SubscribeResult::Joined {
+                        seq: start.as_ref().map(|start| start.head),
+                        epoch: start.as_ref().map(|start| start.epoch),
+                        recovered: start.as_ref().is_some_and(|start| start.from.is_some()),
+                        resync: start.as_ref().and_then(|start| start.resync),
+                        presence,
+                    };
+                    if let (Some(start), Some(feed)) = (start, joining.feed.clone()) {
+                        reads.push((room, joining.entity(), feed, start));
+                    }
+                    joined
+                }
+            };
+            answers.push(Subscribed { room: joining.name, result });
+        }
+        self.answered(conn);
+        self.send(conn.slot, &ServerFrame::Subscribed { id, rooms: &answers }.encode());
+        for (room, entity, feed, start) in reads {
+            self.begin_reading(conn, &room, entity, &feed, start);
+        }
+    }
+
+    fn begin_reading(
+        self: &Rc<Self>,
+        conn: ConnRef,
+        room: &Room,
+        entity: Option<EntityKey>,
+        feed: &Arc<Feed>,
+        start: Start,
+    ) {
+        if let Some(reason) = start.resync {
+            self.hub.metrics.resync(reason);
+        }
+        let Some(from) = start.from else {
+            // Begins at the head that was answered; what came since is in the feed's recent changes.
+            self.set_cursor(conn, room, entity.as_ref(), start.head);
+            return self.catch_up_later(conn, feed, entity, None, None);
+        };
+        let covered_since = entity.as_ref().and_then(|_| {
+            let state = self.state.borrow();
+            let rooms = room.project().and_then(|project| state.registry.get(project));
+            rooms.and_then(|rooms| rooms.reads_all_since(conn.slot))
+        });
+        // What the project's room brings already is not sent again.
+        let until = covered_since.map(|since| since.max(from));
+        self.catch_up_later(conn, feed, entity, start.page, until);
+    }
+
+    fn set_cursor(&self, conn: ConnRef, room: &Room, entity: Option<&EntityKey>, at: Seq) {
+        let mut state = self.state.borrow_mut();
+        if let Some(rooms) = room.project().and_then(|project| state.registry.get_mut(project)) {
+            rooms.begin_at(conn.slot, entity, at);
+        }
+    }
+
+    /// Reads on from a reader's cursor until it is live: at once if the recent changes suffice,
+    /// otherwise in a task of its own.
+    pub(super) fn catch_up_later(
+        self: &Rc<Self>,
+        conn: ConnRef,
+        feed: &Arc<Feed>,
+        entity: Option<EntityKey>,
+        page: Option<Arc<Page>>,
+        until: Option<Seq>,
+    ) {
+        let mut reader = CatchUp { conn, feed: feed.clone(), entity, page, until };
+        if self.read_recent(&mut reader) == Progress::Live {
+            return;
+        }
+        let shard = self.clone();
+        spawn_local(async move { shard.catch_up(reader).await });
+    }
+
+    async fn catch_up(self: Rc<Self>, mut reader: CatchUp) {
+        loop {
+            // A reader takes as much as it reads, no more.
+            self.drained(reader.conn).await;
+            match self.read_recent(&mut reader) {
+                Progress::Live => return,
+                Progress::More => continue,
+                Progress::NeedsStore => {}
+            }
+            let Some(cursor) = self.cursor(&reader) else { return };
+            let page = match reader.page.take() {
+                Some(page) => Ok(page),
+                None => self.hub.pages.read(reader.feed.project(), cursor).await,
+            };
+            match page {
+                Ok(page) => self.send_page(&reader, cursor, &page),
+                Err(error) => {
+                    let project = reader.feed.project();
+                    tracing::warn!(%project, %error, "a catch-up waits for the store");
+                    self.hub.metrics.store_errors.inc();
+                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+
+    fn send_page(&self, reader: &CatchUp, cursor: Seq, page: &Page) {
+        self.hub.metrics.catch_ups.of(CatchUpSource::Store).inc();
+        let feed_epoch = reader.feed.head().map(|(epoch, _)| epoch);
+        if page.floor > cursor || feed_epoch.is_some_and(|epoch| epoch != page.epoch) {
+            let reason = if page.floor > cursor {
+                ResyncReason::CursorTooOld
+            } else {
+                ResyncReason::EpochChanged
+            };
+            self.resync(reader.conn.slot, &reader.room(), reason);
+            return self.pass(reader, &[], page.head, false);
+        }
+        let upto = page.changes.last().map_or(page.head, |last| last.seq);
+        self.pass(reader, &page.changes, upto, false);
+    }
+
+    fn pass(
+        &self,
+        reader: &CatchUp,
+        changes: &[Arc<crate::fanout::EncodedChange>],
+        upto: Seq,
+        live: bool,
+    ) {
+        self.deliver(Delivery::Change, |registry, sink| {
+            registry.get_mut(reader.feed.project()).map_or(0, |rooms| {
+                let entity = reader.entity.as_ref();
+                rooms.catch_up(reader.conn.slot, entity, changes, upto, live, sink)
+            })
+        });
+    }
+
+    fn cursor(&self, reader: &CatchUp) -> Option<Seq> {
+        if !self.is_open(reader.conn) {
+            return None;
+        }
+        let mut state = self.state.borrow_mut();
+        let rooms = state.registry.get_mut(reader.feed.project())?;
+        rooms.cursor(reader.conn.slot, reader.entity.as_ref())
+    }
+
+    /// Sends what the feed still has in memory after the cursor. A reader that left counts as live:
+    /// there is nothing more to do for it.
+    fn read_recent(&self, reader: &mut CatchUp) -> Progress {
+        let Some(cursor) = self.cursor(reader) else { return Progress::Live };
+        if reader.until.is_some_and(|until| cursor >= until) {
+            self.pass(reader, &[], cursor, true);
+            return Progress::Live;
+        }
+        let Some(mut changes) = reader.feed.recent(cursor) else { return Progress::NeedsStore };
+        let mut bytes = 0;
+        let fits = changes.iter().take_while(|change| {
+            bytes += change.frame.len();
+            bytes <= self.hub.config.limits.catch_up_bytes
+        });
+        let fits = fits.count().max(1).min(changes.len());
+        let whole = fits == changes.len();
+        changes.truncate(fits);
+        if let Some(until) = reader.until {
+            changes.retain(|change| change.seq <= until);
+        }
+        self.hub.metrics.catch_ups.of(CatchUpSource::Recent).inc();
+        let upto = changes.last().map_or(cursor, |last| last.seq);
+        let live = whole || reader.until.is_some_and(|until| upto >= until);
+        self.pass(reader, &changes, upto, live);
+        if live { Progress::Live } else { Progress::More }
+    }
+}
+
+/// One reader on its way to the live stream.
+struct CatchUp {
+    conn: ConnRef,
+    feed: Arc<Feed>,
+    entity: Option<EntityKey>,
+    /// A page that was read already.
+    page: Option<Arc<Page>>,
+    /// Where to stop, if another room brings what comes after.
+    until: Option<Seq>,
+}
+
+impl CatchUp {
+    fn room(&self) -> Room {
+        let project = self.feed.project().clone();
+        match &self.entity {
+            None => Room::Project(project),
+            Some(entity) => Room::Entity(project, entity.clone()),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Progress {
+    Live,
+    More,
+    NeedsStore,
+}

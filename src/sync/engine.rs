@@ -1,0 +1,301 @@
+//! The one way into the log: queue, group, commit, pass on, answer.
+//!
+//! Every project has a lane: while one group commits, the next gathers, so a busy project shares one
+//! transaction among many operations and an idle one waits for nothing (no linger). SQLite has one writer,
+//! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
+//!
+//! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
+//! verdicts make that safe.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::plan::{self, Graces};
+use crate::auth::Permit;
+use crate::clock;
+use crate::config;
+use crate::fanout::Relay;
+use crate::id::ProjectId;
+use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::op::{Outcome, StoredVerdict};
+use crate::store::{Answer, Batch, Committed, PendingOp, Store, StoreError};
+use crate::telemetry::{Metrics, WriteOutcome};
+
+/// How long a group is tried while the store does not answer, before its writers are told.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The first pause between tries; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The verdicts of one request, in the order of its operations.
+pub type Verdicts = Result<Vec<StoredVerdict>, Refusal>;
+
+/// Queues, groups and commits operations. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    relay: Arc<Relay>,
+    metrics: Arc<Metrics>,
+    limits: config::Store,
+    graces: Graces,
+    lanes: DashMap<Option<ProjectId>, Lane>,
+    runtime: Handle,
+}
+
+/// The queue of one project, or of all for a store with one writer.
+#[derive(Debug, Default)]
+struct Lane {
+    queue: Mutex<VecDeque<Job>>,
+}
+
+/// One request's operations.
+#[derive(Debug)]
+struct Job {
+    project: ProjectId,
+    ops: Vec<PendingOp>,
+    count: usize,
+    bytes: usize,
+    queued: Instant,
+    reply: oneshot::Sender<Verdicts>,
+}
+
+impl Engine {
+    /// An engine that commits to `store` on the runtime it is made on.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        relay: Arc<Relay>,
+        metrics: Arc<Metrics>,
+        config: &config::Config,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            store,
+            relay,
+            metrics,
+            limits: config.store.clone(),
+            graces: Graces::from(&config.push),
+            lanes: DashMap::new(),
+            runtime: Handle::current(),
+        }))
+    }
+
+    /// Queues operations; those of one caller are decided in the order of the calls. The permit was
+    /// checked against each operation by the caller ([`Permit::allows`]).
+    ///
+    /// # Errors
+    /// `overloaded` if the project's queue is full.
+    pub fn submit(
+        &self,
+        permit: &Permit,
+        ops: Vec<PendingOp>,
+        bytes: usize,
+    ) -> Result<oneshot::Receiver<Verdicts>, Refusal> {
+        let (reply, verdicts) = oneshot::channel();
+        let project = permit.project().clone();
+        if ops.is_empty() {
+            let _receiver_is_here = reply.send(Ok(Vec::new()));
+            return Ok(verdicts);
+        }
+        let key = (!self.0.store.groups_projects()).then(|| project.clone());
+        // The entry's guard keeps `retire` from removing the lane between finding and filling it.
+        let lane = self.0.lanes.entry(key.clone());
+        let new = matches!(lane, dashmap::Entry::Vacant(_));
+        let lane = lane.or_default();
+        let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops
+        {
+            return Err(Refusal::new(
+                ErrorCode::Overloaded,
+                "too many writes wait for this project; send the same operations again later",
+            )
+            .retry_after(500));
+        }
+        queue.push_back(Job { project, count: ops.len(), ops, bytes, queued: Instant::now(), reply });
+        drop(queue);
+        drop(lane);
+        if new {
+            self.0.runtime.spawn(self.0.clone().run(key));
+        }
+        Ok(verdicts)
+    }
+}
+
+impl Inner {
+    /// Commits a lane's groups until none is left; the lane exists exactly as long as this runs.
+    async fn run(self: Arc<Self>, key: Option<ProjectId>) {
+        loop {
+            let group = self.next_group(&key);
+            if group.is_empty() {
+                let retired = self.lanes.remove_if(&key, |_, lane| {
+                    lane.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+                });
+                if retired.is_some() {
+                    return;
+                }
+                continue;
+            }
+            self.commit_group(group).await;
+        }
+    }
+
+    fn next_group(&self, key: &Option<ProjectId>) -> Vec<Job> {
+        let Some(lane) = self.lanes.get(key) else { return Vec::new() };
+        let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut ops, mut bytes) = (0, 0);
+        let mut count = 0;
+        for job in queue.iter() {
+            ops += job.count;
+            bytes += job.bytes;
+            if count > 0 && (ops > self.limits.group_ops || bytes > self.limits.group_bytes) {
+                break;
+            }
+            count += 1;
+        }
+        queue.drain(..count).collect()
+    }
+
+    async fn commit_group(&self, jobs: Vec<Job>) {
+        // One batch a project; a stable sort keeps each project's order.
+        let mut jobs = jobs;
+        jobs.sort_by(|a, b| a.project.cmp(&b.project));
+        let mut batches: Vec<(ProjectId, Vec<PendingOp>)> = Vec::new();
+        for job in &mut jobs {
+            let ops = std::mem::take(&mut job.ops);
+            match batches.last_mut() {
+                Some((project, batch)) if *project == job.project => batch.extend(ops),
+                _ => batches.push((job.project.clone(), ops)),
+            }
+        }
+        match self.commit(&batches).await {
+            Ok(committed) => self.answer(jobs, committed),
+            Err(StoreError::Data(error)) => {
+                tracing::warn!(%error, "the store refused an operation's data; committing one by one");
+                self.commit_one_by_one(jobs, batches).await;
+            }
+            Err(error) => refuse(jobs, &error),
+        }
+    }
+
+    /// Runs a commit until its outcome is known, or patience ends.
+    async fn commit(
+        &self,
+        batches: &[(ProjectId, Vec<PendingOp>)],
+    ) -> Result<Vec<Committed>, StoreError> {
+        let graces = self.graces;
+        self.commit_with(batches, &|s, ops, now| plan::plan(s, ops, now, graces)).await
+    }
+
+    async fn commit_with(
+        &self,
+        batches: &[(ProjectId, Vec<PendingOp>)],
+        plan: &(dyn Fn(&crate::store::Snapshot, &[PendingOp], i64) -> crate::store::Effects + Sync),
+    ) -> Result<Vec<Committed>, StoreError> {
+        let batches: Vec<Batch<'_>> =
+            batches.iter().map(|(project, ops)| Batch { project, ops }).collect();
+        let ops = batches.iter().map(|batch| batch.ops.len()).sum::<usize>();
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.store.commit(&batches, clock::now_ms(), plan).await {
+                Ok(committed) => {
+                    self.metrics.group_ops.observe(ops as f64);
+                    for one in &committed {
+                        self.relay.committed(one);
+                    }
+                    return Ok(committed);
+                }
+                Err(error) if error.retryable() && Instant::now() + pause < deadline => {
+                    self.metrics.store_errors.inc();
+                    tracing::warn!(%error, "a commit failed or its outcome is unknown; running it again");
+                    sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Finds the operation whose data the store refuses, so that it alone is rejected.
+    async fn commit_one_by_one(&self, jobs: Vec<Job>, batches: Vec<(ProjectId, Vec<PendingOp>)>) {
+        let graces = self.graces;
+        let mut all = Vec::new();
+        for (project, ops) in batches {
+            let mut whole: Option<Committed> = None;
+            for op in ops {
+                let one = [(project.clone(), vec![op])];
+                let committed = match self.commit(&one).await {
+                    Err(StoreError::Data(_)) => {
+                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, graces)).await
+                    }
+                    other => other,
+                };
+                match committed {
+                    Ok(mut committed) => {
+                        let next = committed.pop().expect("one batch gives one commit");
+                        match &mut whole {
+                            Some(whole) => whole.answers.extend(next.answers),
+                            None => whole = Some(next),
+                        }
+                    }
+                    Err(error) => return refuse(jobs, &error),
+                }
+            }
+            all.extend(whole);
+        }
+        self.answer(jobs, all);
+    }
+
+    fn answer(&self, jobs: Vec<Job>, committed: Vec<Committed>) {
+        let mut answers = committed.into_iter().map(|c| (c.project, c.answers.into_iter()));
+        let mut current = answers.next();
+        for job in jobs {
+            while current.as_ref().is_some_and(|(project, _)| *project != job.project) {
+                current = answers.next();
+            }
+            let Some((_, answers)) = &mut current else { break };
+            let verdicts = answers.by_ref().take(job.count).map(|a| self.count(&a)).collect();
+            self.metrics.write_seconds.observe(job.queued.elapsed().as_secs_f64());
+            // Nobody waits any more if the connection is gone; a retry gets the stored verdict.
+            let _gone = job.reply.send(Ok(verdicts));
+        }
+    }
+
+    fn count(&self, answer: &Answer) -> StoredVerdict {
+        self.metrics.write(match answer {
+            Answer::Replayed(_) => WriteOutcome::Replayed,
+            Answer::New(_, Outcome::Applied) => WriteOutcome::Applied,
+            Answer::New(_, Outcome::Noop) => WriteOutcome::Noop,
+            Answer::New(_, Outcome::Conflict) => WriteOutcome::Conflict,
+            Answer::New(_, Outcome::Rejected) => WriteOutcome::Rejected,
+        });
+        answer.verdict().clone()
+    }
+}
+
+fn refuse(jobs: Vec<Job>, error: &StoreError) {
+    let refusal = if error.retryable() {
+        tracing::error!(%error, "gave up a group of writes");
+        Refusal::new(
+            ErrorCode::Unavailable,
+            "the store does not answer; send the same operations with the same op_ids again",
+        )
+        .retry_after(1000)
+    } else {
+        Refusal::internal(error)
+    };
+    for job in jobs {
+        let _gone = job.reply.send(Err(refusal.clone()));
+    }
+}

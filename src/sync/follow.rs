@@ -1,0 +1,232 @@
+//! Keeps this instance's feeds true to the store, whatever the bus delivers or loses.
+//!
+//! One task: it opens new feeds, fills gaps, asks the store for the heads of active projects (often while
+//! the bus is suspect, seldom otherwise: the loss of a *last* message has no successor to reveal it), and
+//! retires feeds nobody reads.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{BusEvent, Topic};
+use crate::clock;
+use crate::config;
+use crate::fanout::feed::{Offered, Stage};
+use crate::fanout::{EncodedChange, Feed, Relay};
+use crate::id::{ProjectId, UserId};
+use crate::presence::Presence;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+
+/// How long a feed nobody reads is kept: long enough for a storm of reconnects to find it warm.
+const IDLE: Duration = Duration::from_secs(30);
+/// How often full shard queues are tried again and idle feeds looked for.
+const TICK: Duration = Duration::from_millis(200);
+/// How long to wait after the store failed.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the follower needs.
+#[derive(Debug, Clone)]
+pub struct Follower {
+    /// The truth.
+    pub store: Store,
+    /// What is kept true.
+    pub relay: Arc<Relay>,
+    /// Told when Redis may have forgotten.
+    pub presence: Presence,
+    /// Where heals are counted.
+    pub metrics: Arc<Metrics>,
+    /// How long to wait and how often to look.
+    pub bus: config::Bus,
+    /// How much to read at once.
+    pub limits: config::Limits,
+}
+
+impl Follower {
+    /// Runs until told to stop.
+    pub async fn run(
+        self,
+        mut created: mpsc::UnboundedReceiver<Arc<Feed>>,
+        mut doubtful: mpsc::UnboundedReceiver<Arc<Feed>>,
+        mut events: mpsc::Receiver<BusEvent>,
+        stop: CancellationToken,
+    ) {
+        let mut opening = JoinSet::new();
+        let mut filling: HashSet<ProjectId> = HashSet::new();
+        let mut fills = JoinSet::new();
+        let mut suspect = !self.relay.bus.link_up();
+        let mut poll_at = Instant::now() + self.poll_interval(suspect);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(feed) = created.recv() => {
+                    opening.spawn(self.clone().open(feed));
+                }
+                Some(_) = opening.join_next() => {}
+                Some(feed) = doubtful.recv() => {
+                    if filling.insert(feed.project().clone()) {
+                        fills.spawn(self.clone().fill_later(feed, self.bus.gap_hold));
+                    }
+                }
+                Some(done) = fills.join_next() => {
+                    if let Ok(project) = done {
+                        filling.remove(&project);
+                        // A change may have come too late for the fill and too early for the next one.
+                        if let Some(feed) = self.relay.feeds.get(&project).filter(|f| f.has_gap()) {
+                            filling.insert(project);
+                            fills.spawn(self.clone().fill_later(feed, STORE_PAUSE));
+                        }
+                    }
+                }
+                event = events.recv() => match event {
+                    Some(BusEvent::Message { topic, payload, sent_at_ms }) => {
+                        self.observe_lag(sent_at_ms);
+                        self.relay.receive(topic, payload);
+                    }
+                    Some(BusEvent::Suspect) => {
+                        suspect = true;
+                        self.metrics.bus_link_up.set(0);
+                        poll_at = Instant::now();
+                    }
+                    Some(BusEvent::Healed) => {
+                        suspect = false;
+                        self.metrics.bus_link_up.set(1);
+                        self.metrics.heals.inc();
+                        self.presence.resync();
+                        poll_at = Instant::now();
+                    }
+                    None => return,
+                },
+                () = sleep_until(poll_at) => {
+                    self.compare_heads().await;
+                    poll_at = Instant::now() + self.poll_interval(suspect);
+                }
+                _ = tick.tick() => self.tidy(),
+            }
+        }
+    }
+
+    fn poll_interval(&self, suspect: bool) -> Duration {
+        if suspect { self.bus.head_poll_suspect } else { self.bus.head_poll }
+    }
+
+    fn observe_lag(&self, sent_at_ms: u64) {
+        let now = u64::try_from(clock::now_ms()).unwrap_or(0);
+        self.metrics.bus_lag.observe(now.saturating_sub(sent_at_ms) as f64 / 1000.0);
+    }
+
+    /// Attaches a new feed to the bus, then finds its place in the log: in this order, so that no change
+    /// falls between.
+    async fn open(self, feed: Arc<Feed>) {
+        if let Err(error) = self.relay.bus.subscribe(Topic::Project(feed.project().clone())).await {
+            tracing::debug!(project = %feed.project(), %error, "opened a feed without the bus");
+        }
+        feed.attached();
+        loop {
+            match self.store.open_project(feed.project()).await {
+                Ok(head) => return feed.open(head.epoch, head.head),
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    tracing::warn!(project = %feed.project(), %error, "cannot open a project's log yet");
+                    sleep(STORE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for overtaken commits of other instances, then reads what is still missing.
+    async fn fill_later(self, feed: Arc<Feed>, hold: Duration) -> ProjectId {
+        sleep(hold).await;
+        if let Err(error) = self.fill(&feed).await {
+            self.metrics.store_errors.inc();
+            tracing::warn!(project = %feed.project(), %error, "cannot fill a gap yet");
+            sleep(STORE_PAUSE).await;
+        }
+        feed.project().clone()
+    }
+
+    /// Reads the log from where the feed is to its end.
+    async fn fill(&self, feed: &Feed) -> Result<(), StoreError> {
+        loop {
+            let Some((epoch, at)) = feed.head() else { return Ok(()) };
+            let page = self
+                .store
+                .page(feed.project(), at, self.limits.page_changes, self.limits.recent_bytes)
+                .await?;
+            if page.epoch != epoch || page.floor > at {
+                tracing::warn!(project = %feed.project(), "the log was replaced or cut; readers resync");
+                feed.restart(page.epoch, page.head);
+                return Ok(());
+            }
+            if page.entries.is_empty() {
+                return Ok(());
+            }
+            self.metrics.gap_fills.inc();
+            let last = page.entries.last().map(|entry| entry.seq);
+            let encode = |entry| Arc::new(EncodedChange::new(feed.project(), entry));
+            let offered = feed.offer(epoch, page.entries.iter().map(encode));
+            if last == Some(page.head) && offered == Offered::InOrder {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One query for all projects with readers here: who is behind?
+    async fn compare_heads(&self) {
+        let feeds: Vec<_> =
+            self.relay.feeds.all().into_iter().filter(|f| f.stage() == Stage::Open).collect();
+        let projects: Vec<_> = feeds.iter().map(|feed| feed.project().clone()).collect();
+        if projects.is_empty() {
+            return;
+        }
+        let heads = match self.store.heads(&projects).await {
+            Ok(heads) => heads,
+            Err(error) => {
+                self.metrics.store_errors.inc();
+                tracing::warn!(%error, "cannot compare heads with the store");
+                return;
+            }
+        };
+        for (project, epoch, head) in heads {
+            let Some(feed) = self.relay.feeds.get(&project) else { continue };
+            if feed.head().is_some_and(|(e, at)| e != epoch || at < head)
+                && let Err(error) = self.fill(&feed).await
+            {
+                self.metrics.store_errors.inc();
+                tracing::warn!(%project, %error, "cannot heal a feed yet");
+            }
+        }
+    }
+
+    fn tidy(&self) {
+        for feed in self.relay.feeds.all() {
+            feed.flush();
+        }
+        if let Some(before) = Instant::now().checked_sub(IDLE) {
+            for project in self.relay.feeds.retire(before) {
+                self.relay.bus.unsubscribe(Topic::Project(project));
+            }
+        }
+    }
+}
+
+/// Subscribes a user's inbox on the bus while they have a connection here.
+pub fn follow_user(relay: &Arc<Relay>, user: UserId, runtime: &tokio::runtime::Handle) {
+    let relay = relay.clone();
+    runtime.spawn(async move {
+        if let Err(error) = relay.bus.subscribe(Topic::User(user.clone())).await {
+            tracing::debug!(%error, "a user's inbox is subscribed once the bus is back");
+        }
+        // They may have left while the subscription was made.
+        if !relay.fanout.is_connected(&user) {
+            relay.bus.unsubscribe(Topic::User(user));
+        }
+    });
+}

@@ -1,0 +1,10 @@
+//! From an operation to a committed change, and from the log back to a reader.
+//!
+//! [`plan`] decides (pure), [`engine`] queues, groups and commits, [`follow`] keeps this instance's feeds
+//! true to the store, [`pages`] reads the log for those who catch up.
+
+pub mod engine;
+pub mod follow;
+pub mod pages;
+pub mod plan;
+pub mod submission;
