@@ -5,3 +5,5 @@
 pub mod config;
 pub mod id;
 pub mod protocol;
+pub mod shutdown;
+pub mod telemetry;
