@@ -54,11 +54,11 @@ impl Reader {
         if errors.is_empty() {
             let origin = |span: Range<usize>| at(line_of(span.start));
             self.table(&mut Vec::new(), schema::root(), document.get_ref(), &origin);
-            self.problems.sort_by_key(|problem| match problem.origin {
-                Some(Origin::File { line, .. }) => line,
-                _ => 0,
-            });
         }
+        self.problems.sort_by_key(|problem| match problem.origin {
+            Some(Origin::File { line, .. }) => line,
+            _ => 0,
+        });
     }
 
     fn table(

@@ -251,6 +251,7 @@ fn a_problem_of_meaning_says_where_its_value_came_from() {
 fn each_check_of_meaning_finds_its_mistake() {
     for (text, told) in [
         ("[server]\nadmin_listen = \"127.0.0.1:8080\"", "server.admin_listen"),
+        ("[server]\nlisten = \"0.0.0.0:9090\"", "server.admin_listen"),
         ("[server]\ndrain_spread = \"26s\"", "server.drain_spread"),
         ("[server]\naccept_backlog = -1", "server.accept_backlog"),
         (

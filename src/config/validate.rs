@@ -63,9 +63,11 @@ impl Config {
 
     fn server(&self, problems: &mut Vec<Problem>) {
         let Server { listen, admin_listen, drain_spread, drain_deadline, .. } = &self.server;
-        if listen == admin_listen && listen.port() != 0 {
+        let any = listen.ip().is_unspecified() || admin_listen.ip().is_unspecified();
+        let same_port = listen.port() == admin_listen.port() && listen.port() != 0;
+        if same_port && (any || listen.ip() == admin_listen.ip()) {
             problems.push(
-                Problem::error("server.admin_listen", format!("`server.listen` is {listen} too"))
+                Problem::error("server.admin_listen", "`server.listen` has the same port")
                     .help("give operators a port of their own; it must not be public"),
             );
         }
@@ -253,14 +255,15 @@ impl Auth {
         }
         for (index, set) in self.jwks.iter().enumerate() {
             let has_file = !set.file.as_os_str().is_empty();
-            if has_file == !set.url.is_empty() {
+            let has_url = !set.url.is_empty();
+            if has_file == has_url {
                 problems.push(Problem::error(
                     format!("auth.jwks.{index}"),
                     "set exactly one of `file` and `url`",
                 ));
             } else if has_file && !set.file.is_file() {
                 problems.push(unreadable(format!("auth.jwks.{index}.file"), &set.file));
-            } else if !has_file
+            } else if has_url
                 && !Url::parse(&set.url).is_ok_and(|url| matches!(url.scheme(), "https" | "http"))
             {
                 problems.push(
