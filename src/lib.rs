@@ -2,6 +2,10 @@
 //!
 //! The module list reads as the data flow; `docs/ARCHITECTURE.md` tells the story.
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod id;
 pub mod protocol;
+pub mod shutdown;
+pub mod telemetry;

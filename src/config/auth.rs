@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// `[auth]`: which tokens are believed. At least one key must be configured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {
     /// Shared-secret keys (HS256, HS384, HS512). Default none.
@@ -40,7 +40,7 @@ pub struct Auth {
 }
 
 /// A shared secret.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hmac {
     /// The token header's `kid`; empty matches tokens without one.
@@ -64,7 +64,7 @@ pub struct PublicKey {
 }
 
 /// A key set, from a file or a URL.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Jwks {
     /// The file; read again when it changes.

@@ -32,7 +32,7 @@ pub struct Ingest {
 }
 
 /// A backend that signs its events.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Source {
     /// The event's `source`.

@@ -7,21 +7,31 @@ use serde::{Deserialize, Serialize};
 
 mod auth;
 mod bus;
+mod dev;
 mod ingest;
 mod limits;
+mod load;
 mod log;
 mod presence;
+mod problem;
 mod push;
+mod reader;
+pub mod redact;
 mod roles;
+mod schema;
 mod server;
 mod store;
+mod validate;
 
 pub use auth::{Auth, Hmac, Jwks, PublicKey};
 pub use bus::Bus;
+pub use dev::{DevInfo, data_dir, dev};
 pub use ingest::{Ingest, Source};
 pub use limits::Limits;
+pub use load::{Loaded, load, read};
 pub use log::{Log, LogFormat};
 pub use presence::Presence;
+pub use problem::{ConfigErrors, Origin, Problem, Severity};
 pub use push::Push;
 pub use roles::{Role, Roles};
 pub use server::Server;
@@ -52,3 +62,6 @@ pub struct Config {
     /// What is written to standard error.
     pub log: Log,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+//! The label values of the metrics: closed sets, so that every series exists from the start and none is
+//! misspelt, and counting one is an addition to an atomic.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use crate::protocol::error::CloseCode;
+use crate::protocol::server::ResyncReason;
+
+/// A closed set of label values.
+pub trait Label: Copy {
+    /// How many there are.
+    const COUNT: usize;
+    /// All of them, in the order of [`Label::index`].
+    fn all() -> Vec<Self>;
+    /// This one's place among all.
+    fn index(self) -> usize;
+    /// Names and values, as they are exposed.
+    fn pairs(self) -> Vec<(&'static str, &'static str)>;
+}
+
+impl<A: Label, B: Label> Label for (A, B) {
+    const COUNT: usize = A::COUNT * B::COUNT;
+
+    fn all() -> Vec<Self> {
+        A::all().into_iter().flat_map(|a| B::all().into_iter().map(move |b| (a, b))).collect()
+    }
+
+    fn index(self) -> usize {
+        self.0.index() * B::COUNT + self.1.index()
+    }
+
+    fn pairs(self) -> Vec<(&'static str, &'static str)> {
+        [self.0.pairs(), self.1.pairs()].concat()
+    }
+}
+
+/// What [`Counters`] are registered as.
+pub(super) type LabelledCounter = Family<Vec<(&'static str, &'static str)>, Counter>;
+
+/// One counter for each value of a label; all exist from the start.
+#[derive(Debug)]
+pub struct Counters<L> {
+    counters: Box<[Counter]>,
+    label: std::marker::PhantomData<fn(L)>,
+}
+
+impl<L: Label> Counters<L> {
+    /// The counters, and what to register.
+    pub(super) fn new() -> (Self, LabelledCounter) {
+        let family = LabelledCounter::default();
+        let all = L::all();
+        let counters = all.iter().map(|label| family.get_or_create_owned(&label.pairs())).collect();
+        (Self { counters, label: std::marker::PhantomData }, family)
+    }
+
+    /// The counter of one value: a plain atomic.
+    pub fn of(&self, label: L) -> &Counter {
+        &self.counters[label.index()]
+    }
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident($key:literal) { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+        }
+
+        impl $name {
+            /// The value as it is exposed.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl Label for $name {
+            const COUNT: usize = [$(Self::$variant,)*].len();
+
+            fn all() -> Vec<Self> {
+                vec![$(Self::$variant,)*]
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn pairs(self) -> Vec<(&'static str, &'static str)> {
+                vec![($key, self.as_str())]
+            }
+        }
+    };
+}
+
+label! {
+    /// Why a connection ended: the close code sent, or what the peer did.
+    Closed("reason") {
+        /// The client closed it.
+        Client = "client",
+        /// The link broke.
+        Lost = "lost",
+        /// 4000.
+        ShuttingDown = "shutting_down",
+        /// 4001.
+        SlowConsumer = "slow_consumer",
+        /// 4002.
+        NoPong = "no_pong",
+        /// 4003.
+        Internal = "internal",
+        /// 4100.
+        TokenExpired = "token_expired",
+        /// 4101.
+        TokenRevoked = "token_revoked",
+        /// 4200.
+        OverCapacity = "over_capacity",
+        /// 4201.
+        RateLimited = "rate_limited",
+        /// 4400.
+        BadRequest = "bad_request",
+        /// 4401.
+        Unauthorized = "unauthorized",
+        /// 4403.
+        Forbidden = "forbidden",
+        /// 4408.
+        ConnectTimeout = "connect_timeout",
+        /// 4409.
+        Replaced = "replaced",
+        /// 4413.
+        FrameTooLarge = "frame_too_large",
+    }
+}
+
+impl From<CloseCode> for Closed {
+    fn from(code: CloseCode) -> Self {
+        match code {
+            CloseCode::ShuttingDown => Self::ShuttingDown,
+            CloseCode::SlowConsumer => Self::SlowConsumer,
+            CloseCode::NoPong => Self::NoPong,
+            CloseCode::Internal => Self::Internal,
+            CloseCode::TokenExpired => Self::TokenExpired,
+            CloseCode::TokenRevoked => Self::TokenRevoked,
+            CloseCode::OverCapacity => Self::OverCapacity,
+            CloseCode::RateLimited => Self::RateLimited,
+            CloseCode::BadRequest => Self::BadRequest,
+            CloseCode::Unauthorized => Self::Unauthorized,
+            CloseCode::Forbidden => Self::Forbidden,
+            CloseCode::ConnectTimeout => Self::ConnectTimeout,
+            CloseCode::Replaced => Self::Replaced,
+            CloseCode::FrameTooLarge => Self::FrameTooLarge,
+        }
+    }
+}
+
+label! {
+    /// What was delivered to a connection.
+    Delivery("kind") {
+        /// A change of the log.
+        Change = "change",
+        /// An ephemeral broadcast.
+        Event = "event",
+        /// Joins, leaves and updates.
+        Presence = "presence",
+        /// A notification.
+        Notification = "notification",
+        /// A position passed without content.
+        Advance = "advance",
+    }
+}
+
+label! {
+    /// Why something was given up because a bound was met.
+    Dropped("reason") {
+        /// A connection's outbox was full; the connection resumes.
+        Outbox = "outbox",
+        /// A subscription's buffer was full while it caught up; it reads again.
+        CatchUpBuffer = "catch_up_buffer",
+        /// The queue to the bus was full; other instances heal from the store.
+        BusQueue = "bus_queue",
+        /// A shard's queue was full.
+        ShardQueue = "shard_queue",
+        /// A project writer's queue was full; the write was refused.
+        WriteQueue = "write_queue",
+    }
+}
+
+label! {
+    /// How an operation ended.
+    WriteOutcome("outcome") {
+        /// It changed the log.
+        Applied = "applied",
+        /// It was right and changed nothing.
+        Noop = "noop",
+        /// It met a newer change.
+        Conflict = "conflict",
+        /// It was refused for good.
+        Rejected = "rejected",
+        /// It was known already and got its first verdict again.
+        Replayed = "replayed",
+    }
+}
+
+label! {
+    /// Where a catch-up was read from.
+    CatchUpSource("source") {
+        /// Recent changes in memory.
+        Recent = "recent",
+        /// The store.
+        Store = "store",
+    }
+}
+
+label! {
+    /// Why a cursor was of no use.
+    Resync("reason") {
+        /// The log no longer reaches back that far.
+        CursorTooOld = "cursor_too_old",
+        /// The sequence was replaced.
+        EpochChanged = "epoch_changed",
+        /// More happened than could be buffered.
+        Overflow = "overflow",
+    }
+}
+
+impl From<ResyncReason> for Resync {
+    fn from(reason: ResyncReason) -> Self {
+        match reason {
+            ResyncReason::CursorTooOld => Self::CursorTooOld,
+            ResyncReason::EpochChanged => Self::EpochChanged,
+            ResyncReason::Overflow => Self::Overflow,
+        }
+    }
+}
+
+label! {
+    /// The way a backend's event came.
+    IngestWay("way") {
+        /// The Redis stream.
+        Stream = "stream",
+        /// The Redis channel.
+        PubSub = "pubsub",
+        /// `POST /v1/publish`.
+        Http = "http",
+    }
+}
+
+label! {
+    /// What became of a backend's event.
+    IngestOutcome("outcome") {
+        /// It entered the log, or was broadcast.
+        Applied = "applied",
+        /// Its id was known.
+        Duplicate = "duplicate",
+        /// A newer version of its source had been applied.
+        Stale = "stale",
+        /// It cannot be applied and is a dead letter.
+        Dead = "dead",
+        /// It was refused: not signed, or not well formed.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Why a token was not believed.
+    AuthFailure("reason") {
+        /// There was none.
+        Missing = "missing",
+        /// It is not a JWT.
+        Malformed = "malformed",
+        /// No configured key matches its header.
+        UnknownKey = "unknown_key",
+        /// Its signature is wrong.
+        BadSignature = "bad_signature",
+        /// It expired.
+        Expired = "expired",
+        /// It is not valid yet.
+        NotYetValid = "not_yet_valid",
+        /// Its issuer is another.
+        Issuer = "issuer",
+        /// Its audience is another.
+        Audience = "audience",
+        /// A claim is missing or of the wrong form.
+        Claims = "claims",
+        /// It was revoked.
+        Revoked = "revoked",
+        /// The admin token was wrong.
+        AdminToken = "admin_token",
+    }
+}
+
+label! {
+    /// Which rate or count was exceeded.
+    RateLimit("what") {
+        /// Operations of a connection.
+        Ops = "ops",
+        /// Broadcasts of a connection.
+        Broadcasts = "broadcasts",
+        /// Presence updates of a connection.
+        Presence = "presence",
+        /// Other frames of a connection.
+        Frames = "frames",
+        /// Operations of a user.
+        UserOps = "user_ops",
+        /// Broadcasts of a user.
+        UserBroadcasts = "user_broadcasts",
+        /// Requests a connection has unanswered.
+        RequestsInFlight = "requests_in_flight",
+        /// Connections in all.
+        Connections = "connections",
+        /// Connections of a user.
+        ConnectionsPerUser = "connections_per_user",
+        /// Connections from an address.
+        ConnectionsPerIp = "connections_per_ip",
+        /// Resident memory.
+        Memory = "memory",
+    }
+}
+
+label! {
+    /// A step in the life of a push intent.
+    PushState("state") {
+        /// Written with the event; waits for its grace to pass.
+        Waiting = "waiting",
+        /// A worker has it.
+        Claimed = "claimed",
+        /// Handed to the provider.
+        Done = "done",
+        /// An acknowledgement came before it was sent.
+        Canceled = "canceled",
+        /// Too old to be of use.
+        Expired = "expired",
+        /// The user's preferences or quiet hours held it back.
+        Suppressed = "suppressed",
+    }
+}
