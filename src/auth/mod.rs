@@ -1,0 +1,33 @@
+//! Who is there, and what they may do.
+//!
+//! A token becomes [`Claims`] ([`Authenticator::try_verify`]), claims become [`Grants`] against the
+//! configured [`Roles`], and every command becomes a sealed [`Permit`] ([`authorize`]) before anything
+//! below the session acts on it. Permits have no public constructor: code that skipped the question does
+//! not compile. Backends and operators take the same way with an [`AdminPermit`] or [`IngestAuthority`].
+//!
+//! Called by the session (tokens, commands), by the HTTP endpoints and by ingest. Nothing here knows a
+//! socket or a store. Time is an argument in Unix seconds; only the key refresh of [`Authenticator::run`]
+//! has a timer. No token, secret or claim value reaches a log or an error text.
+
+mod authenticator;
+mod claims;
+mod jwks;
+mod keys;
+mod mint;
+mod permit;
+mod policy;
+mod revocation;
+#[cfg(test)]
+mod testing;
+mod token;
+
+pub use authenticator::Authenticator;
+pub use claims::{Claims, MAX_PROJECTS, MAX_TEXT_BYTES};
+pub use mint::{MintError, mint};
+pub use permit::{
+    Act, AdminPermit, Command, IngestAuthority, Permit, authorize, authorize_admin,
+    ingest_authority,
+};
+pub use policy::{Grants, Role, Roles};
+pub use revocation::{Revocation, RevocationEntry, Revocations, concerns};
+pub use token::{MAX_TOKEN_BYTES, TokenError, Verifier};

@@ -1,0 +1,250 @@
+//! Authority as a value: a [`Permit`] says who may do what where, and only [`authorize`] and
+//! [`Permit::backend`] make one.
+//!
+//! Refusals for what a token does not grant are all the same, whether or not the thing exists.
+
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::policy::{Grants, Role};
+use crate::config;
+use crate::id::{ProjectId, Room, UserId};
+use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::op::{ChangeKind, Op};
+
+/// What a connection asks to do.
+#[derive(Debug, Clone, Copy)]
+pub enum Command<'a> {
+    /// Hear a room, or read what it carries.
+    Read(&'a Room),
+    /// Write to a project's log. Each operation is then asked about on its own ([`Permit::allows`]), so
+    /// that one that is refused gets its verdict and spoils no other.
+    Write(&'a ProjectId),
+    /// Say something to an ephemeral room.
+    Broadcast(&'a Room),
+    /// Appear in a room.
+    Presence(&'a Room),
+    /// Report what was stored of a project.
+    Ack(&'a ProjectId),
+}
+
+/// What a permit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// [`Command::Read`].
+    Read,
+    /// [`Command::Write`].
+    Write,
+    /// [`Command::Broadcast`].
+    Broadcast,
+    /// [`Command::Presence`].
+    Presence,
+    /// [`Command::Ack`].
+    Ack,
+    /// Anything in the project, for a backend.
+    Backend,
+}
+
+/// Proof that a command was allowed.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Permit {
+    act: Act,
+    user: UserId,
+    /// None for the user's own inbox, which belongs to no project.
+    scope: Option<(ProjectId, Arc<Role>)>,
+}
+
+impl Permit {
+    /// The permit of a backend: everything in `project`, in the name of `source`.
+    pub fn backend(_: &IngestAuthority, project: ProjectId, source: UserId) -> Self {
+        Self { act: Act::Backend, user: source, scope: Some((project, Role::backend())) }
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn act(&self) -> Act {
+        self.act
+    }
+
+    /// Who acts: the user, or a backend's source.
+    #[must_use]
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// The project; none if the permit is for the user's own inbox.
+    #[must_use]
+    pub fn project(&self) -> Option<&ProjectId> {
+        self.scope.as_ref().map(|(project, _)| project)
+    }
+
+    /// The role in the project; none if the permit is for the user's own inbox.
+    #[must_use]
+    pub fn role(&self) -> Option<&Arc<Role>> {
+        self.scope.as_ref().map(|(_, role)| role)
+    }
+
+    /// The project and the role in it, for code that acts on a project only.
+    ///
+    /// # Errors
+    /// `forbidden`, if the permit is for an inbox.
+    pub fn in_project(&self) -> Result<(&ProjectId, &Arc<Role>), Refusal> {
+        self.scope.as_ref().map(|(project, role)| (project, role)).ok_or_else(forbidden)
+    }
+
+    /// Whether it covers this operation. Reading is part of it: a conflict is answered with the entity.
+    ///
+    /// # Errors
+    /// `forbidden`, with what the role lacks.
+    pub fn allows(&self, op: &Op) -> Result<(), Refusal> {
+        if !matches!(self.act, Act::Write | Act::Backend) {
+            return Err(forbidden());
+        }
+        let (_, role) = self.in_project()?;
+        let entity_type = &op.entity_type;
+        let (may, verb) = match op.kind {
+            ChangeKind::Create | ChangeKind::Update => (role.can_write(entity_type), "write"),
+            ChangeKind::Delete => (role.can_delete(entity_type), "delete"),
+        };
+        if may && role.can_read(entity_type) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ErrorCode::Forbidden,
+            format!("the role `{}` may not {verb} `{entity_type}`", role.name),
+        ))
+    }
+}
+
+/// Asks whether the holder of these grants may do this.
+///
+/// # Errors
+/// `forbidden`, or `bad_request` for what no room of the kind can do.
+pub fn authorize(grants: &Grants, command: Command<'_>) -> Result<Permit, Refusal> {
+    let (act, scope) = match command {
+        Command::Read(room) => (Act::Read, room_scope(grants, room)?),
+        Command::Write(project) => (Act::Write, Some(project_scope(grants, project)?)),
+        Command::Ack(project) => (Act::Ack, Some(project_scope(grants, project)?)),
+        Command::Presence(room) => {
+            let scope = room_scope(grants, room)?;
+            if scope.is_none() {
+                return Err(Refusal::new(ErrorCode::BadRequest, "an inbox has no presence"));
+            }
+            (Act::Presence, scope)
+        }
+        Command::Broadcast(room) => {
+            let scope = room_scope(grants, room)?;
+            if !matches!(room, Room::Ephemeral(..)) {
+                return Err(Refusal::new(
+                    ErrorCode::BadRequest,
+                    "broadcasts go to `room:{project}:{name}` only",
+                ));
+            }
+            if let Some((_, role)) = &scope
+                && !role.can_broadcast()
+            {
+                return Err(Refusal::new(
+                    ErrorCode::Forbidden,
+                    format!("the role `{}` may not broadcast", role.name),
+                ));
+            }
+            (Act::Broadcast, scope)
+        }
+    };
+    Ok(Permit { act, user: grants.user().clone(), scope })
+}
+
+fn forbidden() -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, "the token does not grant this")
+}
+
+fn project_scope(grants: &Grants, project: &ProjectId) -> Result<(ProjectId, Arc<Role>), Refusal> {
+    let role = grants.role(project).ok_or_else(forbidden)?;
+    Ok((project.clone(), Arc::clone(role)))
+}
+
+/// Where a room lies, if its visitor may be in it at all.
+fn room_scope(grants: &Grants, room: &Room) -> Result<Option<(ProjectId, Arc<Role>)>, Refusal> {
+    match room {
+        Room::Project(project) | Room::Ephemeral(project, _) => {
+            project_scope(grants, project).map(Some)
+        }
+        Room::Entity(project, entity) => {
+            let scope = project_scope(grants, project)?;
+            if scope.1.can_read(&entity.kind) { Ok(Some(scope)) } else { Err(forbidden()) }
+        }
+        Room::User(user) if user == grants.user() => Ok(None),
+        Room::User(_) => Err(forbidden()),
+    }
+}
+
+/// Proof that the admin token was presented.
+#[derive(Debug)]
+#[must_use]
+pub struct AdminPermit(());
+
+/// Checks a bearer token against the configured admin token, in constant time.
+///
+/// # Errors
+/// `not_found` if no admin token is configured (the admin API is off), else `unauthorized`.
+pub fn authorize_admin(header_token: &str, configured: &str) -> Result<AdminPermit, Refusal> {
+    if configured.is_empty() {
+        return Err(Refusal::new(ErrorCode::NotFound, "the admin API is turned off"));
+    }
+    // Of digests, because the time to compare texts shows the length of the shorter.
+    let same = Sha256::digest(header_token).ct_eq(&Sha256::digest(configured));
+    if bool::from(same) {
+        Ok(AdminPermit(()))
+    } else {
+        Err(Refusal::new(ErrorCode::Unauthorized, "the admin token is wrong"))
+    }
+}
+
+/// Proof that an event comes from a backend that may publish.
+#[derive(Debug)]
+#[must_use]
+pub struct IngestAuthority(());
+
+impl From<&AdminPermit> for IngestAuthority {
+    fn from(_: &AdminPermit) -> Self {
+        Self(())
+    }
+}
+
+/// Checks an event that came through Redis: `sig` must be the HMAC-SHA256, in hex, of the raw event with
+/// the secret of its `source`. Without configured sources every event is believed: then whoever may
+/// write to Redis may publish.
+///
+/// # Errors
+/// `unauthorized`, without saying which of source and signature is wrong.
+pub fn ingest_authority(
+    cfg: &config::Ingest,
+    raw_event: &[u8],
+    source: Option<&str>,
+    sig: Option<&str>,
+) -> Result<IngestAuthority, Refusal> {
+    if cfg.sources.is_empty() {
+        return Ok(IngestAuthority(()));
+    }
+    let signed = || {
+        let source = cfg.sources.iter().find(|known| Some(known.name.as_str()) == source)?;
+        let signature = hex::decode(sig?).ok()?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(source.secret.as_bytes()).ok()?;
+        mac.update(raw_event);
+        mac.verify_slice(&signature).ok()
+    };
+    match signed() {
+        Some(()) => Ok(IngestAuthority(())),
+        None => Err(Refusal::new(
+            ErrorCode::Unauthorized,
+            "the event is not signed by a configured source",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;
