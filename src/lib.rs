@@ -2,6 +2,7 @@
 //!
 //! The module list reads as the data flow; `docs/ARCHITECTURE.md` tells the story.
 
+pub mod bus;
 pub mod config;
 pub mod id;
 pub mod protocol;
