@@ -2,6 +2,7 @@
 //!
 //! Used by the command link and by the bus. The URL carries a password, so no error text repeats it.
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::BusError;
@@ -39,7 +40,13 @@ fn seeds(scheme: &str, rest: &str) -> Result<Vec<ConnectionInfo>, BusError> {
 }
 
 fn server(url: &str) -> Result<ConnectionInfo, BusError> {
-    url.into_connection_info().map_err(|_| BusError::InvalidUrl)
+    let info = url.into_connection_info().map_err(|_| BusError::InvalidUrl)?;
+    Ok(info.set_tcp_settings(tcp_settings()))
+}
+
+/// Without `TCP_NODELAY` (the client's default) a small command may wait 40 ms for an acknowledgement.
+pub(crate) fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 #[cfg(test)]

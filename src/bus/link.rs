@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::BusError;
-use super::address::Address;
+use super::address::{Address, tcp_settings};
 use crate::config;
 
 /// How long a connect may take.
@@ -79,6 +79,7 @@ impl RedisLink {
                 ClusterClient::builder(seeds)
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(RESPONSE_TIMEOUT)
+                    .tcp_settings(tcp_settings())
                     .retries(2)
                     .max_retry_wait(100)
                     .min_retry_wait(20)

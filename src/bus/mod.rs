@@ -12,12 +12,31 @@
 
 mod address;
 mod link;
+mod node;
+mod queue;
+mod shared;
+mod supervisor;
+mod topology;
+mod wire;
 
-pub use link::{RedisLink, key};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
-use crate::id::{ProjectId, UserId};
+use crate::config;
+use crate::id::InstanceId;
+
+use address::Address;
+use shared::Shared;
+
+pub use link::{RedisLink, key};
+pub use wire::Topic;
+
+/// Bytes that may wait to be read from [`Events`].
+const INBOX: usize = 16 << 20;
 
 /// What can be wrong with the bus.
 #[derive(Debug, thiserror::Error)]
@@ -38,17 +57,6 @@ pub enum BusError {
     Redis(#[from] redis::RedisError),
 }
 
-/// What instances talk about. Reference counting is the caller's.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Topic {
-    /// A project's changes and ephemeral events.
-    Project(ProjectId),
-    /// A user's inbox.
-    User(UserId),
-    /// What concerns every instance.
-    Control,
-}
-
 /// What the bus reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusEvent {
@@ -65,4 +73,122 @@ pub enum BusEvent {
     Suspect,
     /// The link is up and every topic is subscribed. Anything may have been missed: heal from the store.
     Healed,
+}
+
+/// Counts since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Messages the server accepted, probes included.
+    pub published: u64,
+    /// Messages of other instances that were taken in.
+    pub received: u64,
+    /// Messages lost: the link was down or a queue full, on the way out or in.
+    pub dropped: u64,
+    /// How long the last message received was on its way, as far as the clocks agree.
+    pub lag: Duration,
+}
+
+/// A handle to the bus. Clones are cheap.
+#[derive(Clone)]
+pub struct Bus {
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    /// One instance: nobody to talk to.
+    Local(#[expect(dead_code, reason = "held so that `Events` waits")] queue::Sender<BusEvent>),
+    Redis(Arc<Shared>),
+}
+
+impl Bus {
+    /// The bus of `[bus] url`, for this instance. Nothing is connected before [`Bus::run`].
+    ///
+    /// # Errors
+    /// [`BusError::InvalidUrl`] for what is no address.
+    pub fn open(config: &config::Bus, instance: InstanceId) -> Result<(Self, Events), BusError> {
+        let (events, queue) = queue::queue(INBOX);
+        let (kind, up) = match Address::parse(&config.url)? {
+            None => (Kind::Local(events), Arc::default()),
+            Some(address) => {
+                let shared = Shared::new(address, config, instance, events);
+                let up = shared.up.clone();
+                (Kind::Redis(Arc::new(shared)), up)
+            }
+        };
+        Ok((Self { kind }, Events { queue, up }))
+    }
+
+    /// Keeps the link until `shutdown`, then sends what waits. To be spawned once.
+    pub async fn run(self, shutdown: CancellationToken) {
+        match self.kind {
+            Kind::Local(_) => shutdown.cancelled().await,
+            Kind::Redis(shared) => supervisor::run(shared, shutdown).await,
+        }
+    }
+
+    /// Subscribes a topic; `Ok` when what is published from now on will arrive.
+    ///
+    /// # Errors
+    /// [`BusError::LinkDown`] at once if the link is down, or as soon as it breaks. The topic is
+    /// remembered all the same and subscribed before the next [`BusEvent::Healed`].
+    pub async fn subscribe(&self, topic: Topic) -> Result<(), BusError> {
+        match &self.kind {
+            Kind::Local(_) => Ok(()),
+            Kind::Redis(shared) => shared.subscribe(topic).await,
+        }
+    }
+
+    /// Unsubscribes a topic. A message on its way may still arrive.
+    pub fn unsubscribe(&self, topic: Topic) {
+        if let Kind::Redis(shared) = &self.kind {
+            shared.unsubscribe(topic);
+        }
+    }
+
+    /// Sends `payload` to the other instances that subscribed `topic`, best effort.
+    pub fn publish(&self, topic: &Topic, payload: &[u8]) {
+        if let Kind::Redis(shared) = &self.kind {
+            shared.publish(topic, payload);
+        }
+    }
+
+    /// Whether every topic is subscribed.
+    #[must_use]
+    pub fn link_up(&self) -> bool {
+        match &self.kind {
+            Kind::Local(_) => true,
+            Kind::Redis(shared) => shared.up.load(Relaxed),
+        }
+    }
+
+    /// The counts.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        match &self.kind {
+            Kind::Local(_) => Stats::default(),
+            Kind::Redis(shared) => shared.stats(),
+        }
+    }
+}
+
+/// What the bus has to report, in order. Bounded by bytes: when its reader falls behind, messages are
+/// dropped and [`BusEvent::Healed`] follows, as after a break.
+pub struct Events {
+    queue: queue::Receiver<BusEvent>,
+    up: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// The next event; `None` when the bus is gone. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<BusEvent> {
+        if let Some(event) = self.queue.try_recv() {
+            return Some(event);
+        }
+        // While the link is down, a Healed of its own will follow.
+        if self.queue.take_refused() && self.up.load(Relaxed) {
+            return Some(BusEvent::Healed);
+        }
+        self.queue.recv().await
+    }
 }
