@@ -47,6 +47,7 @@ struct Shared {
     slot: Mutex<Slot>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one of its kind, behind an Arc")]
 enum Connector {
     Single(redis::Client),
     Cluster(ClusterClient),
@@ -75,16 +76,17 @@ impl RedisLink {
     pub fn connect(config: &config::Bus) -> Result<Self, BusError> {
         let connector = match Address::parse(&config.url)?.ok_or(BusError::NotRedis)? {
             Address::Single(info) => Connector::Single(redis::Client::open(*info)?),
-            Address::Cluster(seeds) => Connector::Cluster(
-                ClusterClient::builder(seeds)
+            Address::Cluster(seeds) => {
+                let client = ClusterClient::builder(seeds)
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(RESPONSE_TIMEOUT)
                     .tcp_settings(tcp_settings())
                     .retries(2)
                     .max_retry_wait(100)
                     .min_retry_wait(20)
-                    .build()?,
-            ),
+                    .build()?;
+                Connector::Cluster(client)
+            }
         };
         Ok(Self { shared: Arc::new(Shared { connector, slot: Mutex::default() }) })
     }

@@ -18,8 +18,14 @@ enum Mode {
     Refuse,
 }
 
-/// The mode, and how often all links were cut.
-type State = (Mode, u64);
+#[derive(Clone, Copy)]
+struct State {
+    mode: Mode,
+    /// How often all links were cut.
+    cuts: u64,
+    /// How often all links were silenced.
+    silences: u64,
+}
 
 /// A listener in front of a server; gone when dropped.
 pub(crate) struct Proxy {
@@ -33,7 +39,7 @@ impl Proxy {
     pub(crate) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = watch::Sender::new((Mode::Forward, 0));
+        let state = watch::Sender::new(State { mode: Mode::Forward, cuts: 0, silences: 0 });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, target, state.subscribe()));
         Self { addr, state, _tasks: tasks }
@@ -56,6 +62,7 @@ impl Proxy {
     /// Takes every byte and delivers none; links stay open, and new ones open.
     pub(crate) fn black_hole(&self) {
         self.set(Mode::BlackHole);
+        self.state.send_modify(|state| state.silences += 1);
     }
 
     /// Closes new links at once.
@@ -65,11 +72,11 @@ impl Proxy {
 
     /// Closes all links there are.
     pub(crate) fn cut_all(&self) {
-        self.state.send_modify(|(_, cuts)| *cuts += 1);
+        self.state.send_modify(|state| state.cuts += 1);
     }
 
     fn set(&self, mode: Mode) {
-        self.state.send_modify(|state| state.0 = mode);
+        self.state.send_modify(|state| state.mode = mode);
     }
 }
 
@@ -78,7 +85,7 @@ async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State
     loop {
         let (client, _) = listener.accept().await.unwrap();
         while links.try_join_next().is_some() {}
-        if state.borrow().0 == Mode::Refuse {
+        if state.borrow().mode == Mode::Refuse {
             continue;
         }
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
@@ -92,25 +99,24 @@ async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State
 async fn link(client: TcpStream, server: TcpStream, mut state: watch::Receiver<State>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let cuts = state.borrow().1;
+    let cuts = state.borrow().cuts;
     let (up, down) = (state.clone(), state.clone());
     tokio::select! {
         () = pump(from_client, to_server, up) => {}
         () = pump(from_server, to_client, down) => {}
-        _ = state.wait_for(|state| state.1 != cuts) => {}
+        _ = state.wait_for(|state| state.cuts != cuts) => {}
     }
 }
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Receiver<State>) {
     let mut buffer = vec![0; 64 << 10];
-    let mut silenced = false;
+    let silences = state.borrow().silences;
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let mode = state.borrow().0;
-        silenced |= mode == Mode::BlackHole;
-        if silenced {
+        let now = *state.borrow();
+        if now.mode == Mode::BlackHole || now.silences != silences {
             continue;
         }
-        if let Mode::Delay(by) = mode {
+        if let Mode::Delay(by) = now.mode {
             tokio::time::sleep(by).await;
         }
         if to.write_all(&buffer[..count]).await.is_err() {

@@ -146,9 +146,9 @@ impl Cluster {
     /// The number of the master that serves a channel, and the channel's slot.
     pub(crate) async fn master_of(&self, channel: &str) -> (usize, u16) {
         let slot: u16 = self.masters[0].ask(&format!("CLUSTER KEYSLOT {channel}")).await.unwrap();
-        let slots: Vec<(u16, u16, (String, u16, String))> =
-            self.masters[0].ask("CLUSTER SLOTS").await.unwrap();
-        let (_, _, (_, port, _)) =
+        type Node = (String, u16, String, Vec<String>);
+        let slots: Vec<(u16, u16, Node)> = self.masters[0].ask("CLUSTER SLOTS").await.unwrap();
+        let (_, _, (_, port, ..)) =
             slots.into_iter().find(|(first, last, _)| (first..=last).contains(&&slot)).unwrap();
         (self.masters.iter().position(|master| master.port == port).unwrap(), slot)
     }
