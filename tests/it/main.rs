@@ -1,0 +1,6 @@
+//! The integration tests: one binary, a file per topic.
+
+#![allow(clippy::unwrap_used)]
+
+mod bus;
+mod support;

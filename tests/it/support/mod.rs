@@ -1,0 +1,19 @@
+//! What the integration tests share.
+
+use std::time::Duration;
+
+pub(crate) mod proxy;
+pub(crate) mod redis;
+
+/// How long anything may take before a test calls it lost.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds; panics with `what` at the deadline.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "in vain: {what}");
+}

@@ -1,0 +1,126 @@
+//! A chaos proxy: real TCP links that can be cut, silenced, slowed and refused.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// What the proxy does with the bytes it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Forward,
+    Delay(Duration),
+    BlackHole,
+    Refuse,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    mode: Mode,
+    /// How often all links were cut.
+    cuts: u64,
+    /// How often all links were silenced.
+    silences: u64,
+}
+
+/// A listener in front of a server; gone when dropped.
+pub(crate) struct Proxy {
+    addr: SocketAddr,
+    state: watch::Sender<State>,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Forwards to a loopback port.
+    pub(crate) async fn start(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let state = watch::Sender::new(State { mode: Mode::Forward, cuts: 0, silences: 0 });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, target, state.subscribe()));
+        Self { addr, state, _tasks: tasks }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.addr.port()
+    }
+
+    /// Delivers again. Links that were silenced stay silent: their bytes are lost.
+    pub(crate) fn forward(&self) {
+        self.set(Mode::Forward);
+    }
+
+    /// Delivers everything that much later.
+    pub(crate) fn delay(&self, by: Duration) {
+        self.set(Mode::Delay(by));
+    }
+
+    /// Takes every byte and delivers none; links stay open, and new ones open.
+    pub(crate) fn black_hole(&self) {
+        self.set(Mode::BlackHole);
+        self.state.send_modify(|state| state.silences += 1);
+    }
+
+    /// Closes new links at once.
+    pub(crate) fn refuse(&self) {
+        self.set(Mode::Refuse);
+    }
+
+    /// Closes all links there are.
+    pub(crate) fn cut_all(&self) {
+        self.state.send_modify(|state| state.cuts += 1);
+    }
+
+    fn set(&self, mode: Mode) {
+        self.state.send_modify(|state| state.mode = mode);
+    }
+}
+
+async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State>) {
+    let mut links = JoinSet::new();
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        while links.try_join_next().is_some() {}
+        if state.borrow().mode == Mode::Refuse {
+            continue;
+        }
+        let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        links.spawn(link(client, server, state.clone()));
+    }
+}
+
+/// Lives until one side closes or the link is cut.
+async fn link(client: TcpStream, server: TcpStream, mut state: watch::Receiver<State>) {
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let cuts = state.borrow().cuts;
+    let (up, down) = (state.clone(), state.clone());
+    tokio::select! {
+        () = pump(from_client, to_server, up) => {}
+        () = pump(from_server, to_client, down) => {}
+        _ = state.wait_for(|state| state.cuts != cuts) => {}
+    }
+}
+
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Receiver<State>) {
+    let mut buffer = vec![0; 64 << 10];
+    let silences = state.borrow().silences;
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let now = *state.borrow();
+        if now.mode == Mode::BlackHole || now.silences != silences {
+            continue;
+        }
+        if let Mode::Delay(by) = now.mode {
+            tokio::time::sleep(by).await;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
