@@ -5,4 +5,6 @@
 pub mod bus;
 pub mod config;
 pub mod id;
+pub mod presence;
 pub mod protocol;
+pub mod quota;
