@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
+mod presence;
+mod quota;
 mod support;
