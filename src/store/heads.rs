@@ -26,11 +26,7 @@ impl Store {
                     floor: value::seq(floor),
                 });
             }
-            on_writer!(self, |db| sqlx::query(BEGIN_SEQUENCE)
-                .bind(project.as_str())
-                .bind(new_epoch())
-                .execute(db)
-                .await)?;
+            execute!(self, sqlx::query(BEGIN_SEQUENCE).bind(project.as_str()).bind(new_epoch()));
         }
         Err(StoreError::vanished())
     }
@@ -76,13 +72,8 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn set_epoch(&self, project: &ProjectId, epoch: Epoch) -> Result<(), StoreError> {
-        on_writer!(self, |db| {
-            sqlx::query("UPDATE sync_head SET epoch = $2 WHERE project = $1")
-                .bind(project.as_str())
-                .bind(epoch.to_string())
-                .execute(db)
-                .await
-        })?;
+        const SET: &str = "UPDATE sync_head SET epoch = $2 WHERE project = $1";
+        execute!(self, sqlx::query(SET).bind(project.as_str()).bind(epoch.to_string()));
         Ok(())
     }
 }

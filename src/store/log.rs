@@ -83,8 +83,10 @@ impl Store {
         let first = rows.first().ok_or_else(StoreError::vanished)?;
         let (head, floor) = (value::seq(first.head_seq), value::seq(first.log_floor));
         let epoch = value::epoch(&first.epoch)?;
-        let entries =
-            rows.into_iter().filter_map(|row| row.change.entry().transpose()).collect::<Result<_, _>>()?;
+        let entries = rows
+            .into_iter()
+            .filter_map(|row| row.change.entry().transpose())
+            .collect::<Result<_, _>>()?;
         Ok(LogPage { entries, head, epoch, floor })
     }
 

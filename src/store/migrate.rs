@@ -6,8 +6,7 @@ use sqlx::migrate::Migrator;
 use super::{BEGIN_SQLITE, Inner, Store, StoreError};
 
 /// A schema newer than this binary is accepted: during a rollout both versions run on it.
-static SQLITE: Migrator =
-    Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
+static SQLITE: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/sqlite") };
 static POSTGRES: Migrator =
     Migrator { ignore_missing: true, ..sqlx::migrate!("migrations/postgres") };
 

@@ -21,12 +21,14 @@ macro_rules! on_reader {
     };
 }
 
-/// Runs `$body`, one statement, on the connections for writing.
-macro_rules! on_writer {
-    ($store:expr, |$db:ident| $body:expr) => {
+/// Executes `$query`, one statement that writes; how many rows it touched.
+macro_rules! execute {
+    ($store:expr, $query:expr) => {
         match &$store.inner {
-            $crate::store::Inner::Sqlite { writer: $db, .. } => $body,
-            $crate::store::Inner::Postgres($db) => $body,
+            $crate::store::Inner::Sqlite { writer, .. } => {
+                $query.execute(writer).await?.rows_affected()
+            }
+            $crate::store::Inner::Postgres(pool) => $query.execute(pool).await?.rows_affected(),
         }
     };
 }
@@ -81,7 +83,10 @@ pub struct Store {
 enum Inner {
     /// `writer` holds the one connection that writes: SQLite has one writer anyway, and a queue in
     /// front of it is fairer than its busy handler.
-    Sqlite { writer: Pool<Sqlite>, readers: Pool<Sqlite> },
+    Sqlite {
+        writer: Pool<Sqlite>,
+        readers: Pool<Sqlite>,
+    },
     Postgres(Pool<Postgres>),
 }
 

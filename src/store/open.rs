@@ -49,7 +49,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] if not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        on_reader!(self, |db| sqlx::query("SELECT 1").execute(db).await)?;
+        let one: Result<i32, _> =
+            on_reader!(self, |db| sqlx::query_scalar("SELECT 1").fetch_one(db).await);
+        one?;
         Ok(())
     }
 

@@ -12,11 +12,7 @@ impl Store {
             INSERT INTO revocations (body, expires_at) VALUES ($1, $2)
             ON CONFLICT (body) DO UPDATE SET expires_at = excluded.expires_at
             WHERE revocations.expires_at < excluded.expires_at";
-        on_writer!(self, |db| sqlx::query(UPSERT)
-            .bind(&revocation.body)
-            .bind(revocation.expires_at)
-            .execute(db)
-            .await)?;
+        execute!(self, sqlx::query(UPSERT).bind(&revocation.body).bind(revocation.expires_at));
         Ok(())
     }
 
@@ -37,10 +33,6 @@ impl Store {
     /// See [`StoreError`].
     pub async fn purge_revocations(&self, now_s: i64) -> Result<u64, StoreError> {
         const PURGE: &str = "DELETE FROM revocations WHERE expires_at <= $1";
-        Ok(on_writer!(self, |db| sqlx::query(PURGE)
-            .bind(now_s)
-            .execute(db)
-            .await
-            .map(|done| done.rows_affected()))?)
+        Ok(execute!(self, sqlx::query(PURGE).bind(now_s)))
     }
 }
