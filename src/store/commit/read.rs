@@ -1,0 +1,176 @@
+//! The first half of a commit: lock the heads, then read what the operations are about.
+//!
+//! The reads are statements of their own after the lock: under PostgreSQL's READ COMMITTED a statement sees
+//! what was committed when it began, and it must begin when nobody else can write any more.
+
+use std::collections::HashMap;
+
+use super::super::entities::StoredEntity;
+use super::super::heads::{BEGIN_SEQUENCE, new_epoch};
+use super::super::{Batch, Recorded, Snapshot, StoreError, value};
+use super::Tx;
+
+/// `project, epoch, head_seq`
+type HeadRow = (String, String, i64);
+/// `project, op_id, payload_hash, verdict`
+type VerdictRow = (String, String, Vec<u8>, String);
+
+#[derive(sqlx::FromRow)]
+struct EntityOfProject {
+    project: String,
+    #[sqlx(flatten)]
+    entity: StoredEntity,
+}
+
+/// Locks the batches' projects, beginning their sequences where needed, and reads the state the plan
+/// decides on, by project.
+pub(super) async fn snapshots(
+    tx: &mut Tx,
+    batches: &[Batch<'_>],
+) -> Result<HashMap<String, Snapshot>, StoreError> {
+    let mut snapshots = HashMap::with_capacity(batches.len());
+    for (project, epoch, head) in lock_heads(tx, batches).await? {
+        let snapshot = Snapshot {
+            project: value::name(&project)?,
+            head: value::seq(head),
+            epoch: value::epoch(&epoch)?,
+            verdicts: HashMap::new(),
+            entities: HashMap::new(),
+        };
+        snapshots.insert(project, snapshot);
+    }
+    for (project, op_id, hash, verdict) in verdicts(tx, batches).await? {
+        let recorded = Recorded {
+            payload_hash: hash
+                .try_into()
+                .map_err(|_| StoreError::unreadable("payload hash", &"not 32 bytes"))?,
+            verdict: value::raw_json(verdict)?,
+        };
+        if let Some(snapshot) = snapshots.get_mut(&project) {
+            snapshot.verdicts.insert(value::name(&op_id)?, recorded);
+        }
+    }
+    for EntityOfProject { project, entity } in entities(tx, batches).await? {
+        let (key, row) = entity.read()?;
+        if let Some(snapshot) = snapshots.get_mut(&project) {
+            snapshot.entities.insert(key, row);
+        }
+    }
+    Ok(snapshots)
+}
+
+async fn lock_heads(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<HeadRow>, StoreError> {
+    let mut projects: Vec<&str> = batches.iter().map(|batch| batch.project.as_str()).collect();
+    projects.sort_unstable();
+    let mut heads = select_heads(tx, &projects).await?;
+    if heads.len() < projects.len() {
+        // `ON CONFLICT DO NOTHING` waits for another transaction that begins the same sequence.
+        for project in projects.iter().filter(|p| !heads.iter().any(|(known, ..)| known == *p)) {
+            on_tx!(tx, |db| sqlx::query(BEGIN_SEQUENCE)
+                .bind(*project)
+                .bind(new_epoch())
+                .execute(db)
+                .await
+                .map(|_| ()))?;
+        }
+        heads = select_heads(tx, &projects).await?;
+    }
+    Ok(heads)
+}
+
+async fn select_heads(tx: &mut Tx, projects: &[&str]) -> Result<Vec<HeadRow>, StoreError> {
+    let rows = match tx {
+        // `BEGIN IMMEDIATE` holds the one lock there is.
+        Tx::Sqlite(tx) => {
+            sqlx::query_as(
+                "SELECT project, epoch, head_seq FROM sync_head
+                 WHERE project IN (SELECT value FROM json_each($1))",
+            )
+            .bind(value::json_text(&projects))
+            .fetch_all(&mut **tx)
+            .await?
+        }
+        // In one order everywhere, so that two commits cannot wait for each other.
+        Tx::Postgres(tx) => {
+            sqlx::query_as(
+                "SELECT project, epoch, head_seq FROM sync_head
+                 WHERE project = ANY($1) ORDER BY project FOR UPDATE",
+            )
+            .bind(projects)
+            .fetch_all(&mut **tx)
+            .await?
+        }
+    };
+    Ok(rows)
+}
+
+async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>, StoreError> {
+    let keys: Vec<(&str, &str)> = batches
+        .iter()
+        .flat_map(|batch| batch.ops.iter().map(|op| (batch.project.as_str(), op.op.op_id.as_str())))
+        .collect();
+    let rows = match tx {
+        Tx::Sqlite(tx) => {
+            sqlx::query_as(
+                "SELECT q.project, q.op_id, q.payload_hash, q.verdict
+                 FROM json_each($1) k CROSS JOIN sync_queue q
+                 WHERE q.project = k.value->>0 AND q.op_id = k.value->>1",
+            )
+            .bind(value::json_text(&keys))
+            .fetch_all(&mut **tx)
+            .await?
+        }
+        Tx::Postgres(tx) => {
+            let (projects, op_ids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+            sqlx::query_as(
+                "SELECT q.project, q.op_id, q.payload_hash, q.verdict
+                 FROM unnest($1::text[], $2::text[]) AS k (project, op_id)
+                 JOIN sync_queue q USING (project, op_id)",
+            )
+            .bind(projects)
+            .bind(op_ids)
+            .fetch_all(&mut **tx)
+            .await?
+        }
+    };
+    Ok(rows)
+}
+
+async fn entities(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<EntityOfProject>, StoreError> {
+    let mut keys: Vec<(&str, &str, &str)> = batches
+        .iter()
+        .flat_map(|batch| {
+            batch
+                .ops
+                .iter()
+                .map(|op| (batch.project.as_str(), op.op.entity_type.as_str(), op.op.id.as_str()))
+        })
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let rows = match tx {
+        Tx::Sqlite(tx) => {
+            sqlx::query_as(
+                "SELECT e.*, e.deleted_at IS NOT NULL AS deleted
+                 FROM json_each($1) k CROSS JOIN entities e
+                 WHERE e.project = k.value->>0 AND e.type = k.value->>1 AND e.id = k.value->>2",
+            )
+            .bind(value::json_text(&keys))
+            .fetch_all(&mut **tx)
+            .await?
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query_as(
+                "SELECT e.*, e.deleted_at IS NOT NULL AS deleted
+                 FROM unnest($1::text[], $2::text[], $3::text[]) AS k (project, type, id)
+                 JOIN entities e USING (project, type, id)",
+            )
+            .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| key.1).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| key.2).collect::<Vec<_>>())
+            .fetch_all(&mut **tx)
+            .await?
+        }
+    };
+    Ok(rows)
+}

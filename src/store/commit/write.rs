@@ -1,0 +1,336 @@
+//! The second half of a commit: write what was decided, each table in one statement.
+//!
+//! SQLite takes the rows of a table as one JSON text (`json_each`), PostgreSQL as one array per column
+//! (`unnest`). A statement without rows is not sent.
+
+use serde_json::value::RawValue;
+
+use super::super::{
+    Answer, Batch, EntityRow, LogEntry, NewNotification, PendingOp, StoreError, value,
+};
+use super::{Decision, Tx};
+use crate::id::EntityKey;
+use crate::protocol::op::{Outcome, StoredVerdict};
+
+/// Writes everything the plan decided.
+pub(super) async fn decisions(
+    tx: &mut Tx,
+    batches: &[Batch<'_>],
+    decisions: &[Decision],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let rows = Rows::of(batches, decisions);
+    if !rows.entries.is_empty() {
+        changes(tx, &rows.entries).await?;
+        heads(tx, &rows.heads).await?;
+    }
+    if !rows.entities.is_empty() {
+        entities(tx, &rows.entities, now_ms).await?;
+    }
+    if !rows.verdicts.is_empty() {
+        verdicts(tx, &rows.verdicts, now_ms).await?;
+    }
+    if !rows.notifications.is_empty() {
+        notifications(tx, &rows.notifications).await?;
+        push_intents(tx, &rows.notifications).await?;
+    }
+    Ok(())
+}
+
+/// What goes into each table, every row with its project.
+#[derive(Default)]
+struct Rows<'a> {
+    heads: Vec<(&'a str, i64)>,
+    entries: Vec<(&'a str, &'a LogEntry)>,
+    entities: Vec<(&'a str, &'a EntityKey, &'a EntityRow)>,
+    verdicts: Vec<(&'a str, &'a PendingOp, &'a StoredVerdict, Outcome)>,
+    notifications: Vec<(&'a str, &'a NewNotification)>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(batches: &[Batch<'a>], decisions: &'a [Decision]) -> Self {
+        let mut rows = Self::default();
+        for (batch, Decision { effects, .. }) in batches.iter().zip(decisions) {
+            let project = batch.project.as_str();
+            rows.heads.extend(effects.entries.last().map(|e| (project, value::from_seq(e.seq))));
+            rows.entries.extend(effects.entries.iter().map(|entry| (project, entry)));
+            rows.entities.extend(effects.entities.iter().map(|(key, row)| (project, key, row)));
+            rows.notifications.extend(effects.notifications.iter().map(|n| (project, n)));
+            for (op, answer) in batch.ops.iter().zip(&effects.answers) {
+                if let Answer::New(verdict, outcome) = answer {
+                    rows.verdicts.push((project, op, verdict, *outcome));
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// One column of some rows, as an array for PostgreSQL.
+fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+async fn heads(tx: &mut Tx, rows: &[(&str, i64)]) -> Result<(), StoreError> {
+    match tx {
+        Tx::Sqlite(tx) => {
+            sqlx::query(
+                "UPDATE sync_head SET head_seq = v.value->>1 FROM json_each($1) v
+                 WHERE sync_head.project = v.value->>0",
+            )
+            .bind(value::json_text(&rows))
+            .execute(&mut **tx)
+            .await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query(
+                "UPDATE sync_head h SET head_seq = v.seq
+                 FROM unnest($1::text[], $2::bigint[]) AS v (project, seq)
+                 WHERE h.project = v.project",
+            )
+            .bind(column(rows, |(project, _)| *project))
+            .bind(column(rows, |(_, seq)| *seq))
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn changes(tx: &mut Tx, rows: &[(&str, &LogEntry)]) -> Result<(), StoreError> {
+    fn patch(entry: &LogEntry) -> Option<&str> {
+        entry.fields.as_deref().map(RawValue::get)
+    }
+    match tx {
+        Tx::Sqlite(tx) => {
+            let rows = column(rows, |(project, e)| {
+                let EntityKey { kind, id } = &e.entity;
+                let (change, patch) = (e.kind.as_str(), patch(e));
+                #[rustfmt::skip]
+                let row = (
+                    project, e.seq, kind, id, change, patch, e.prev, &e.actor, &e.client, &e.op_id, e.at,
+                );
+                row
+            });
+            sqlx::query(
+                "INSERT INTO changes
+                     (project, seq, type, id, kind, patch, prev, actor, client, op_id, at)
+                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
+                     value->>6, value->>7, value->>8, value->>9, value->>10
+                 FROM json_each($1)",
+            )
+            .bind(value::json_text(&rows))
+            .execute(&mut **tx)
+            .await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query(
+                "INSERT INTO changes
+                     (project, seq, type, id, kind, patch, prev, actor, client, op_id, at)
+                 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[],
+                     $6::text[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::bigint[])",
+            )
+            .bind(column(rows, |(project, _)| *project))
+            .bind(column(rows, |(_, e)| value::from_seq(e.seq)))
+            .bind(column(rows, |(_, e)| e.entity.kind.as_str()))
+            .bind(column(rows, |(_, e)| e.entity.id.as_str()))
+            .bind(column(rows, |(_, e)| e.kind.as_str()))
+            .bind(column(rows, |(_, e)| patch(e)))
+            .bind(column(rows, |(_, e)| value::from_seq(e.prev)))
+            .bind(column(rows, |(_, e)| e.actor.as_str()))
+            .bind(column(rows, |(_, e)| e.client.as_str()))
+            .bind(column(rows, |(_, e)| e.op_id.as_str()))
+            .bind(column(rows, |(_, e)| e.at))
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn entities(
+    tx: &mut Tx,
+    rows: &[(&str, &EntityKey, &EntityRow)],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    macro_rules! upsert {
+        ($rows:literal) => {
+            concat!(
+                "INSERT INTO entities (project, type, id, version, data, deleted_at, writer,
+                     writer_base, source_versions) ",
+                $rows,
+                " ON CONFLICT (project, type, id) DO UPDATE SET
+                     version = excluded.version, data = excluded.data,
+                     deleted_at = excluded.deleted_at, writer = excluded.writer,
+                     writer_base = excluded.writer_base, source_versions = excluded.source_versions"
+            )
+        };
+    }
+    let data = column(rows, |(_, _, row)| value::json_text(&row.fields));
+    let sources = column(rows, |(_, _, row)| value::json_text(&row.source_versions));
+    let deleted_at = |row: &EntityRow| row.deleted.then_some(now_ms);
+    match tx {
+        Tx::Sqlite(tx) => {
+            let rows: Vec<_> = rows
+                .iter()
+                .zip(data.iter().zip(&sources))
+                .map(|((project, key, row), (data, sources))| {
+                    let (kind, id, deleted_at) = (&key.kind, &key.id, deleted_at(row));
+                    let (writer, base) = (&row.writer, row.writer_base);
+                    (project, kind, id, row.version, data, deleted_at, writer, base, sources)
+                })
+                .collect();
+            // `WHERE true` tells the parser that `ON` does not begin a join.
+            sqlx::query(upsert!(
+                "SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
+                     value->>6, value->>7, value->>8
+                 FROM json_each($1) WHERE true"
+            ))
+            .bind(value::json_text(&rows))
+            .execute(&mut **tx)
+            .await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query(upsert!(
+                "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
+                     $6::bigint[], $7::text[], $8::bigint[], $9::text[])"
+            ))
+            .bind(column(rows, |(project, ..)| *project))
+            .bind(column(rows, |(_, key, _)| key.kind.as_str()))
+            .bind(column(rows, |(_, key, _)| key.id.as_str()))
+            .bind(column(rows, |(_, _, row)| value::from_seq(row.version)))
+            .bind(data)
+            .bind(column(rows, |(_, _, row)| deleted_at(row)))
+            .bind(column(rows, |(_, _, row)| row.writer.as_str()))
+            .bind(column(rows, |(_, _, row)| value::from_seq(row.writer_base)))
+            .bind(sources)
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn verdicts(
+    tx: &mut Tx,
+    rows: &[(&str, &PendingOp, &StoredVerdict, Outcome)],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    match tx {
+        Tx::Sqlite(tx) => {
+            let rows = column(rows, |(project, op, verdict, outcome)| {
+                let (hash, outcome) = (hex::encode(op.payload_hash), value::outcome(*outcome));
+                (project, &op.op.op_id, hash, outcome, verdict.get(), &op.actor.client)
+            });
+            sqlx::query(
+                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client, at)
+                 SELECT value->>0, value->>1, unhex(value->>2), value->>3, value->>4, value->>5, $2
+                 FROM json_each($1)",
+            )
+            .bind(value::json_text(&rows))
+            .bind(now_ms)
+            .execute(&mut **tx)
+            .await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query(
+                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client, at)
+                 SELECT v.*, $7 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[],
+                     $5::text[], $6::text[]) v",
+            )
+            .bind(column(rows, |(project, ..)| *project))
+            .bind(column(rows, |(_, op, ..)| op.op.op_id.as_str()))
+            .bind(column(rows, |(_, op, ..)| op.payload_hash.as_slice()))
+            .bind(column(rows, |(.., outcome)| value::outcome(*outcome)))
+            .bind(column(rows, |(_, _, verdict, _)| verdict.get()))
+            .bind(column(rows, |(_, op, ..)| op.actor.client.as_str()))
+            .bind(now_ms)
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn notifications(tx: &mut Tx, rows: &[(&str, &NewNotification)]) -> Result<(), StoreError> {
+    match tx {
+        Tx::Sqlite(tx) => {
+            let rows = column(rows, |(project, n)| {
+                let (title, body) = (value::text(&n.title), value::text(&n.body));
+                let link = n.link.as_deref().map(value::text);
+                let lane = n.lane.as_str();
+                (&n.nid, project, &n.user, n.seq, title, body, &n.data, link, lane, n.created_at)
+            });
+            sqlx::query(
+                "INSERT INTO notifications
+                     (nid, project, user_id, evt_seq, title, body, data, link, lane, created_at)
+                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
+                     value->>6, value->>7, value->>8, value->>9
+                 FROM json_each($1)",
+            )
+            .bind(value::json_text(&rows))
+            .execute(&mut **tx)
+            .await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query(
+                "INSERT INTO notifications
+                     (nid, project, user_id, evt_seq, title, body, data, link, lane, created_at)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
+                     $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[])",
+            )
+            .bind(column(rows, |(_, n)| n.nid.as_str()))
+            .bind(column(rows, |(project, _)| *project))
+            .bind(column(rows, |(_, n)| n.user.as_str()))
+            .bind(column(rows, |(_, n)| value::from_seq(n.seq)))
+            .bind(column(rows, |(_, n)| value::text(&n.title)))
+            .bind(column(rows, |(_, n)| value::text(&n.body)))
+            .bind(column(rows, |(_, n)| n.data.as_deref()))
+            .bind(column(rows, |(_, n)| n.link.as_deref().map(value::text)))
+            .bind(column(rows, |(_, n)| n.lane.as_str()))
+            .bind(column(rows, |(_, n)| n.created_at))
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Arms a push for each notification.
+async fn push_intents(tx: &mut Tx, rows: &[(&str, &NewNotification)]) -> Result<(), StoreError> {
+    match tx {
+        Tx::Sqlite(tx) => {
+            let rows = column(rows, |(project, n)| {
+                let lane = n.lane.as_str();
+                (&n.nid, project, &n.user, n.seq, lane, n.not_before, n.created_at)
+            });
+            sqlx::query(
+                "INSERT INTO push_intents
+                     (nid, project, user_id, evt_seq, lane, not_before, updated_at)
+                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6
+                 FROM json_each($1)",
+            )
+            .bind(value::json_text(&rows))
+            .execute(&mut **tx)
+            .await?;
+        }
+        Tx::Postgres(tx) => {
+            sqlx::query(
+                "INSERT INTO push_intents
+                     (nid, project, user_id, evt_seq, lane, not_before, updated_at)
+                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
+                     $6::bigint[], $7::bigint[])",
+            )
+            .bind(column(rows, |(_, n)| n.nid.as_str()))
+            .bind(column(rows, |(project, _)| *project))
+            .bind(column(rows, |(_, n)| n.user.as_str()))
+            .bind(column(rows, |(_, n)| value::from_seq(n.seq)))
+            .bind(column(rows, |(_, n)| n.lane.as_str()))
+            .bind(column(rows, |(_, n)| n.not_before))
+            .bind(column(rows, |(_, n)| n.created_at))
+            .execute(&mut **tx)
+            .await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The store: every project's log, entities, verdicts and notifications, in SQLite or PostgreSQL.
+//!
+//! Called by the sync engine ([`Store::commit`], [`Store::page`]), by the push workers
+//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`]). One file per topic, both engines
+//! side by side in it; `tests/it/store.rs` is the one suite both have to pass.
+//!
+//! Invariants: a project's sequence is dense and in commit order, because its `sync_head` row is locked
+//! first in every transaction that writes its log. A change, its verdicts, its notifications and their
+//! pushes are one transaction. A commit whose outcome is unknown is reported as
+//! [`StoreError::Unavailable`] and is safe to run again. JSON is kept as text, byte for byte.
+
+use sqlx::{Pool, Postgres, Sqlite};
+
+/// Runs `$body` on the connections for reading; `$body` is compiled once for each engine.
+macro_rules! on_reader {
+    ($store:expr, |$db:ident| $body:expr) => {
+        match &$store.inner {
+            $crate::store::Inner::Sqlite { readers: $db, .. } => $body,
+            $crate::store::Inner::Postgres($db) => $body,
+        }
+    };
+}
+
+/// Executes `$query`, one statement that writes; how many rows it touched.
+macro_rules! execute {
+    ($store:expr, $query:expr) => {
+        match &$store.inner {
+            $crate::store::Inner::Sqlite { writer, .. } => {
+                $query.execute(writer).await?.rows_affected()
+            }
+            $crate::store::Inner::Postgres(pool) => $query.execute(pool).await?.rows_affected(),
+        }
+    };
+}
+
+/// Runs `$body` in a transaction that may write, and commits; an early `?` rolls back.
+macro_rules! in_transaction {
+    ($store:expr, |$tx:ident| $body:expr) => {
+        match &$store.inner {
+            $crate::store::Inner::Sqlite { writer, .. } => {
+                let mut $tx = writer.begin_with($crate::store::BEGIN_SQLITE).await?;
+                let value = $body;
+                $tx.commit().await?;
+                value
+            }
+            $crate::store::Inner::Postgres(pool) => {
+                let mut $tx = pool.begin().await?;
+                let value = $body;
+                $tx.commit().await?;
+                value
+            }
+        }
+    };
+}
+
+mod commit;
+mod entities;
+mod error;
+mod heads;
+mod log;
+mod migrate;
+mod model;
+mod open;
+mod push;
+mod revocations;
+mod value;
+
+pub use commit::Plan;
+pub use error::StoreError;
+pub use model::{
+    Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Head, LogEntry,
+    LogPage, NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,
+};
+
+/// A handle on the store; clones share its connections.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Inner,
+}
+
+/// The two engines.
+#[derive(Debug, Clone)]
+enum Inner {
+    /// `writer` holds the one connection that writes: SQLite has one writer anyway, and a queue in
+    /// front of it is fairer than its busy handler.
+    Sqlite {
+        writer: Pool<Sqlite>,
+        readers: Pool<Sqlite>,
+    },
+    Postgres(Pool<Postgres>),
+}
+
+/// Takes the write lock at once: a transaction that reads first and writes later is refused
+/// (`BUSY_SNAPSHOT`) if another process wrote in between.
+const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE";

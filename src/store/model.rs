@@ -1,0 +1,276 @@
+//! What goes into the store and comes out of it: plain values, no SQL.
+//!
+//! A commit is described from both sides here: [`Batch`] and [`Snapshot`] are what a plan decides on,
+//! [`Effects`] is what it decided, [`Committed`] is what became true.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::value::RawValue;
+
+use crate::id::{EntityKey, Epoch, OpId, ProjectId, Seq, UserId};
+use crate::protocol::op::{ChangeKind, Fields, Lane, Op, Outcome, StoredVerdict};
+
+/// The operations of one project that are to be decided and committed together.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// The project; it may appear in one batch of a commit only.
+    pub project: &'a ProjectId,
+    /// The operations, in the order they are decided.
+    pub ops: &'a [PendingOp],
+}
+
+/// An operation on its way into the log, with what the hub knows about it beyond its text.
+#[derive(Debug, Clone)]
+pub struct PendingOp {
+    /// What was asked.
+    pub op: Op,
+    /// Who asked.
+    pub actor: Actor,
+    /// SHA-256 of the operation as it was sent: the same `op_id` with another hash is a client's fault.
+    pub payload_hash: [u8; 32],
+    /// The version the backend gave the entity; an event that is not newer is not applied.
+    pub source: Option<SourceVersion>,
+    /// Create or update whatever is there, without regard to `base`; so backends write.
+    pub upsert: bool,
+}
+
+impl PendingOp {
+    /// The entity the operation is about.
+    #[must_use]
+    pub fn entity(&self) -> EntityKey {
+        EntityKey { kind: self.op.entity_type.clone(), id: self.op.id.clone() }
+    }
+}
+
+/// Who wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The user's id, or the source's name for a backend.
+    pub user: String,
+    /// The installation, or the source's name for a backend.
+    pub client: String,
+}
+
+/// An entity's version as a backend counts it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceVersion {
+    /// The backend.
+    pub source: String,
+    /// Its version of the entity.
+    pub version: i64,
+}
+
+/// The state of a project a plan decides on, read under the project's lock.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The project.
+    pub project: ProjectId,
+    /// The position of its last change.
+    pub head: Seq,
+    /// The identity of its sequence.
+    pub epoch: Epoch,
+    /// Verdicts already given to operations of this batch.
+    pub verdicts: HashMap<OpId, Recorded>,
+    /// The entities this batch is about, tombstones included; absent if never created.
+    pub entities: HashMap<EntityKey, EntityRow>,
+}
+
+/// A verdict given before.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// SHA-256 of the operation it was given to.
+    pub payload_hash: [u8; 32],
+    /// The verdict, byte for byte.
+    pub verdict: StoredVerdict,
+}
+
+/// An entity as it stands, or its tombstone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EntityRow {
+    /// The position of its last change.
+    pub version: Seq,
+    /// Whether it was deleted.
+    pub deleted: bool,
+    /// All its fields; empty if deleted.
+    pub fields: Fields,
+    /// The client that made the latest change.
+    pub writer: String,
+    /// The version before the unbroken run of changes by `writer`: a client's own queued edits do not
+    /// conflict with each other.
+    pub writer_base: Seq,
+    /// The newest version of it that each backend has sent.
+    pub source_versions: BTreeMap<String, i64>,
+}
+
+/// What a plan decided; [`super::Store::commit`] writes it as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Effects {
+    /// One per operation, in their order.
+    pub answers: Vec<Answer>,
+    /// What enters the log: dense, starting after the snapshot's head.
+    pub entries: Vec<LogEntry>,
+    /// Each touched entity once, in its final state.
+    pub entities: Vec<(EntityKey, EntityRow)>,
+    /// Who is to hear of it; each also arms a push.
+    pub notifications: Vec<NewNotification>,
+}
+
+/// The answer to one operation.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Nothing is stored: a verdict given before, or the refusal of a reused `op_id`.
+    Replayed(StoredVerdict),
+    /// A verdict stored in the same transaction as its effect. At most one per `op_id`.
+    New(StoredVerdict, Outcome),
+}
+
+impl Answer {
+    /// What the client is told.
+    #[must_use]
+    pub fn verdict(&self) -> &StoredVerdict {
+        match self {
+            Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
+        }
+    }
+}
+
+/// One change in a project's log.
+#[derive(Debug, Clone)]
+pub struct LogEntry {
+    /// Its position, and the entity's version after it.
+    pub seq: Seq,
+    /// The entity changed.
+    pub entity: EntityKey,
+    /// What happened to it.
+    pub kind: ChangeKind,
+    /// The entity's version before; 0 for a create.
+    pub prev: Seq,
+    /// The changed fields; none for a delete.
+    pub fields: Option<Box<RawValue>>,
+    /// Who did it: [`Actor::user`].
+    pub actor: String,
+    /// On which installation: [`Actor::client`].
+    pub client: String,
+    /// The operation that caused it.
+    pub op_id: OpId,
+    /// When, in milliseconds since the Unix epoch by the hub's clock.
+    pub at: i64,
+}
+
+/// A notification to store, with the push that follows unless the user acknowledges in time.
+#[derive(Debug, Clone)]
+pub struct NewNotification {
+    /// Its id, a UUIDv7; a device shows each once.
+    pub nid: String,
+    /// Who is to hear of it.
+    pub user: UserId,
+    /// The change it is about.
+    pub seq: Seq,
+    /// The title a person reads.
+    pub title: String,
+    /// The text a person reads.
+    pub body: String,
+    /// A JSON object for the app.
+    pub data: Option<String>,
+    /// A deep link.
+    pub link: Option<String>,
+    /// How urgent.
+    pub lane: Lane,
+    /// When the push is due, in milliseconds since the Unix epoch.
+    pub not_before: i64,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_at: i64,
+}
+
+/// What a commit made true for one project.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// The project.
+    pub project: ProjectId,
+    /// The identity of its sequence.
+    pub epoch: Epoch,
+    /// The position of its last change, this commit's included.
+    pub head: Seq,
+    /// One per operation, in their order.
+    pub answers: Vec<Answer>,
+    /// What entered the log.
+    pub entries: Vec<LogEntry>,
+    /// What was stored for users.
+    pub notifications: Vec<NewNotification>,
+}
+
+/// Where a project's sequence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The identity of the sequence.
+    pub epoch: Epoch,
+    /// The position of the last change.
+    pub head: Seq,
+    /// Changes up to and including this one are no longer in the log.
+    pub floor: Seq,
+}
+
+/// Part of the log, with the head read in the same snapshot.
+#[derive(Debug, Clone)]
+pub struct LogPage {
+    /// The changes, in order. The log is read to its end once the last one's `seq` is `head`.
+    pub entries: Vec<LogEntry>,
+    /// The position of the project's last change.
+    pub head: Seq,
+    /// The identity of the sequence.
+    pub epoch: Epoch,
+    /// Changes up to and including this one are no longer in the log.
+    pub floor: Seq,
+}
+
+/// The latest state of some entities, with the head read in the same snapshot.
+#[derive(Debug, Clone)]
+pub struct EntityPage {
+    /// Entities in the order of their versions, tombstones included.
+    pub rows: Vec<(EntityKey, EntityRow)>,
+    /// Whether another page, after the last row's version, may hold more. On the last page the
+    /// reader's cursor becomes `head`.
+    pub more: bool,
+    /// The position of the project's last change.
+    pub head: Seq,
+    /// The identity of the sequence.
+    pub epoch: Epoch,
+    /// Tombstones up to and including this version are gone: an older cursor cannot learn of deletes.
+    pub tombstone_floor: Seq,
+}
+
+/// A push that is due, held by a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueIntent {
+    /// The intent.
+    pub id: i64,
+    /// The notification.
+    pub nid: String,
+    /// The project.
+    pub project: ProjectId,
+    /// Who is to hear of it.
+    pub user: UserId,
+    /// How urgent.
+    pub lane: Lane,
+    /// The title a person reads.
+    pub title: String,
+    /// The text a person reads.
+    pub body: String,
+    /// A JSON object for the app.
+    pub data: Option<String>,
+    /// A deep link.
+    pub link: Option<String>,
+    /// The change it is about.
+    pub evt_seq: Seq,
+    /// Counts the claims: a result is accepted from the latest holder only.
+    pub fence: i64,
+}
+
+/// A revocation in force, as the text every instance understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevocationRow {
+    /// A JSON text; its identity.
+    pub body: String,
+    /// When it is of no use any more, in seconds since the Unix epoch.
+    pub expires_at: i64,
+}
