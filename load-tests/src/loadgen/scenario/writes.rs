@@ -1,0 +1,120 @@
+//! `writes`: how many durable operations a second, and how long a verdict takes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+use load_tests::wire;
+use serde_json::json;
+
+use crate::join::{Crowd, join};
+use crate::meter::{Fields, Latency, Meter, fields};
+use crate::ops::{Ops, dense};
+use crate::pool::{Happened, Pool};
+use crate::target::{Common, Url, bench_room, room};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// A second instance on the same store; every other connection goes there.
+    #[arg(long)]
+    url2: Option<Url>,
+    /// Connections that write, each with one batch on its way.
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    /// Operations in one `write`.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Bytes of text in one operation.
+    #[arg(long, default_value_t = 128)]
+    bytes: usize,
+}
+
+struct Writer {
+    ops: Ops,
+    sent: Instant,
+    busy: bool,
+}
+
+pub(crate) fn run(o: &Options) -> Result<Fields> {
+    let mut pool = Pool::new()?;
+    for i in 0..o.connections {
+        let url = o.url2.as_ref().filter(|_| i % 2 == 1).unwrap_or(&o.common.url);
+        let crowd = Crowd {
+            address: url.address,
+            first: i,
+            openings: &[o.common.opening(url, i, &room(&bench_room(i)))?],
+            concurrency: 1,
+            receive_buffer: None,
+            patience: o.common.patience(),
+        };
+        join(&mut pool, &crowd, |_, _, _| {})?;
+    }
+    let mut writers = Vec::new();
+    for i in 0..o.connections {
+        let ops = Ops::new(i, o.bytes)?;
+        writers.push(Writer { ops, sent: Instant::now(), busy: false });
+    }
+    let mut latency = Latency::new();
+    let (mut errors, mut first_error) = (0_u64, None);
+    let meter = Meter::start(&o.common.pid)?;
+    let end = Instant::now() + Duration::from_secs_f64(o.seconds);
+    let mut last = Instant::now();
+    loop {
+        let open = Instant::now() < end;
+        for (id, writer) in writers.iter_mut().enumerate().filter(|(_, w)| open && !w.busy) {
+            let text = writer.ops.write(1, o.batch);
+            writer.busy = true;
+            writer.sent = Instant::now();
+            pool.send(id, &wire::masked(wire::TEXT, text.as_bytes()))?;
+        }
+        if writers.iter().all(|w| !w.busy) || last.elapsed() > o.common.patience() {
+            break;
+        }
+        pool.turn(Duration::from_millis(50), |id, now, what| {
+            let writer = &mut writers[id];
+            let failure = match what {
+                Happened::Text(text) if text.starts_with(br#"{"type":"written""#) => {
+                    latency.record(now - writer.sent);
+                    writer.ops.written(text).err().map(|error| error.to_string())
+                }
+                Happened::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+                Happened::Ended(end) => Some(end.label()),
+            };
+            writer.busy = false;
+            last = now;
+            if let Some(failure) = failure {
+                errors += 1;
+                first_error.get_or_insert(failure);
+            }
+        })?;
+    }
+    let usage = meter.stop()?;
+    let mut line = verdicts(&writers);
+    line.extend(usage.fields(line["applied"].as_u64().unwrap_or(0)));
+    line.extend(fields(json!({
+        "connections": o.connections, "batch": o.batch, "seconds": o.seconds, "bytes": o.bytes,
+        "url2": o.url2.as_ref().map(Url::to_string),
+        "latency_us": latency.json(), "errors": errors, "first_error": first_error,
+    })));
+    Ok(line)
+}
+
+fn verdicts(writers: &[Writer]) -> Fields {
+    let mut outcomes = Fields::new();
+    for (outcome, count) in writers.iter().flat_map(|w| &w.ops.outcomes) {
+        let sum = outcomes.get(outcome).and_then(|n| n.as_u64()).unwrap_or(0) + count;
+        outcomes.insert(outcome.clone(), json!(sum));
+    }
+    let seqs: Vec<u64> = writers.iter().flat_map(|w| w.ops.seqs.iter().copied()).collect();
+    fields(json!({
+        "applied": seqs.len(),
+        "outcomes": outcomes,
+        "without_verdict": writers.iter().map(|w| w.ops.waiting()).sum::<usize>(),
+        "stray_verdicts": writers.iter().map(|w| w.ops.strays).sum::<u64>(),
+        "dense": dense(seqs),
+    }))
+}
