@@ -212,7 +212,8 @@ fn no_secret_is_in_an_error() {
     let text = format!(
         "[[auth.hmac]]\nalgorithm = \"HS256\"\nsecret = \"{WORD}\"\nsecrte = \"{WORD}\"\n\
          [auth]\nadmin_token = \"{WORD}\"\n[store]\nurl = \"mysql://u:{WORD}@h/d\"\n\
-         [bus]\nurl = [\"{WORD}\"]\n[[ingest.sources]]\nname = \"a\"\nsecret = \"{WORD}\"\n"
+         [bus]\nurl = [\"{WORD}\"]\n[[ingest.sources]]\nname = \"a\"\nsecret = \"{WORD}\"\n\
+         [[ingest.sources]]\nsecret = 77123\n"
     );
     let env = [("SYNCLINE_STORE__URI", WORD), ("SYNCLINE_AUTH__HMAC__0__SECRET", "[1, 77123]")];
     for text in [text.clone(), format!("{text}x = \"{WORD}")] {
