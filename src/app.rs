@@ -1,14 +1,71 @@
 //! The composition root: the only place that names concrete stores, buses and providers.
+//!
+//! [`start`] builds a hub from a configuration and runs it; tests start several in one process, on port
+//! 0. [`serve`] is the same for a process: until a signal, then the drain.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, sleep};
+use uuid::Uuid;
+
+use crate::auth::{Authenticator, RevocationEntry, Roles};
+use crate::bus::{Bus, RedisLink};
+use crate::clock;
 use crate::config::{Config, DevInfo};
+use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, ToShard};
+use crate::hub::{Hub, Memory};
+use crate::id::InstanceId;
+use crate::net::{api, operator, server};
+use crate::presence::Presence;
+use crate::push::{Acks, worker};
+use crate::quota::Quota;
+use crate::session::shard::Shard;
+use crate::shutdown::{self, Shutdown, TaskName};
+use crate::store::Store;
+use crate::sync::engine::Engine;
+use crate::sync::follow::Follower;
+use crate::sync::pages::Pages;
+use crate::telemetry::Metrics;
+
+/// How often it is looked whether all clients are gone.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+/// A hub that runs.
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where operators look.
+    pub admin_address: SocketAddr,
+    /// Its parts.
+    pub hub: Arc<Hub>,
+    shutdown: Shutdown,
+}
 
 /// Runs the hub until it is told to stop.
 ///
 /// # Errors
-/// The hub cannot start, or did not end in order.
+/// The hub cannot start.
 pub async fn serve(config: Config, dev: Option<DevInfo>) -> anyhow::Result<()> {
-    let _ = (config, dev);
-    anyhow::bail!("this build has no hub yet")
+    let running = start(config).await?;
+    tracing::info!(address = %running.address, admin = %running.admin_address,
+        instance = %running.hub.instance, development = dev.is_some(), "the hub is ready");
+    let signal = shutdown::signal().await.context("cannot listen to signals")?;
+    tracing::info!(signal, "draining");
+    let unfinished = running.stop().await;
+    if unfinished.is_empty() {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!(?unfinished, "stopped; these did not finish in time");
+    }
+    Ok(())
 }
 
 /// Brings the store's schema up to date and returns.
@@ -16,6 +73,190 @@ pub async fn serve(config: Config, dev: Option<DevInfo>) -> anyhow::Result<()> {
 /// # Errors
 /// The store cannot be reached, or a migration failed.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
-    let _ = config;
-    anyhow::bail!("this build has no store yet")
+    let store = Store::open(&config.store).await?;
+    store.migrate().await?;
+    store.close().await;
+    tracing::info!("the schema is current");
+    Ok(())
+}
+
+/// Builds a hub and runs it on this runtime and on a thread per shard.
+///
+/// # Errors
+/// The configuration, the store or an address is not usable.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let problems = |problems: Vec<String>| anyhow::anyhow!(problems.join("\n"));
+    let auth = Arc::new(Authenticator::new(&config.auth).map_err(problems)?);
+    let roles = Roles::compile(&config.roles).map_err(problems)?;
+    let store = open_store(&config).await?;
+    for row in store.revocations(clock::now_s()).await? {
+        if let Ok(revocation) = serde_json::from_str(&row.body) {
+            let expires_at = row.expires_at;
+            auth.revocations().add(RevocationEntry { revocation, expires_at });
+        }
+    }
+    let listener = server::bind(config.server.listen, config.server.accept_backlog)
+        .with_context(|| format!("server.listen: cannot listen on {}", config.server.listen))?;
+    let operators = TcpListener::bind(config.server.admin_listen).await.with_context(|| {
+        format!("server.admin_listen: cannot listen on {}", config.server.admin_listen)
+    })?;
+    let (address, admin_address) = (listener.local_addr()?, operators.local_addr()?);
+
+    let shutdown = Shutdown::new();
+    let (hub, queues) = assemble(config, auth, roles, store, &shutdown)?;
+    shutdown.spawn("operators", {
+        let stop = shutdown.stopping().clone();
+        let router = operator::router(hub.clone());
+        async move {
+            let served =
+                axum::serve(operators, router).with_graceful_shutdown(stop.cancelled_owned());
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the operators' listener failed");
+            }
+        }
+    });
+    for (index, queue) in queues.into_iter().enumerate() {
+        spawn_shard(index, hub.clone(), queue, listener.try_clone()?, &shutdown)?;
+    }
+    Ok(Running { address, admin_address, hub, shutdown })
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let store = Store::open(&config.store).await.context("store.url")?;
+    if config.store.migrate {
+        store.migrate().await.context("cannot bring the store's schema up to date")?;
+    } else if !store.schema_is_current().await? {
+        anyhow::bail!("the store's schema is not current: run `syncline migrate` first");
+    }
+    Ok(store)
+}
+
+type Queues = Vec<mpsc::Receiver<ToShard>>;
+
+/// Ties the parts together and spawns all that is not a connection.
+fn assemble(
+    config: Config,
+    auth: Arc<Authenticator>,
+    roles: Roles,
+    store: Store,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(Arc<Hub>, Queues)> {
+    let metrics = Metrics::new();
+    let instance = InstanceId(Uuid::new_v4());
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let count = if config.server.shards == 0 { cpus } else { config.server.shards };
+    let (handles, queues): (Vec<_>, Vec<_>) = (0..count).map(|_| ShardHandle::channel()).unzip();
+    let handles: Arc<[ShardHandle]> = handles.into();
+
+    let (bus, events) = Bus::open(&config.bus, instance)?;
+    let (delta_sender, mut deltas) = mpsc::unbounded_channel();
+    let (presence, quota) = if config.bus.url == "local" {
+        (Presence::local(&config.presence, delta_sender), Quota::local(&config.limits))
+    } else {
+        let link = RedisLink::connect(&config.bus)?;
+        let prefix = &config.bus.prefix;
+        let presence =
+            Presence::redis(&config.presence, prefix, link.clone(), instance, delta_sender);
+        (presence, Quota::redis(&config.limits, prefix, link))
+    };
+    let (feeds, created) = Feeds::new(handles.clone(), config.limits.recent_bytes);
+    let fanout = Fanout::new(handles);
+    let (relay, doubtful) = Relay::new(feeds, fanout, bus.clone(), auth.clone(), metrics.clone());
+    let relay = Arc::new(relay);
+    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
+    let hub = Arc::new(Hub {
+        instance,
+        limits: Hub::limits_json(&config),
+        roles,
+        engine,
+        pages: Pages::new(store.clone(), &config.limits),
+        presence: presence.clone(),
+        quota: quota.clone(),
+        acks: Acks::default(),
+        memory: Memory::new(config.limits.memory_bytes),
+        runtime: Handle::current(),
+        draining: shutdown.draining().clone(),
+        last_conn: AtomicU64::new(0),
+        config,
+        metrics,
+        auth,
+        store,
+        relay,
+    });
+
+    let stop = shutdown.stopping();
+    let follower = Follower::new(&hub);
+    shutdown.spawn("follower", follower.run(created, doubtful, events, stop.clone()));
+    shutdown.spawn("bus", bus.run(stop.clone()));
+    shutdown.spawn("presence", presence.run(stop.clone()));
+    shutdown.spawn("quota", quota.run(stop.clone()));
+    shutdown.spawn("authenticator", hub.auth.clone().run(stop.clone()));
+    let (acks, store, metrics) = (hub.acks.clone(), hub.store.clone(), hub.metrics.clone());
+    shutdown.spawn("acknowledgements", acks.run(store, metrics, stop.clone()));
+    shutdown.spawn("push", worker::Worker::new(&hub).run(stop.clone()));
+    shutdown.spawn("presence deltas", {
+        let (hub, stop) = (hub.clone(), stop.clone());
+        async move {
+            while let Some(Some(delta)) = stop.run_until_cancelled(deltas.recv()).await {
+                hub.relay.presence(delta);
+            }
+        }
+    });
+    shutdown.spawn("memory", {
+        let (hub, stop) = (hub.clone(), stop.clone());
+        async move {
+            let mut look = interval(Duration::from_secs(1));
+            while stop.run_until_cancelled(look.tick()).await.is_some() {
+                hub.memory.look();
+            }
+        }
+    });
+    Ok((hub, queues))
+}
+
+/// Runs a shard on a thread of its own.
+fn spawn_shard(
+    index: usize,
+    hub: Arc<Hub>,
+    queue: mpsc::Receiver<ToShard>,
+    listener: std::net::TcpListener,
+    shutdown: &Shutdown,
+) -> anyhow::Result<()> {
+    let stop = shutdown.stopping().clone();
+    let (tracked, ended) = tokio::sync::oneshot::channel::<()>();
+    shutdown.spawn(format!("shard {index}"), async move {
+        let _sender_dropped = ended.await;
+    });
+    thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+        let _until_the_thread_ends = tracked;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .expect("a thread can have a runtime");
+        runtime.block_on(async move {
+            let api = api::router(hub.clone());
+            let shard = Shard::new(index, hub);
+            let listener = TcpListener::from_std(listener).expect("the listener is non-blocking");
+            let accepting = tokio::task::spawn_local(server::serve(shard.clone(), listener, api));
+            stop.run_until_cancelled(shard.run(queue)).await;
+            accepting.abort();
+        });
+    })?;
+    Ok(())
+}
+
+impl Running {
+    /// Sends the clients away, finishes what is under way, and names what did not finish in time.
+    pub async fn stop(self) -> Vec<TaskName> {
+        let deadline = Instant::now() + self.hub.config.server.drain_deadline;
+        self.shutdown.drain();
+        self.hub.relay.fanout.to_all(&ToShard::Drain);
+        while self.hub.relay.fanout.connections() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_CHECK).await;
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let unfinished = self.shutdown.finish(left).await;
+        self.hub.store.close().await;
+        unfinished
+    }
 }

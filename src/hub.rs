@@ -1,7 +1,7 @@
 //! What every connection shares: the parts of one running hub.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Roles};
 use crate::config::Config;
-use crate::fanout::{ConnId, Relay};
+use crate::fanout::Relay;
 use crate::id::InstanceId;
 use crate::presence::Presence;
 use crate::push::Acks;
@@ -17,10 +17,9 @@ use crate::quota::Quota;
 use crate::store::Store;
 use crate::sync::engine::Engine;
 use crate::sync::pages::Pages;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, resident_memory};
 
 /// The parts of one running hub; made once by [`crate::app`].
-#[derive(Debug)]
 pub struct Hub {
     /// This process.
     pub instance: InstanceId,
@@ -52,13 +51,15 @@ pub struct Hub {
     pub runtime: Handle,
     /// Set when the hub is about to stop: nobody new is let in.
     pub draining: CancellationToken,
+    /// Whether there is memory for one more connection.
+    pub memory: Memory,
     /// The last connection number given.
     pub last_conn: AtomicU64,
 }
 
 impl Hub {
     /// A number for a new connection.
-    pub fn next_conn(&self) -> ConnId {
+    pub fn next_conn(&self) -> u64 {
         self.last_conn.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -66,5 +67,32 @@ impl Hub {
     #[must_use]
     pub fn limits_json(config: &Config) -> Box<RawValue> {
         serde_json::value::to_raw_value(&config.limits).expect("limits are plain numbers")
+    }
+}
+
+/// The high-water mark of `limits.memory_bytes`.
+#[derive(Debug)]
+pub struct Memory {
+    limit: u64,
+    high: AtomicBool,
+}
+
+impl Memory {
+    /// A mark at `limit` bytes; 0 turns it off.
+    #[must_use]
+    pub fn new(limit: u64) -> Self {
+        Self { limit, high: AtomicBool::new(false) }
+    }
+
+    /// Looks at the process's memory; called once a second.
+    pub fn look(&self) {
+        let high = self.limit > 0 && resident_memory().is_some_and(|now| now > self.limit);
+        self.high.store(high, Ordering::Relaxed);
+    }
+
+    /// Whether the mark was passed when it was last looked.
+    #[must_use]
+    pub fn is_high(&self) -> bool {
+        self.high.load(Ordering::Relaxed)
     }
 }

@@ -43,7 +43,7 @@ pub struct Limits {
     /// Catch-up reads of the store under way at once. Default 32.
     pub catch_ups: usize,
     /// Changes in one page of a catch-up or of `/changes`. Default 500.
-    pub page_changes: usize,
+    pub page_changes: u32,
     /// Bytes of recent changes kept in memory per active project, to resume from. Default 1 MiB.
     pub recent_bytes: usize,
     /// Resident memory above which new connections are refused with 4200; 0 turns it off. Default 0.

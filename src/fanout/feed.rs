@@ -242,9 +242,7 @@ impl Feed {
         state.restart(epoch, head);
         for (shard, at) in self.shards.iter().zip(&mut state.watchers) {
             // A full queue is told by `emit`, from a position that is not in `recent` any more.
-            if at.is_some()
-                && !shard.send(ToShard::NewEpoch(self.project.clone(), epoch, head))
-            {
+            if at.is_some() && !shard.send(ToShard::NewEpoch(self.project.clone(), epoch, head)) {
                 *at = Some(Seq::ZERO);
             }
         }
@@ -484,7 +482,10 @@ mod tests {
         feed.offer(EPOCH, (1..=50).map(change));
         assert!(feed.recent(Seq(39)).is_none());
         let recent = feed.recent(Seq(40)).unwrap();
-        assert_eq!(recent.iter().map(|c| c.seq.0).collect::<Vec<_>>(), (41..=50).collect::<Vec<_>>());
+        assert_eq!(
+            recent.iter().map(|c| c.seq.0).collect::<Vec<_>>(),
+            (41..=50).collect::<Vec<_>>()
+        );
         assert_eq!(feed.recent(Seq(50)).unwrap().len(), 0);
     }
 

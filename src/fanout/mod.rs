@@ -7,6 +7,7 @@
 //!
 //! Invariant: nothing here awaits a socket or takes a lock per delivery.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -92,13 +93,20 @@ pub struct Fanout {
     /// Connections of each user, per shard.
     users: DashMap<UserId, Box<[u32]>>,
     connections: AtomicUsize,
+    /// Connections from each address.
+    addresses: DashMap<IpAddr, usize>,
 }
 
 impl Fanout {
     /// A fan-out over these shards.
     #[must_use]
     pub fn new(shards: Arc<[ShardHandle]>) -> Self {
-        Self { shards, users: DashMap::new(), connections: AtomicUsize::new(0) }
+        Self {
+            shards,
+            users: DashMap::new(),
+            connections: AtomicUsize::new(0),
+            addresses: DashMap::new(),
+        }
     }
 
     /// The shards, by index.
@@ -162,17 +170,25 @@ impl Fanout {
         self.shards.iter().filter(|shard| !shard.send(message.clone())).count()
     }
 
-    /// Counts a new connection unless there are `limit` already; whether there was room.
-    #[must_use]
-    pub fn admit(&self, limit: usize) -> bool {
-        self.connections
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
-            .is_ok()
+    /// Counts a new connection in.
+    pub fn admit(&self, ip: IpAddr) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        *self.addresses.entry(ip).or_default() += 1;
     }
 
     /// Forgets a connection counted by [`Self::admit`].
-    pub fn release(&self) {
+    pub fn release(&self, ip: IpAddr) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(mut count) = self.addresses.get_mut(&ip) {
+            *count -= 1;
+        }
+        self.addresses.remove_if(&ip, |_, count| *count == 0);
+    }
+
+    /// Connections from an address on this instance.
+    #[must_use]
+    pub fn connections_from(&self, ip: IpAddr) -> usize {
+        self.addresses.get(&ip).map_or(0, |count| *count)
     }
 
     /// Connections on this instance.

@@ -168,8 +168,16 @@ impl Project {
     /// A shared name for a room some connection is in already, to save one allocation per connection.
     #[must_use]
     pub fn shared_name(&self, room: &Room) -> Option<Arc<Room>> {
-        let known = self.ephemeral.get_key_value(room).or_else(|| self.presence.get_key_value(room));
+        let known =
+            self.ephemeral.get_key_value(room).or_else(|| self.presence.get_key_value(room));
         known.map(|(name, _)| name.clone())
+    }
+
+    /// Begins a reader at another position than its own cursor.
+    pub fn begin_at(&mut self, slot: Slot, entity: Option<&EntityKey>, at: Seq) {
+        if let Some(reader) = self.reader(slot, entity) {
+            (reader.start, reader.cursor) = (at, at);
+        }
     }
 
     /// Replaces the role a connection reads one room with.
@@ -197,19 +205,23 @@ impl Project {
         self.readers.get(&slot).map(|reader| reader.start)
     }
 
-    /// Sends a reader that catches up its part of `changes`, and passes it over the rest up to `upto`.
-    /// With `live` it gets what comes after without asking. Returns the frames sent.
+    /// Sends a reader that catches up its part of `changes`, which are all there are from `after` to
+    /// `upto`. With `live` it gets what comes later without asking. Returns the frames sent.
+    #[expect(clippy::too_many_arguments, reason = "a reader, a part of the log, and where it goes")]
     pub fn catch_up(
         &mut self,
         slot: Slot,
         entity: Option<&EntityKey>,
+        after: Seq,
         changes: &[Arc<EncodedChange>],
         upto: Seq,
         live: bool,
         sink: &mut impl Sink,
     ) -> usize {
         let name = self.name.clone();
-        let Some(reader) = self.reader(slot, entity) else { return 0 };
+        let Some(reader) = self.reader(slot, entity).filter(|reader| reader.cursor >= after) else {
+            return 0;
+        };
         let mut advance = Advance::new(&name);
         let sent = match entity {
             None => reader.take_all(slot, changes, &mut advance, sink),

@@ -16,12 +16,11 @@ use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
 use crate::store::{Committed, NewNotification};
-use crate::telemetry::{Drop as Dropped, Metrics};
+use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
 
 /// Both directions between the local shards and the other instances.
-#[derive(Debug)]
 pub struct Relay {
     /// This instance's feeds.
     pub feeds: Feeds,
@@ -60,7 +59,7 @@ impl Relay {
         if !changes.is_empty() {
             let message = wire::changes(committed.epoch, changes.iter().map(|c| &**c));
             self.offer(project, committed.epoch, changes);
-            self.bus.publish(Topic::Project(project.clone()), message);
+            self.bus.publish(&Topic::Project(project.clone()), &message);
         }
         for notification in &committed.notifications {
             self.notification(project, notification);
@@ -76,9 +75,10 @@ impl Relay {
     }
 
     fn notification(&self, project: &ProjectId, n: &NewNotification) {
-        let data = n.data.as_ref().and_then(|data| {
-            serde_json::value::RawValue::from_string(data.clone()).ok()
-        });
+        let data = n
+            .data
+            .as_ref()
+            .and_then(|data| serde_json::value::RawValue::from_string(data.clone()).ok());
         let frame = ServerFrame::Notification(Notification {
             nid: &n.nid,
             project,
@@ -94,14 +94,14 @@ impl Relay {
         self.fanout.to_user(&n.user, &frame);
         let payload = frame::payload(&frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
-        self.signal(Topic::User(n.user.clone()), &Signal::User { frame });
+        self.signal(&Topic::User(n.user.clone()), &Signal::User { frame });
     }
 
     /// Passes on a broadcast's finished frame.
     pub fn event(&self, room: &Arc<Room>, frame: &Bytes, except: Option<ConnId>) {
         let Some(project) = room.project() else { return };
         self.event_here(project, room, frame, except);
-        self.bus.publish(Topic::Project(project.clone()), wire::event(room, frame));
+        self.bus.publish(&Topic::Project(project.clone()), &wire::event(room, frame));
     }
 
     fn event_here(
@@ -112,7 +112,7 @@ impl Relay {
         except: Option<ConnId>,
     ) {
         if let Some(feed) = self.feeds.get(project) {
-            self.metrics.dropped(Dropped::ShardQueue, feed.event(room, frame, except));
+            self.dropped(Dropped::ShardQueue, feed.event(room, frame, except));
         }
     }
 
@@ -120,7 +120,7 @@ impl Relay {
     pub fn presence(&self, delta: Delta) {
         self.presence_here(&delta);
         if let Some(project) = delta.room.project().cloned() {
-            self.signal(Topic::Project(project), &Signal::Presence { delta });
+            self.signal(&Topic::Project(project), &Signal::Presence { delta });
         }
     }
 
@@ -137,13 +137,13 @@ impl Relay {
         })
         .encode();
         let full = feed.presence(&Arc::new(delta.room.clone()), &frame);
-        self.metrics.dropped(Dropped::ShardQueue, full);
+        self.dropped(Dropped::ShardQueue, full);
     }
 
     /// Closes every connection whose token was revoked, on every instance.
     pub fn revoked(&self, entry: RevocationEntry) {
         self.revoked_here(entry.clone());
-        self.signal(Topic::Control, &Signal::Revoked { entry });
+        self.signal(&Topic::Control, &Signal::Revoked { entry });
     }
 
     /// Enforces a revocation on this instance.
@@ -156,15 +156,19 @@ impl Relay {
     /// Closes every connection of a user, on every instance.
     pub fn disconnect(&self, user: UserId) {
         self.disconnect_here(user.clone());
-        self.signal(Topic::Control, &Signal::Disconnect { user });
+        self.signal(&Topic::Control, &Signal::Disconnect { user });
     }
 
     fn disconnect_here(&self, user: UserId) {
         self.fanout.to_all(&ToShard::Disconnect(user, CloseCode::Forbidden));
     }
 
-    fn signal(&self, topic: Topic, signal: &Signal) {
-        self.bus.publish(topic, wire::signal(signal));
+    fn dropped(&self, reason: Dropped, count: usize) {
+        self.metrics.drops.of(reason).inc_by(count as u64);
+    }
+
+    fn signal(&self, topic: &Topic, signal: &Signal) {
+        self.bus.publish(topic, &wire::signal(signal));
     }
 
     /// Takes a message of another instance.
@@ -173,7 +177,7 @@ impl Relay {
             Ok(message) => message,
             Err(error) => {
                 tracing::warn!(%error, "skipped a message of another instance");
-                return self.metrics.dropped(Dropped::BusMessage, 1);
+                return self.dropped(Dropped::BusMessage, 1);
             }
         };
         match (topic, message) {
@@ -190,9 +194,9 @@ impl Relay {
                 }
                 (Topic::Control, Signal::Revoked { entry }) => self.revoked_here(entry),
                 (Topic::Control, Signal::Disconnect { user }) => self.disconnect_here(user),
-                _ => self.metrics.dropped(Dropped::BusMessage, 1),
+                _ => self.dropped(Dropped::BusMessage, 1),
             },
-            _ => self.metrics.dropped(Dropped::BusMessage, 1),
+            _ => self.dropped(Dropped::BusMessage, 1),
         }
     }
 }

@@ -110,9 +110,7 @@ pub fn decode(mut bytes: Bytes) -> Result<Wire, Malformed> {
     match kind {
         Some(CHANGES) => decode_changes(body).ok_or_else(malformed),
         Some(EVENT) => decode_event(body).ok_or_else(malformed),
-        Some(JSON) => {
-            serde_json::from_slice(&body).map(Wire::Signal).map_err(|_| malformed())
-        }
+        Some(JSON) => serde_json::from_slice(&body).map(Wire::Signal).map_err(|_| malformed()),
         _ => Err(malformed()),
     }
 }
@@ -152,9 +150,17 @@ mod tests {
     fn change(seq: u64) -> EncodedChange {
         EncodedChange {
             seq: Seq(seq),
-            entity: EntityKey { kind: "task".parse().unwrap(), id: "t:1".replace(':', "-").parse().unwrap() },
+            entity: EntityKey {
+                kind: "task".parse().unwrap(),
+                id: "t:1".replace(':', "-").parse().unwrap(),
+            },
             frame: frame::text(|p| {
-                p.extend(format!(r#"{{"type":"change","seq":{seq},"entity":{{"type":"task","id":"t-1"}}}}"#).bytes());
+                p.extend(
+                    format!(
+                        r#"{{"type":"change","seq":{seq},"entity":{{"type":"task","id":"t-1"}}}}"#
+                    )
+                    .bytes(),
+                );
             }),
         }
     }
@@ -163,13 +169,17 @@ mod tests {
     fn messages_arrive_as_they_were_sent() {
         let epoch = Epoch(Uuid::new_v4());
         let sent = [change(7), change(8)];
-        let Wire::Changes(got_epoch, got) = decode(changes(epoch, sent.iter())).unwrap() else { panic!() };
+        let Wire::Changes(got_epoch, got) = decode(changes(epoch, sent.iter())).unwrap() else {
+            panic!()
+        };
         assert_eq!(got_epoch, epoch);
         assert_eq!(got, sent);
 
         let room: Room = "room:p:x".parse().unwrap();
         let frame = frame::text(|p| p.extend(b"{}"));
-        let Wire::Event(got_room, got_frame) = decode(event(&room, &frame)).unwrap() else { panic!() };
+        let Wire::Event(got_room, got_frame) = decode(event(&room, &frame)).unwrap() else {
+            panic!()
+        };
         assert_eq!((got_room, got_frame), (room, frame));
     }
 

@@ -145,7 +145,7 @@ pub struct Connected<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<&'a RequestId>,
     /// This session's id, for logs and support.
-    pub session: u64,
+    pub session: &'a str,
     /// Whom the token names.
     pub user: &'a UserId,
     /// Milliseconds since the Unix epoch.

@@ -6,12 +6,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::shard::{Closing, ConnRef, Identity, Shard, State};
-use super::state::Step;
+use super::state::{Step, too_fast};
 use crate::auth::{Claims, Command, Grants, Permit, TokenError, authorize};
 use crate::clock;
 use crate::id::{ClientId, Room};
@@ -24,6 +23,7 @@ use crate::protocol::server::{Connected, ProjectGrant, RawState, ServerFrame};
 use crate::quota::Kind;
 use crate::sync::follow;
 use crate::sync::submission::Submission;
+use crate::telemetry::RateLimit;
 
 impl Shard {
     /// Handles one text frame.
@@ -33,7 +33,9 @@ impl Shard {
             None => return,
         };
         match step {
-            Step::Authenticate { id, token, connect } => self.authenticate(conn, id, token, connect),
+            Step::Authenticate { id, token, connect } => {
+                self.authenticate(conn, id, token, connect)
+            }
             Step::Introduce(id, connect) => self.introduce(conn, id.as_ref(), &connect),
             Step::Subscribe(id, subscribe) => self.subscribe(conn, id, subscribe),
             Step::Unsubscribe(id, unsubscribe) => self.unsubscribe(conn, id.as_ref(), &unsubscribe),
@@ -51,7 +53,12 @@ impl Shard {
                 self.done(conn, id.as_ref(), result);
             }
             Step::Pong(id) => self.send(conn.slot, &ServerFrame::Pong { id: id.as_ref() }.encode()),
-            Step::Refuse(id, refusal) => self.refuse(conn, id.as_ref(), &refusal),
+            Step::Refuse(id, refusal) => {
+                if matches!(refusal.code, ErrorCode::RateLimited | ErrorCode::LimitExceeded) {
+                    self.hub.metrics.rate_limited.of(RateLimit::Connection).inc();
+                }
+                self.refuse(conn, id.as_ref(), &refusal);
+            }
         }
     }
 
@@ -69,18 +76,18 @@ impl Shard {
                     let hub = &shard.hub;
                     let result = hub.auth.verify_after_refresh(&token, clock::now_s()).await;
                     if shard.is_open(conn) {
-                        shard.authenticated(conn, id, connect.as_ref(), result);
+                        shard.authenticated(conn, id.as_ref(), connect.as_ref(), result);
                     }
                 });
             }
-            result => self.authenticated(conn, id, connect.as_ref(), result),
+            result => self.authenticated(conn, id.as_ref(), connect.as_ref(), result),
         }
     }
 
     fn authenticated(
         self: &Rc<Self>,
         conn: ConnRef,
-        id: Option<RequestId>,
+        id: Option<&RequestId>,
         connect: Option<&Connect>,
         result: Result<Claims, TokenError>,
     ) {
@@ -91,13 +98,13 @@ impl Shard {
                 if let Some(known) = self.state.borrow_mut().conns.get_mut(conn.slot as usize) {
                     known.session.not_authenticated();
                 }
-                return self.refuse(conn, id.as_ref(), &error.refusal());
+                return self.refuse(conn, id, &error.refusal());
             }
         };
         if self.identified(conn) {
-            self.refresh(conn, id.as_ref(), claims);
+            self.refresh(conn, id, claims);
         } else {
-            self.open(conn, claims, id.as_ref(), connect);
+            self.open(conn, claims, id, connect);
         }
     }
 
@@ -151,11 +158,12 @@ impl Shard {
     }
 
     fn say_connected(&self, conn: ConnRef, id: Option<&RequestId>) {
+        let session = format!("{:x}", conn.id);
         let frame = self.with_identity(conn, |identity| {
             let left = identity.claims.expires_at - clock::now_s();
             ServerFrame::Connected(Box::new(Connected {
                 id,
-                session: conn.id,
+                session: &session,
                 user: identity.grants.user(),
                 server_time: u64::try_from(clock::now_ms()).unwrap_or(0),
                 ttl: u64::try_from(left).unwrap_or(0),
@@ -259,7 +267,7 @@ impl Shard {
             .permit(conn, Command::Write(&write.project))
             .and_then(|permit| {
                 let count = u32::try_from(write.ops.len()).unwrap_or(u32::MAX);
-                self.hub.quota.take(permit.user(), Kind::Ops, count).map_err(over_quota)?;
+                self.spend(&permit, Kind::Ops, count)?;
                 Ok(permit)
             })
             .and_then(|permit| {
@@ -267,8 +275,7 @@ impl Shard {
                     .with_identity(conn, |identity| identity.client.clone())
                     .ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
                 let limits = &self.hub.config.limits;
-                let submission =
-                    Submission::read(&permit, &write.ops, client.as_str(), limits);
+                let submission = Submission::read(&permit, &write.ops, client.as_str(), limits);
                 let (ops, bytes, places) = submission.into_parts();
                 Ok((self.hub.engine.submit(&permit, ops, bytes)?, places))
             });
@@ -302,7 +309,7 @@ impl Shard {
 
     fn broadcast(&self, conn: ConnRef, broadcast: &Broadcast) -> Result<(), Refusal> {
         let permit = self.permit(conn, Command::Broadcast(&broadcast.room))?;
-        self.hub.quota.take(permit.user(), Kind::Broadcasts, 1).map_err(over_quota)?;
+        self.spend(&permit, Kind::Broadcasts, 1)?;
         let frame = ServerFrame::Event {
             room: &broadcast.room,
             event: &broadcast.event,
@@ -354,10 +361,19 @@ impl Shard {
         Ok(())
     }
 
+    /// Takes from what the user may do per second, over all instances.
+    fn spend(&self, permit: &Permit, kind: Kind, count: u32) -> Result<(), Refusal> {
+        self.hub.quota.take(permit.user(), kind, count).map_err(|ms| {
+            self.hub.metrics.rate_limited.of(RateLimit::User).inc();
+            too_fast(Duration::from_millis(ms))
+        })
+    }
+
     /// Asks whether the connection's token grants a command.
     pub(super) fn permit(&self, conn: ConnRef, command: Command<'_>) -> Result<Permit, Refusal> {
         let state = self.state.borrow();
-        let identity = state.conns.get(conn.slot as usize).and_then(|known| known.identity.as_ref());
+        let identity =
+            state.conns.get(conn.slot as usize).and_then(|known| known.identity.as_ref());
         match identity {
             Some(identity) => authorize(&identity.grants, command),
             None => Err(Refusal::new(ErrorCode::Unauthorized, "send `connect` first")),
@@ -388,15 +404,9 @@ impl Shard {
 
     /// Answers a request with an error; the connection lives.
     pub(super) fn refuse(&self, conn: ConnRef, id: Option<&RequestId>, refusal: &Refusal) {
-        self.hub.metrics.refused(refusal.code);
-        let frame: Bytes = ServerFrame::Error { id, refusal }.encode();
+        let frame = ServerFrame::Error { id, refusal }.encode();
         self.send(conn.slot, &frame);
     }
-}
-
-fn over_quota(retry_after_ms: u64) -> Refusal {
-    Refusal::new(ErrorCode::RateLimited, "too many requests of this user; slow down")
-        .retry_after(retry_after_ms)
 }
 
 fn regrade(

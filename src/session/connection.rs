@@ -31,8 +31,8 @@ pub struct Accepted {
     pub early: Bytes,
     /// Where it comes from.
     pub ip: IpAddr,
-    /// Whom the handshake's token names, if it carried one.
-    pub claims: Option<Claims>,
+    /// Whom the handshake's token names, if it carried one; or why the connection cannot be.
+    pub verdict: Result<Option<Claims>, CloseCode>,
 }
 
 enum Event {
@@ -45,15 +45,17 @@ enum Event {
 pub async fn serve(shard: Rc<Shard>, accepted: Accepted) {
     let socket = Rc::new(accepted.socket);
     let conn = shard.insert(socket.clone(), accepted.ip);
-    shard.hub.metrics.opened();
-    if let Some(claims) = accepted.claims {
-        shard.open(conn, claims, None, None);
+    shard.hub.metrics.connections.inc();
+    shard.hub.metrics.connections_opened.inc();
+    match accepted.verdict {
+        Ok(Some(claims)) => shard.open(conn, claims, None, None),
+        Ok(None) => {}
+        Err(code) => shard.close(conn.slot, Closing::Code(code)),
     }
     let mut decoder = Decoder::default();
     if !accepted.early.is_empty() {
         read(&shard, conn, &mut decoder, &mut Vec::from(accepted.early));
     }
-    drop(accepted.early);
     loop {
         match next(&shard, conn, &socket).await {
             Event::Readable => receive(&shard, conn, &socket, &mut decoder),

@@ -5,7 +5,7 @@
 //! recipient's outbox and marks it dirty; all dirty outboxes are written once per turn, straight to the
 //! sockets, without waking a task per recipient.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -31,7 +31,7 @@ use crate::presence::Departure;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{ResyncReason, ServerFrame};
-use crate::telemetry::Delivery;
+use crate::telemetry::{Closed, Delivery};
 
 /// How often every connection is looked at for what is due.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -41,7 +41,6 @@ const BATCH: usize = 256;
 const READ_BUFFER: usize = 64 << 10;
 
 /// One thread's connections.
-#[derive(Debug)]
 pub struct Shard {
     /// Its number.
     pub index: usize,
@@ -49,6 +48,8 @@ pub struct Shard {
     pub hub: Arc<Hub>,
     pub(super) state: RefCell<State>,
     pub(super) read_buffer: RefCell<Box<[u8]>>,
+    /// Outbox bytes and rooms, as the metrics have them.
+    reported: Cell<[i64; 2]>,
 }
 
 /// The tables of a shard.
@@ -121,15 +122,17 @@ pub(super) enum Closing {
     Broken,
 }
 
-impl Closing {
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Code(code) => code.reason(),
-            Self::Peer => "peer_closed",
-            Self::Broken => "broken",
+impl From<Closing> for Closed {
+    fn from(why: Closing) -> Self {
+        match why {
+            Closing::Code(code) => code.into(),
+            Closing::Peer => Self::Client,
+            Closing::Broken => Self::Lost,
         }
     }
+}
 
+impl Closing {
     fn departure(self) -> Departure {
         match self {
             Self::Peer
@@ -150,6 +153,7 @@ impl Shard {
             hub,
             state: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into()),
+            reported: Cell::default(),
         })
     }
 
@@ -236,7 +240,9 @@ impl Shard {
         let limit = self.hub.config.limits.outbox_bytes;
         let mut sink = Outboxes { conns, dirty, overflowed: &mut overflowed, limit, bytes: 0 };
         let sent = deliver(registry, &mut sink);
-        self.hub.metrics.delivered(kind, sent, sink.bytes);
+        let (sent, bytes) = (sent as u64, sink.bytes as u64);
+        self.hub.metrics.deliveries.of(kind).inc_by(sent);
+        self.hub.metrics.delivered_bytes.inc_by(bytes);
         state.wake_flusher();
         drop(state);
         for slot in overflowed {
@@ -380,9 +386,11 @@ impl Shard {
         }
         drop(state);
         let why = gone.closing.unwrap_or(Closing::Broken);
-        self.hub.metrics.closed(why.reason());
+        self.hub.metrics.connections.dec();
+        self.hub.metrics.connections_closed.of(why.into()).inc();
         self.hub.relay.fanout.release(gone.ip);
-        tracing::debug!(conn = conn.id, reason = why.reason(), "connection closed");
+        let reason = Closed::from(why).as_str();
+        tracing::debug!(conn = conn.id, reason, "connection closed");
     }
 
     /// Writes every dirty outbox once.
@@ -434,7 +442,7 @@ impl Shard {
                 }
             }
         }
-        self.hub.metrics.shard_state(self.index, waiting, self.state.borrow().registry.rooms());
+        self.report(waiting, self.state.borrow().registry.rooms());
         for (slot, tick) in due {
             match tick {
                 Tick::Idle => {}
@@ -445,6 +453,14 @@ impl Shard {
                 Tick::Close(code) => self.close(slot, Closing::Code(code)),
             }
         }
+    }
+
+    /// Brings the gauges that all shards share up to date with this one's part.
+    fn report(&self, waiting: usize, rooms: usize) {
+        let now = [waiting, rooms].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        let before = self.reported.replace(now);
+        self.hub.metrics.outbox_bytes.inc_by(now[0] - before[0]);
+        self.hub.metrics.rooms.inc_by(now[1] - before[1]);
     }
 
     fn revoke(&self, revocation: &Revocation) {
@@ -495,7 +511,7 @@ impl Shard {
     }
 
     pub(super) fn resync(&self, slot: Slot, room: &Room, reason: ResyncReason) {
-        self.hub.metrics.resync(reason);
+        self.hub.metrics.resyncs.of(reason.into()).inc();
         self.send(slot, &ServerFrame::Resync { room, reason }.encode());
     }
 

@@ -11,7 +11,7 @@ use crate::protocol::client::{
     Write,
 };
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
-use crate::quota::TokenBucket;
+use crate::quota::bucket::TokenBucket;
 
 /// The protocol state of one connection.
 #[derive(Debug)]
@@ -298,7 +298,11 @@ mod tests {
             r#"{"type":"ack","active":true}"#,
             r#"{"type":"connect"}"#,
         ] {
-            assert_eq!(refused(session.frame(text, now, &limits)), ErrorCode::Unauthorized, "{text}");
+            assert_eq!(
+                refused(session.frame(text, now, &limits)),
+                ErrorCode::Unauthorized,
+                "{text}"
+            );
         }
         let connect = r#"{"type":"connect","token":"t"}"#;
         assert!(matches!(session.frame(connect, now, &limits), Step::Authenticate { .. }));
@@ -341,7 +345,8 @@ mod tests {
     fn silence_is_answered_with_a_ping_and_then_the_end() {
         let (mut session, _, start) = open();
         let (server, auth) = (Server::default(), Auth::default());
-        let mut at = |seconds| session.tick(start + Duration::from_secs(seconds), 0, &server, &auth);
+        let mut at =
+            |seconds| session.tick(start + Duration::from_secs(seconds), 0, &server, &auth);
         assert_eq!(at(24), Tick::Idle);
         assert_eq!(at(25), Tick::Ping);
         assert_eq!(at(26), Tick::Idle, "one ping is enough");

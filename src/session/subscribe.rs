@@ -39,6 +39,9 @@ struct Joining {
     presence: bool,
 }
 
+/// Where a room's reader begins, if it reads the log, and who is present, if that was asked.
+type Located = (Result<Option<Start>, Refusal>, Option<PresenceList>);
+
 /// Where a reader begins.
 struct Start {
     epoch: Epoch,
@@ -80,10 +83,8 @@ impl Shard {
         id: Option<RequestId>,
         subscribe: Subscribe,
     ) {
-        let mut rooms = subscribe.rooms;
-        // The project's room first: it covers the entities' rooms.
-        rooms.sort_by_key(|asked| !asked.room.starts_with("project:"));
-        let joining: Vec<_> = rooms.into_iter().map(|asked| self.register(conn, asked)).collect();
+        let joining: Vec<_> =
+            subscribe.rooms.into_iter().map(|asked| self.register(conn, asked)).collect();
         if joining.iter().all(Joining::is_ready) {
             let starts: Vec<_> = joining.iter().map(|j| self.locate_now(j)).collect();
             if starts.iter().all(Option::is_some) {
@@ -143,8 +144,7 @@ impl Shard {
         if at.is_none() && known.rooms.len() >= limit {
             return Err(Refusal::limit("rooms", limit as u64));
         }
-        let rooms =
-            registry.enter(project, || self.hub.relay.feeds.watch(project, self.index));
+        let rooms = registry.enter(project, || self.hub.relay.feeds.watch(project, self.index));
         let name = rooms.shared_name(room).unwrap_or_else(|| Arc::new(room.clone()));
         let (_, role) = permit.in_project()?;
         let cursor = asked.since.unwrap_or(Seq::ZERO);
@@ -187,14 +187,10 @@ impl Shard {
             Some(since) => since,
         };
         // A cursor ahead of this feed may be right: another instance may have delivered it first.
-        (since <= head && feed.recent(since).is_some())
-            .then(|| Ok(Some(start(Some(since), None))))
+        (since <= head && feed.recent(since).is_some()).then(|| Ok(Some(start(Some(since), None))))
     }
 
-    async fn locate(
-        &self,
-        joining: &Joining,
-    ) -> (Result<Option<Start>, Refusal>, Option<PresenceList>) {
+    async fn locate(&self, joining: &Joining) -> Located {
         let presence = async {
             match &joining.room {
                 Ok(room) if joining.presence => Some(self.hub.presence.list(room).await),
@@ -214,9 +210,7 @@ impl Shard {
             Refusal::new(ErrorCode::Unavailable, "the store does not answer; subscribe again")
                 .retry_after(1000)
         };
-        tokio::time::timeout(PATIENCE, feed.reach(Stage::Open))
-            .await
-            .map_err(|_| unavailable())?;
+        tokio::time::timeout(PATIENCE, feed.reach(Stage::Open)).await.map_err(|_| unavailable())?;
         if let Some(start) = self.locate_now(joining) {
             return start;
         }
@@ -244,7 +238,7 @@ impl Shard {
         conn: ConnRef,
         id: Option<&RequestId>,
         joining: Vec<Joining>,
-        starts: Vec<(Result<Option<Start>, Refusal>, Option<PresenceList>)>,
+        starts: Vec<Located>,
     ) {
         let mut answers = Vec::with_capacity(joining.len());
         let mut reads = Vec::new();
@@ -276,6 +270,8 @@ impl Shard {
         }
         self.answered(conn);
         self.send(conn.slot, &ServerFrame::Subscribed { id, rooms: &answers }.encode());
+        // A project's room first: it covers the entities' rooms.
+        reads.sort_by_key(|(_, entity, ..)| entity.is_some());
         for (room, entity, feed, start) in reads {
             self.begin_reading(conn, &room, entity, &feed, start);
         }
@@ -290,7 +286,7 @@ impl Shard {
         start: Start,
     ) {
         if let Some(reason) = start.resync {
-            self.hub.metrics.resync(reason);
+            self.hub.metrics.resyncs.of(reason.into()).inc();
         }
         let Some(from) = start.from else {
             // Begins at the head that was answered; what came since is in the feed's recent changes.
@@ -368,15 +364,21 @@ impl Shard {
                 ResyncReason::EpochChanged
             };
             self.resync(reader.conn.slot, &reader.room(), reason);
-            return self.pass(reader, &[], page.head, false);
+            return self.pass(reader, cursor, &[], page.head, false);
         }
-        let upto = page.changes.last().map_or(page.head, |last| last.seq);
-        self.pass(reader, &page.changes, upto, false);
+        let mut changes = &page.changes[..];
+        let mut upto = changes.last().map_or(page.head, |last| last.seq);
+        if let Some(until) = reader.until.filter(|until| *until < upto) {
+            changes = &changes[..changes.partition_point(|change| change.seq <= until)];
+            upto = until;
+        }
+        self.pass(reader, cursor, changes, upto, false);
     }
 
     fn pass(
         &self,
         reader: &CatchUp,
+        after: Seq,
         changes: &[Arc<crate::fanout::EncodedChange>],
         upto: Seq,
         live: bool,
@@ -384,7 +386,7 @@ impl Shard {
         self.deliver(Delivery::Change, |registry, sink| {
             registry.get_mut(reader.feed.project()).map_or(0, |rooms| {
                 let entity = reader.entity.as_ref();
-                rooms.catch_up(reader.conn.slot, entity, changes, upto, live, sink)
+                rooms.catch_up(reader.conn.slot, entity, after, changes, upto, live, sink)
             })
         });
     }
@@ -403,7 +405,7 @@ impl Shard {
     fn read_recent(&self, reader: &mut CatchUp) -> Progress {
         let Some(cursor) = self.cursor(reader) else { return Progress::Live };
         if reader.until.is_some_and(|until| cursor >= until) {
-            self.pass(reader, &[], cursor, true);
+            self.pass(reader, cursor, &[], cursor, true);
             return Progress::Live;
         }
         let Some(mut changes) = reader.feed.recent(cursor) else { return Progress::NeedsStore };
@@ -421,7 +423,7 @@ impl Shard {
         self.hub.metrics.catch_ups.of(CatchUpSource::Recent).inc();
         let upto = changes.last().map_or(cursor, |last| last.seq);
         let live = whole || reader.until.is_some_and(|until| upto >= until);
-        self.pass(reader, &changes, upto, live);
+        self.pass(reader, cursor, &changes, upto, live);
         if live { Progress::Live } else { Progress::More }
     }
 }

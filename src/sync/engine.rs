@@ -37,10 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub type Verdicts = Result<Vec<StoredVerdict>, Refusal>;
 
 /// Queues, groups and commits operations. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     store: Store,
     relay: Arc<Relay>,
@@ -100,7 +99,7 @@ impl Engine {
         bytes: usize,
     ) -> Result<oneshot::Receiver<Verdicts>, Refusal> {
         let (reply, verdicts) = oneshot::channel();
-        let project = permit.project().clone();
+        let project = permit.in_project()?.0.clone();
         if ops.is_empty() {
             let _receiver_is_here = reply.send(Ok(Vec::new()));
             return Ok(verdicts);
@@ -111,15 +110,21 @@ impl Engine {
         let new = matches!(lane, dashmap::Entry::Vacant(_));
         let lane = lane.or_default();
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops
-        {
+        if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "too many writes wait for this project; send the same operations again later",
             )
             .retry_after(500));
         }
-        queue.push_back(Job { project, count: ops.len(), ops, bytes, queued: Instant::now(), reply });
+        queue.push_back(Job {
+            project,
+            count: ops.len(),
+            ops,
+            bytes,
+            queued: Instant::now(),
+            reply,
+        });
         drop(queue);
         drop(lane);
         if new {
@@ -237,7 +242,8 @@ impl Inner {
                 let one = [(project.clone(), vec![op])];
                 let committed = match self.commit(&one).await {
                     Err(StoreError::Data(_)) => {
-                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, graces)).await
+                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, graces))
+                            .await
                     }
                     other => other,
                 };
@@ -273,13 +279,14 @@ impl Inner {
     }
 
     fn count(&self, answer: &Answer) -> StoredVerdict {
-        self.metrics.write(match answer {
+        let outcome = match answer {
             Answer::Replayed(_) => WriteOutcome::Replayed,
             Answer::New(_, Outcome::Applied) => WriteOutcome::Applied,
             Answer::New(_, Outcome::Noop) => WriteOutcome::Noop,
             Answer::New(_, Outcome::Conflict) => WriteOutcome::Conflict,
             Answer::New(_, Outcome::Rejected) => WriteOutcome::Rejected,
-        });
+        };
+        self.metrics.writes.of(outcome).inc();
         answer.verdict().clone()
     }
 }

@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{BusEvent, Topic};
+use crate::bus::{BusEvent, Events, Topic};
 use crate::clock;
 use crate::config;
 use crate::fanout::feed::{Offered, Stage};
 use crate::fanout::{EncodedChange, Feed, Relay};
+use crate::hub::Hub;
 use crate::id::{ProjectId, UserId};
 use crate::presence::Presence;
 use crate::store::{Store, StoreError};
@@ -31,29 +32,37 @@ const TICK: Duration = Duration::from_millis(200);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the follower needs.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Follower {
-    /// The truth.
-    pub store: Store,
-    /// What is kept true.
-    pub relay: Arc<Relay>,
+    store: Store,
+    relay: Arc<Relay>,
     /// Told when Redis may have forgotten.
-    pub presence: Presence,
-    /// Where heals are counted.
-    pub metrics: Arc<Metrics>,
-    /// How long to wait and how often to look.
-    pub bus: config::Bus,
-    /// How much to read at once.
-    pub limits: config::Limits,
+    presence: Presence,
+    metrics: Arc<Metrics>,
+    bus: config::Bus,
+    limits: config::Limits,
 }
 
 impl Follower {
+    /// The follower of a hub.
+    #[must_use]
+    pub fn new(hub: &Hub) -> Self {
+        Self {
+            store: hub.store.clone(),
+            relay: hub.relay.clone(),
+            presence: hub.presence.clone(),
+            metrics: hub.metrics.clone(),
+            bus: hub.config.bus.clone(),
+            limits: hub.config.limits.clone(),
+        }
+    }
+
     /// Runs until told to stop.
     pub async fn run(
         self,
         mut created: mpsc::UnboundedReceiver<Arc<Feed>>,
         mut doubtful: mpsc::UnboundedReceiver<Arc<Feed>>,
-        mut events: mpsc::Receiver<BusEvent>,
+        mut events: Events,
         stop: CancellationToken,
     ) {
         let mut opening = JoinSet::new();
@@ -119,7 +128,7 @@ impl Follower {
 
     fn observe_lag(&self, sent_at_ms: u64) {
         let now = u64::try_from(clock::now_ms()).unwrap_or(0);
-        self.metrics.bus_lag.observe(now.saturating_sub(sent_at_ms) as f64 / 1000.0);
+        self.metrics.bus_lag_seconds.observe(now.saturating_sub(sent_at_ms) as f64 / 1000.0);
     }
 
     /// Attaches a new feed to the bus, then finds its place in the log: in this order, so that no change
@@ -158,7 +167,7 @@ impl Follower {
             let Some((epoch, at)) = feed.head() else { return Ok(()) };
             let page = self
                 .store
-                .page(feed.project(), at, self.limits.page_changes, self.limits.recent_bytes)
+                .page(feed.project(), at, self.limits.page_changes, self.limits.recent_bytes as u64)
                 .await?;
             if page.epoch != epoch || page.floor > at {
                 tracing::warn!(project = %feed.project(), "the log was replaced or cut; readers resync");

@@ -31,8 +31,8 @@ type Shared = OnceCell<Arc<Page>>;
 pub struct Pages {
     store: Store,
     reads: Semaphore,
-    changes: usize,
-    bytes: usize,
+    changes: u32,
+    bytes: u64,
     /// Pages somebody is reading or still sending.
     shared: Mutex<HashMap<(ProjectId, Seq), Weak<Shared>>>,
 }
@@ -45,7 +45,7 @@ impl Pages {
             store,
             reads: Semaphore::new(limits.catch_ups),
             changes: limits.page_changes,
-            bytes: limits.catch_up_bytes,
+            bytes: limits.catch_up_bytes as u64,
             shared: Mutex::new(HashMap::new()),
         }
     }

@@ -132,8 +132,7 @@ impl<'a> Planner<'a> {
             self.write(pending, key, kind, prev, &patch, row);
         }
         let verdict = to_raw_value(&verdict).expect("a verdict has string keys");
-        let recorded =
-            Recorded { payload_hash: pending.payload_hash, verdict: verdict.clone() };
+        let recorded = Recorded { payload_hash: pending.payload_hash, verdict: verdict.clone() };
         self.given.insert(op_id.clone(), recorded);
         self.effects.answers.push(Answer::New(verdict, outcome));
     }
@@ -178,9 +177,10 @@ impl<'a> Planner<'a> {
                 seq: self.head,
                 title: notify.title.clone(),
                 body: notify.body.clone(),
-                data: notify.data.as_ref().map(|data| {
-                    serde_json::to_string(data).expect("data has string keys")
-                }),
+                data: notify
+                    .data
+                    .as_ref()
+                    .map(|data| serde_json::to_string(data).expect("data has string keys")),
                 link: notify.link.clone(),
                 lane: notify.lane,
                 not_before: self.now_ms.saturating_add(self.graces.of(notify.lane)),
@@ -200,10 +200,9 @@ fn decide(pending: &PendingOp, current: Option<&EntityRow>) -> Decision {
     let live = current.filter(|row| !row.deleted);
     let stale = !pending.upsert && current.is_some_and(|row| is_stale(pending, row));
     match (op.kind, live) {
-        (ChangeKind::Create, Some(_)) if !pending.upsert => Decision::Conflict {
-            code: "exists",
-            message: "an entity with this id exists already",
-        },
+        (ChangeKind::Create, Some(_)) if !pending.upsert => {
+            Decision::Conflict { code: "exists", message: "an entity with this id exists already" }
+        }
         (ChangeKind::Create, None) | (ChangeKind::Update, None) if pending.upsert => {
             set(pending, current, None)
         }
@@ -212,10 +211,9 @@ fn decide(pending: &PendingOp, current: Option<&EntityRow>) -> Decision {
             message: "an entity with this id was deleted; give its version as `base` to create it again",
         },
         (ChangeKind::Create, None) => set(pending, current, None),
-        (ChangeKind::Update, None) if current.is_some() => Decision::Conflict {
-            code: "deleted",
-            message: "the entity was deleted meanwhile",
-        },
+        (ChangeKind::Update, None) if current.is_some() => {
+            Decision::Conflict { code: "deleted", message: "the entity was deleted meanwhile" }
+        }
         (ChangeKind::Update, None) => {
             Decision::reject("not_found", "there is no entity to update; create it first")
         }
@@ -329,7 +327,12 @@ fn verdict(
 /// A verdict about an operation that never reaches the log or the store: it cannot be read, is not
 /// allowed, or reuses an `op_id`.
 #[must_use]
-pub fn rejected(op_id: &OpId, id: &crate::id::EntityId, code: &str, message: &str) -> StoredVerdict {
+pub fn rejected(
+    op_id: &OpId,
+    id: &crate::id::EntityId,
+    code: &str,
+    message: &str,
+) -> StoredVerdict {
     let verdict = Verdict {
         op_id: op_id.clone(),
         outcome: Outcome::Rejected,
@@ -372,6 +375,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "calls read better with `json!` in place")]
     fn op(id: &str, kind: &str, base: u64, fields: serde_json::Value) -> serde_json::Value {
         json!({"op_id": id, "kind": kind, "type": "task", "id": "t1", "base": base, "fields": fields})
     }
@@ -418,7 +422,10 @@ mod tests {
     fn a_write_behind_another_clients_change_is_a_conflict_with_the_current_state() {
         let mut world = World::new();
         world.one("a", &op("1", "create", 0, json!({"title": "x", "done": false})));
-        assert_eq!(world.one("b", &op("2", "update", 1, json!({"title": "y"}))).version, Some(Seq(2)));
+        assert_eq!(
+            world.one("b", &op("2", "update", 1, json!({"title": "y"}))).version,
+            Some(Seq(2))
+        );
         let verdict = world.one("a", &op("3", "update", 1, json!({"done": true})));
         assert_eq!(verdict.outcome, Outcome::Conflict);
         let current = verdict.current.unwrap();
@@ -440,7 +447,10 @@ mod tests {
         ]);
         assert!(verdicts.iter().all(|v| v.outcome == Outcome::Applied), "{verdicts:?}");
         world.one("b", &op("4", "update", 3, json!({"n": 4})));
-        assert_eq!(world.one("a", &op("5", "update", 4, json!({"n": 5}))).outcome, Outcome::Applied);
+        assert_eq!(
+            world.one("a", &op("5", "update", 4, json!({"n": 5}))).outcome,
+            Outcome::Applied
+        );
         assert_eq!(
             world.one("a", &op("6", "update", 3, json!({"n": 6}))).outcome,
             Outcome::Conflict,
@@ -456,7 +466,9 @@ mod tests {
         world.run(std::slice::from_ref(&create));
         let again = plan(&world.0, &[create.clone(), create.clone()], 2000, GRACES);
         for answer in &again.answers {
-            assert!(matches!(answer, Answer::Replayed(v) if v.get() == first.answers[0].verdict().get()));
+            assert!(
+                matches!(answer, Answer::Replayed(v) if v.get() == first.answers[0].verdict().get())
+            );
         }
         assert!(again.entries.is_empty() && again.entities.is_empty());
         let verdict = world.one("a", &op("1", "create", 0, json!({"n": 2})));
@@ -470,15 +482,24 @@ mod tests {
     #[test]
     fn creates_and_deletes_have_conflicts_of_their_own() {
         let mut world = World::new();
-        assert_eq!(world.one("a", &op("0", "update", 0, json!({"n": 1}))).code.as_deref(), Some("not_found"));
+        assert_eq!(
+            world.one("a", &op("0", "update", 0, json!({"n": 1}))).code.as_deref(),
+            Some("not_found")
+        );
         assert_eq!(world.one("a", &op("1", "delete", 0, json!({}))).outcome, Outcome::Noop);
         world.one("a", &op("2", "create", 0, json!({"n": 1})));
-        assert_eq!(world.one("b", &op("3", "create", 0, json!({"n": 2}))).code.as_deref(), Some("exists"));
+        assert_eq!(
+            world.one("b", &op("3", "create", 0, json!({"n": 2}))).code.as_deref(),
+            Some("exists")
+        );
         assert_eq!(world.one("b", &op("4", "delete", 1, json!({}))).seq, Some(Seq(2)));
         let verdict = world.one("a", &op("5", "update", 1, json!({"n": 3})));
         assert_eq!(verdict.code.as_deref(), Some("deleted"));
         assert!(verdict.current.unwrap().deleted);
-        assert_eq!(world.one("a", &op("6", "create", 0, json!({}))).code.as_deref(), Some("deleted"));
+        assert_eq!(
+            world.one("a", &op("6", "create", 0, json!({}))).code.as_deref(),
+            Some("deleted")
+        );
         assert_eq!(world.one("a", &op("7", "create", 2, json!({"n": 9}))).seq, Some(Seq(3)));
     }
 
@@ -488,8 +509,12 @@ mod tests {
         world.one("a", &op("1", "create", 0, json!({"a": 1, "b": null})));
         let same = pending("b", &op("2", "update", 1, json!({"a": 1, "b": null})));
         assert_eq!(world.run(&[same])[0].outcome, Outcome::Noop);
-        let effects =
-            plan(&world.0, &[pending("b", &op("3", "update", 1, json!({"a": 1, "b": 2})))], 1, GRACES);
+        let effects = plan(
+            &world.0,
+            &[pending("b", &op("3", "update", 1, json!({"a": 1, "b": 2})))],
+            1,
+            GRACES,
+        );
         assert_eq!(effects.entries[0].fields.as_ref().unwrap().get(), r#"{"b":2}"#);
     }
 
@@ -512,7 +537,8 @@ mod tests {
     fn recipients_hear_once_and_the_actor_never() {
         let world = World::new();
         let mut op = op("1", "create", 0, json!({"n": 1}));
-        op["notify"] = json!({"users": ["bo", "user of a", "bo", "cy"], "title": "t", "lane": "high"});
+        op["notify"] =
+            json!({"users": ["bo", "user of a", "bo", "cy"], "title": "t", "lane": "high"});
         let effects = plan(&world.0, &[pending("a", &op)], 1000, GRACES);
         let users: Vec<_> = effects.notifications.iter().map(|n| n.user.as_str()).collect();
         assert_eq!(users, ["bo", "cy"]);

@@ -53,7 +53,10 @@ impl Submission {
 
     /// All verdicts in the order the operations were sent in, with the engine's in their places.
     #[must_use]
-    pub fn finish(verdicts: Vec<Option<StoredVerdict>>, decided: Vec<StoredVerdict>) -> Vec<StoredVerdict> {
+    pub fn finish(
+        verdicts: Vec<Option<StoredVerdict>>,
+        decided: Vec<StoredVerdict>,
+    ) -> Vec<StoredVerdict> {
         let mut decided = decided.into_iter();
         verdicts.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect()
     }

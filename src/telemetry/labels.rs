@@ -4,6 +4,7 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use crate::auth::TokenError;
 use crate::protocol::error::CloseCode;
 use crate::protocol::server::ResyncReason;
 
@@ -164,8 +165,8 @@ label! {
         Presence = "presence",
         /// A notification.
         Notification = "notification",
-        /// A position passed without content.
-        Advance = "advance",
+        /// The answer to a request, or what the hub says of itself.
+        Reply = "reply",
     }
 }
 
@@ -174,10 +175,10 @@ label! {
     Dropped("reason") {
         /// A connection's outbox was full; the connection resumes.
         Outbox = "outbox",
-        /// A subscription's buffer was full while it caught up; it reads again.
-        CatchUpBuffer = "catch_up_buffer",
         /// The queue to the bus was full; other instances heal from the store.
         BusQueue = "bus_queue",
+        /// A message of another instance could not be read.
+        BusMessage = "bus_message",
         /// A shard's queue was full.
         ShardQueue = "shard_queue",
         /// A project writer's queue was full; the write was refused.
@@ -268,6 +269,10 @@ label! {
         Missing = "missing",
         /// It is not a JWT.
         Malformed = "malformed",
+        /// Its algorithm or its extensions are not accepted.
+        NotAccepted = "not_accepted",
+        /// It, or a claim in it, is too large.
+        TooLarge = "too_large",
         /// No configured key matches its header.
         UnknownKey = "unknown_key",
         /// Its signature is wrong.
@@ -289,23 +294,32 @@ label! {
     }
 }
 
+impl From<&TokenError> for AuthFailure {
+    fn from(error: &TokenError) -> Self {
+        match error {
+            TokenError::Missing => Self::Missing,
+            TokenError::Malformed => Self::Malformed,
+            TokenError::WrongAlgorithm | TokenError::Critical => Self::NotAccepted,
+            TokenError::UnknownKey => Self::UnknownKey,
+            TokenError::BadSignature => Self::BadSignature,
+            TokenError::Expired => Self::Expired,
+            TokenError::NotYetValid => Self::NotYetValid,
+            TokenError::WrongIssuer => Self::Issuer,
+            TokenError::WrongAudience => Self::Audience,
+            TokenError::Revoked => Self::Revoked,
+            TokenError::TooLarge(_) => Self::TooLarge,
+            TokenError::BadClaims(_) => Self::Claims,
+        }
+    }
+}
+
 label! {
     /// Which rate or count was exceeded.
     RateLimit("what") {
-        /// Operations of a connection.
-        Ops = "ops",
-        /// Broadcasts of a connection.
-        Broadcasts = "broadcasts",
-        /// Presence updates of a connection.
-        Presence = "presence",
-        /// Other frames of a connection.
-        Frames = "frames",
-        /// Operations of a user.
-        UserOps = "user_ops",
-        /// Broadcasts of a user.
-        UserBroadcasts = "user_broadcasts",
-        /// Requests a connection has unanswered.
-        RequestsInFlight = "requests_in_flight",
+        /// What one connection may ask per second, or have unanswered.
+        Connection = "connection",
+        /// What one user may ask per second, over all instances.
+        User = "user",
         /// Connections in all.
         Connections = "connections",
         /// Connections of a user.

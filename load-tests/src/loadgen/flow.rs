@@ -270,9 +270,12 @@ impl Flow {
         other: &mut impl FnMut(usize, Instant, Happened<'_>),
     ) -> Result<()> {
         let known = self.subscribers.len();
-        pool.turn(wait, |id, now, what| {
-            if id < known { self.take(id, now, what) } else { other(id, now, what) }
-        })
+        pool.turn(
+            wait,
+            |id, now, what| {
+                if id < known { self.take(id, now, what) } else { other(id, now, what) }
+            },
+        )
     }
 
     fn settled(&self) -> bool {

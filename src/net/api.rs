@@ -1,0 +1,241 @@
+//! The HTTP endpoints of users: the same commands as on a socket, for clients that cannot hold one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
+use axum::http::HeaderMap;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::admin;
+use super::problem::Problem;
+use super::upgrade::bearer;
+use crate::auth::{Command, Grants, Permit, authorize};
+use crate::clock;
+use crate::hub::Hub;
+use crate::id::{EntityId, EntityKey, EntityType, Epoch, ProjectId, Room, Seq, UserId};
+use crate::presence::PresencePage;
+use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::op::{EntityState, Fields, StoredVerdict};
+use crate::protocol::server::ResyncReason;
+use crate::quota::Kind;
+use crate::store::{EntityRow, StoreError};
+use crate::sync::submission::Submission;
+use crate::telemetry::RateLimit;
+
+/// All HTTP endpoints of the public listener.
+pub fn router(hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route("/v1/projects/{project}/changes", get(changes))
+        .route("/v1/projects/{project}/entities/{type}/{id}", get(entity))
+        .route("/v1/projects/{project}/ops", post(ops))
+        .route("/v1/rooms/{room}/presence", get(presence))
+        .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
+        .route("/v1/admin/tokens/revoke", post(admin::revoke))
+        .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
+        .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
+        .layer(middleware::from_fn_with_state(hub.clone(), count))
+        .with_state(hub)
+}
+
+async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    hub.metrics.http_request(route, response.status().as_u16());
+    response
+}
+
+/// What the bearer token grants.
+async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+    let token = bearer(headers).ok_or_else(|| {
+        Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
+    })?;
+    let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
+        hub.metrics.auth_failures.of((&error).into()).inc();
+        error.refusal()
+    })?;
+    Ok(Grants::resolve(&claims, &hub.roles))
+}
+
+/// A path segment as a name.
+pub(super) fn name<T: std::str::FromStr<Err = crate::id::InvalidName>>(
+    text: &str,
+) -> Result<T, Refusal> {
+    text.parse().map_err(Refusal::from)
+}
+
+/// A store failure as a refusal.
+pub(super) fn unavailable(error: &StoreError) -> Refusal {
+    if error.retryable() {
+        tracing::warn!(%error, "an HTTP request met an unavailable store");
+        Refusal::new(ErrorCode::Unavailable, "the store does not answer; try again")
+            .retry_after(1000)
+    } else {
+        Refusal::internal(error)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Since {
+    #[serde(default)]
+    since: u64,
+    limit: Option<u32>,
+}
+
+/// The latest state of everything that changed after `since`.
+#[derive(Debug, Serialize)]
+struct Delta {
+    changes: Vec<DeltaRow>,
+    /// The cursor to store with these rows, and to ask on from.
+    next: Seq,
+    /// Whether another page follows now.
+    more: bool,
+    epoch: Epoch,
+    /// The cursor was of no use: these pages are all there is, drop what they do not name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resync: Option<ResyncReason>,
+}
+
+#[derive(Debug, Serialize)]
+struct DeltaRow {
+    entity: EntityKey,
+    version: Seq,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    fields: Fields,
+}
+
+async fn changes(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(project): Path<String>,
+    Query(query): Query<Since>,
+) -> Result<Json<Delta>, Problem> {
+    let project: ProjectId = name(&project)?;
+    let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
+    let (_, role) = permit.in_project()?;
+    let limit = query.limit.unwrap_or(u32::MAX).clamp(1, hub.config.limits.page_changes);
+    let page = hub
+        .store
+        .entities(&project, Seq(query.since), limit, hub.config.limits.body_bytes as u64)
+        .await
+        .map_err(|error| unavailable(&error))?;
+    let last = page.rows.last().map(|(_, row)| row.version);
+    let next = if page.more { last.unwrap_or(page.head) } else { page.head };
+    let resync = if query.since > page.head.0 {
+        Some(ResyncReason::EpochChanged)
+    } else if query.since > 0 && query.since < page.tombstone_floor.0 {
+        Some(ResyncReason::CursorTooOld)
+    } else {
+        None
+    };
+    let visible = page.rows.into_iter().filter(|(entity, _)| role.can_read(&entity.kind));
+    let rows = visible.map(|(entity, row)| DeltaRow {
+        entity,
+        version: row.version,
+        deleted: row.deleted,
+        fields: row.fields,
+    });
+    Ok(Json(Delta { changes: rows.collect(), next, more: page.more, epoch: page.epoch, resync }))
+}
+
+async fn read(hub: &Hub, headers: &HeaderMap, room: &Room) -> Result<Permit, Problem> {
+    let grants = grants(hub, headers).await?;
+    Ok(authorize(&grants, Command::Read(room))?)
+}
+
+async fn entity(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path((project, kind, id)): Path<(String, String, String)>,
+) -> Result<Json<EntityState>, Problem> {
+    let project: ProjectId = name(&project)?;
+    let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
+    let room = Room::Entity(project.clone(), key.clone());
+    let _permit = read(&hub, &headers, &room).await?;
+    let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
+    let EntityRow { version, deleted, fields, .. } =
+        row.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such entity"))?;
+    Ok(Json(EntityState { version, deleted, fields }))
+}
+
+#[derive(Debug, Deserialize)]
+struct OpsBody {
+    ops: Vec<Box<RawValue>>,
+    /// The installation that writes; the user's name without one.
+    client: Option<crate::id::ClientId>,
+}
+
+#[derive(Debug, Serialize)]
+struct Verdicts {
+    verdicts: Vec<StoredVerdict>,
+}
+
+async fn ops(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(project): Path<String>,
+    body: String,
+) -> Result<Json<Verdicts>, Problem> {
+    let project: ProjectId = name(&project)?;
+    let grants = grants(&hub, &headers).await?;
+    let permit = authorize(&grants, Command::Write(&project))?;
+    let body: OpsBody = json(&body)?;
+    let limits = &hub.config.limits;
+    if body.ops.len() > limits.ops_per_write {
+        return Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64).into());
+    }
+    let count = u32::try_from(body.ops.len()).unwrap_or(u32::MAX);
+    hub.quota.take(permit.user(), Kind::Ops, count).map_err(|ms| {
+        hub.metrics.rate_limited.of(RateLimit::User).inc();
+        crate::session::state::too_fast(Duration::from_millis(ms))
+    })?;
+    let client = body.client.as_ref().map_or(permit.user().as_str(), |client| client.as_str());
+    let submission = Submission::read(&permit, &body.ops, client, limits);
+    let (ops, bytes, places) = submission.into_parts();
+    let decided = hub.engine.submit(&permit, ops, bytes)?.await.unwrap_or_else(|_| {
+        Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
+    })?;
+    Ok(Json(Verdicts { verdicts: Submission::finish(places, decided) }))
+}
+
+/// A body as JSON, with a plain error.
+pub(super) fn json<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(body).map_err(|error| {
+        Refusal::new(ErrorCode::BadRequest, format!("the body is malformed: {error}"))
+    })
+}
+
+#[derive(Debug, Deserialize)]
+struct After {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn presence(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(room): Path<String>,
+    Query(query): Query<After>,
+) -> Result<Json<PresencePage>, Problem> {
+    let room: Room = name(&room)?;
+    let grants = grants(&hub, &headers).await?;
+    let _permit = authorize(&grants, Command::Presence(&room))?;
+    let after = query.after.as_deref().map(name::<UserId>).transpose()?;
+    let page = hub.presence.page(&room, after.as_ref(), query.limit.unwrap_or(100)).await;
+    let page = page.map_err(|error| {
+        Refusal::new(ErrorCode::Unavailable, error.to_string()).retry_after(1000)
+    })?;
+    Ok(Json(page))
+}
+
+/// An empty success.
+pub(super) fn done() -> Response {
+    axum::http::StatusCode::NO_CONTENT.into_response()
+}

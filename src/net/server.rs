@@ -1,0 +1,105 @@
+//! The public listener: one socket, accepted on by every shard, served as HTTP/1.1.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+use tokio::time::{Duration, sleep};
+use tower_service::Service;
+
+use super::upgrade;
+use crate::session::shard::Shard;
+
+/// Bytes of a request's head, a token in a header included.
+const HEAD_BYTES: usize = 32 << 10;
+
+/// Opens a listening socket with a queue long enough for a storm of connects: Tokio's own `bind` asks for
+/// 1024 at most, and what does not fit waits a second for its SYN to be sent again.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Accepts and serves on one shard until the hub drains. The listening socket is shared by all shards:
+/// whichever is idle takes the next connection.
+pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
+    let draining = shard.hub.draining.clone();
+    while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((socket, peer)) => {
+                spawn_local(http(shard.clone(), socket, peer.ip(), api.clone()));
+            }
+            // Out of file descriptors, or the peer is gone: others can still be served.
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+async fn http(shard: Rc<Shard>, socket: TcpStream, peer: IpAddr, api: Router) {
+    if let Err(error) = socket.set_nodelay(true) {
+        return tracing::debug!(%error, "the connection was gone at once");
+    }
+    let timeout = shard.hub.config.server.connect_timeout;
+    let service = service_fn(move |request| answer(shard.clone(), request, peer, api.clone()));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeout)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+async fn answer(
+    shard: Rc<Shard>,
+    request: Request<Incoming>,
+    peer: IpAddr,
+    mut api: Router,
+) -> Result<Response<Body>, std::convert::Infallible> {
+    if request.uri().path() != upgrade::PATH {
+        return api.call(request.map(Body::new)).await;
+    }
+    let ip = client_ip(&request, peer, &shard.hub.config.server.trusted_proxies);
+    Ok(match upgrade::upgrade(&shard, request, ip).await {
+        Ok(response) => response.map(Body::new),
+        Err(problem) => problem.into_response(),
+    })
+}
+
+/// The client's address: the peer's, or what a trusted proxy says it is.
+fn client_ip(request: &Request<Incoming>, peer: IpAddr, trusted: &[IpAddr]) -> IpAddr {
+    if !trusted.contains(&peer) {
+        return peer;
+    }
+    // The right-most entry is the one our own proxy wrote; those before it are the client's word.
+    let forwarded = request.headers().get_all("x-forwarded-for").iter().next_back();
+    forwarded
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.rsplit(',').next())
+        .and_then(|ip| ip.trim().parse().ok())
+        .unwrap_or(peer)
+}
