@@ -68,6 +68,13 @@ enum Connection {
     Cluster(ClusterConnection),
 }
 
+impl std::fmt::Debug for RedisLink {
+    /// Not the address: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisLink").finish_non_exhaustive()
+    }
+}
+
 impl RedisLink {
     /// A link to the Redis of `[bus] url`. Nothing is connected before the first command.
     ///

@@ -101,6 +101,13 @@ enum Kind {
     Redis(Arc<Shared>),
 }
 
+impl std::fmt::Debug for Bus {
+    /// Not the address: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus").field("link_up", &self.link_up()).finish_non_exhaustive()
+    }
+}
+
 impl Bus {
     /// The bus of `[bus] url`, for this instance. Nothing is connected before [`Bus::run`].
     ///

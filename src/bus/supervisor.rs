@@ -232,13 +232,9 @@ impl Supervisor {
         self.shared.set_routes(routes.collect());
     }
 
+    /// Says that the link is down, unless that was said.
     fn down(&mut self, reason: &str) {
-        {
-            let mut subscriptions = self.shared.subscriptions();
-            self.shared.up.store(false, Relaxed);
-            subscriptions.waiting.clear();
-        }
-        self.publish_routes();
+        self.unlink();
         if !self.suspect {
             self.suspect = true;
             self.shared.events.force(BusEvent::Suspect);
@@ -246,10 +242,20 @@ impl Supervisor {
         }
     }
 
+    /// Lets nobody count on what is gone: neither who waits for a subscription nor who publishes.
+    fn unlink(&self) {
+        {
+            let mut subscriptions = self.shared.subscriptions();
+            self.shared.up.store(false, Relaxed);
+            subscriptions.waiting.clear();
+        }
+        self.publish_routes();
+    }
+
     /// Lets the writers finish what waits, within the time one answer may take.
     async fn stop(mut self) {
         self.nodes.clear();
-        self.down("stopped");
+        self.unlink();
         let _ =
             timeout(RESPONSE_TIMEOUT, async { while self.writers.join_next().await.is_some() {} })
                 .await;

@@ -141,13 +141,13 @@ async fn instances_hear_each_other_over_a_cluster() {
     conformance(&cluster.url()).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_local_bus_is_always_up_and_silent() {
     let mut alone = Instance::start("local");
     assert!(alone.bus.link_up());
     alone.subscribe(&topic(0)).await;
     alone.publish(&topic(0), "to nobody");
-    assert!(timeout(Duration::from_millis(50), alone.events.recv()).await.is_err());
+    assert!(timeout(DEADLINE, alone.events.recv()).await.is_err());
 }
 
 /// A server, an instance behind a proxy, and one with a link of its own.
@@ -194,12 +194,25 @@ async fn a_silent_link_is_noticed_and_heals() {
 async fn a_subscription_on_a_breaking_link_ends_with_an_error_and_is_made_later() {
     let (_server, proxy, mut far, near) = behind_proxy().await;
     proxy.black_hole();
-    let broken = timeout(DEADLINE, far.bus.subscribe(topic(0))).await.unwrap();
-    assert!(matches!(broken, Err(BusError::LinkDown)), "{broken:?}");
+    // The first is on its way to the server when the others come.
+    let broken = (0..5).map(|number| {
+        let bus = &far.bus;
+        async move {
+            for _ in 0..number * 10 {
+                tokio::task::yield_now().await;
+            }
+            bus.subscribe(topic(number)).await
+        }
+    });
+    for broken in timeout(DEADLINE, join_all(broken)).await.expect("a subscription hangs") {
+        assert!(matches!(broken, Err(BusError::LinkDown)), "{broken:?}");
+    }
     proxy.forward();
     far.suspect_then_healed().await;
-    near.publish(&topic(0), "after");
-    assert_eq!(far.message().await, (topic(0), "after".to_owned()));
+    for number in 0..5 {
+        near.publish(&topic(number), "after");
+        assert_eq!(far.message().await, (topic(number), "after".to_owned()));
+    }
 }
 
 #[tokio::test]
@@ -266,12 +279,28 @@ async fn a_reader_that_falls_behind_is_told_to_heal() {
 }
 
 #[tokio::test]
+async fn what_was_published_before_the_stop_is_sent() {
+    let server = Server::start().await;
+    let (mut ana, ben) = (Instance::join(&server.url()).await, Instance::join(&server.url()).await);
+    ana.subscribe(&topic(0)).await;
+    for number in 0..100 {
+        ben.publish(&topic(0), &number.to_string());
+    }
+    let bus = ben.bus.clone();
+    drop(ben);
+    for number in 0..100 {
+        assert_eq!(ana.message().await.1, number.to_string());
+    }
+    let late = timeout(DEADLINE, bus.subscribe(topic(0))).await.unwrap();
+    assert!(matches!(late, Err(BusError::LinkDown)), "{late:?}");
+}
+
+#[tokio::test]
 async fn a_cluster_that_loses_a_master_heals_when_it_returns() {
     let mut cluster = Cluster::start().await;
-    let (mut ana, ben) =
+    let (mut ana, mut ben) =
         (Instance::join(&cluster.url()).await, Instance::join(&cluster.url()).await);
     join_all((0..50).map(|number| ana.bus.subscribe(topic(number)))).await;
-    let mut ben = ben;
     cluster.masters[1].kill().await;
     assert_eq!(ana.event().await, BusEvent::Suspect);
     assert!(ana.bus.subscribe(topic(50)).await.is_err());
