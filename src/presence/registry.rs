@@ -38,6 +38,8 @@ pub(crate) struct Op {
     pub(crate) user: UserId,
     pub(crate) conn: u64,
     pub(crate) state: Option<RawState>,
+    /// Which setting of the state this is.
+    stamp: u64,
 }
 
 /// What to send for one project.
@@ -64,12 +66,12 @@ struct Session {
     /// Orders the states of a user's sessions.
     stamp: u64,
     want: Want,
-    /// What Redis last confirmed: absent, or here with a state.
-    known: Option<Option<RawState>>,
+    /// What Redis last confirmed: absent, or here with a state and its stamp.
+    known: Option<(u64, Option<RawState>)>,
     /// Redis may have forgotten it.
     restore: bool,
-    /// It left and joined again before Redis heard of it.
-    again: bool,
+    /// How it left, if it joined again before Redis heard of it.
+    again: Option<OpKind>,
     queued: bool,
 }
 
@@ -122,14 +124,15 @@ impl Registry {
             want: Want::Here,
             known: None,
             restore: false,
-            again: false,
+            again: None,
             queued: false,
         });
-        if session.want == Want::Left {
+        if session.want != Want::Here {
+            let left = session.want == Want::Left;
+            session.again = Some(if left { OpKind::Left } else { OpKind::Lost });
+            session.want = Want::Here;
             session.state = None;
         }
-        session.again |= session.want != Want::Here;
-        session.want = Want::Here;
         if let Some(state) = state {
             self.stamp += 1;
             (session.state, session.stamp) = (Some(state), self.stamp);
@@ -180,7 +183,9 @@ impl Registry {
         for project in self.projects.values_mut() {
             project.indexed = false;
         }
-        for (room, conn) in self.sessions(|session| session.known.is_some()) {
+        let mut known = self.sessions(|session| session.known.is_some());
+        known.sort_by_key(|(room, conn)| self.session(room, *conn).map(|session| session.stamp));
+        for (room, conn) in known {
             if let Some(session) = self.session(&room, conn)
                 && !std::mem::replace(&mut session.restore, true)
             {
@@ -221,16 +226,7 @@ impl Registry {
             let Some((_, id)) = self.due.pop_first() else { break };
             let Some(project) = self.projects.get_mut(&id) else { continue };
             project.due = None;
-            let mut ops = Vec::new();
-            while ops.len() < STEP_OPS
-                && let Some((room, conn)) = project.queue.pop_front()
-            {
-                let sessions = project.rooms.get_mut(&room);
-                if let Some(session) = sessions.and_then(|sessions| sessions.get_mut(&conn)) {
-                    session.queued = false;
-                    session.operations(&room, conn, &mut ops);
-                }
-            }
+            let ops = project.operations(now);
             steps.push(Step { project: id, new: !project.indexed, ops });
         }
         steps
@@ -255,17 +251,19 @@ impl Registry {
         let settled = !session.queued;
         match op.kind {
             OpKind::Put => {
-                session.known = Some(op.state.clone());
-                session.again &= !settled;
+                session.known = Some((op.stamp, op.state.clone()));
+                if settled {
+                    session.again = None;
+                }
             }
             OpKind::Restore => {
-                session.known = Some(op.state.clone());
+                session.known = Some((op.stamp, op.state.clone()));
                 let restored = std::mem::take(&mut session.restore);
                 self.restoring -= usize::from(restored);
             }
             OpKind::Left => {
                 session.known = None;
-                if settled && session.want == Want::Left {
+                if settled && session.want != Want::Here && session.again.is_none() {
                     self.remove(&op.room, op.conn);
                 }
             }
@@ -316,7 +314,7 @@ impl Registry {
             };
             if !gone {
                 let shown = users.entry(&session.user).or_default();
-                if session.stamp >= shown.0 {
+                if session.state.is_some() && session.stamp >= shown.0 {
                     *shown = (session.stamp, session.state.as_ref());
                 }
             }
@@ -385,24 +383,53 @@ impl Registry {
     }
 }
 
-impl Session {
-    fn operations(&self, room: &Room, conn: u64, ops: &mut Vec<Op>) {
-        let mut push = |kind, state: Option<RawState>| {
-            ops.push(Op { kind, room: room.clone(), user: self.user.clone(), conn, state });
-        };
-        if self.restore {
-            push(OpKind::Restore, self.known.clone().flatten());
+impl Project {
+    /// Takes the next operations out of the queue.
+    fn operations(&mut self, now: Instant) -> Vec<Op> {
+        let mut sessions = Vec::new();
+        for (room, conn) in self.queue.drain(..self.queue.len().min(STEP_OPS)) {
+            let session = self.rooms.get_mut(&room).and_then(|sessions| sessions.get_mut(&conn));
+            if let Some(session) = session {
+                session.queued = false;
+                sessions.push((session.stamp, room, conn));
+            }
         }
-        if self.again {
-            push(OpKind::Left, None);
+        // A session that waited and set its state again comes after the others of its user.
+        sessions.sort_by_key(|(stamp, ..)| *stamp);
+        let mut ops = Vec::new();
+        for (_, room, conn) in sessions {
+            if let Some(session) = self.rooms.get(&room).and_then(|sessions| sessions.get(&conn)) {
+                session.operations(&room, conn, now, &mut ops);
+            }
+        }
+        ops
+    }
+}
+
+impl Session {
+    fn operations(&self, room: &Room, conn: u64, now: Instant, ops: &mut Vec<Op>) {
+        let mut push = |kind, stamp, state: Option<RawState>| {
+            ops.push(Op { kind, room: room.clone(), user: self.user.clone(), conn, state, stamp });
+        };
+        if let Some((stamp, state)) = &self.known
+            && self.restore
+        {
+            push(OpKind::Restore, *stamp, state.clone());
+        }
+        if let Some(left) = self.again {
+            push(left, 0, None);
+        }
+        let known = self.known.as_ref().map(|(stamp, _)| *stamp);
+        let news = self.again.is_some() || known != Some(self.stamp);
+        // Lost before Redis heard of it: its user is here until the grace is over, all the same.
+        let over = matches!(self.want, Want::Lost(until) if until <= now);
+        if news && self.want != Want::Left && !over {
+            push(OpKind::Put, self.stamp, self.state.clone());
         }
         match self.want {
-            Want::Here if self.again || self.known.as_ref() != Some(&self.state) => {
-                push(OpKind::Put, self.state.clone());
-            }
             Want::Here => {}
-            Want::Left => push(OpKind::Left, None),
-            Want::Lost(_) => push(OpKind::Lost, None),
+            Want::Lost(_) if !over => push(OpKind::Lost, 0, None),
+            Want::Lost(_) | Want::Left => push(OpKind::Left, 0, None),
         }
     }
 }

@@ -280,10 +280,10 @@ fn what_redis_forgot_is_told_as_it_was_and_then_as_it_is() {
     assert_eq!(
         said,
         [
-            (OpKind::Restore, 1, Some(state(1))),
-            (OpKind::Put, 1, Some(state(2))),
             (OpKind::Restore, 2, None),
             (OpKind::Left, 2, None),
+            (OpKind::Restore, 1, Some(state(1))),
+            (OpKind::Put, 1, Some(state(2))),
         ]
     );
     assert!(registry.is_restoring());
