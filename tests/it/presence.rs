@@ -21,9 +21,9 @@ use crate::support::{DEADLINE, eventually};
 
 fn rules() -> config::Presence {
     config::Presence {
-        grace: Duration::from_millis(400),
+        grace: Duration::from_millis(1500),
         heartbeat: Duration::from_millis(100),
-        lease: Duration::from_millis(600),
+        lease: Duration::from_millis(1500),
         members: 200,
         batch: Duration::from_millis(50),
     }
