@@ -13,34 +13,10 @@ use crate::id::{ProjectId, Room, UserId};
 use crate::protocol::server::{Member, PresenceList, RawState};
 
 use super::Departure;
+use super::session::{Op, OpKind, Session, Want};
 
 /// Most operations in one step.
 const STEP_OPS: usize = 256;
-
-/// What a step does with one session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OpKind {
-    /// Joins, or sets its state.
-    Put,
-    /// Joins again after a loss; not announced if Redis had forgotten everybody.
-    Restore,
-    /// Left for good.
-    Left,
-    /// Broke.
-    Lost,
-}
-
-/// One operation of a step.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Op {
-    pub(crate) kind: OpKind,
-    pub(crate) room: Room,
-    pub(crate) user: UserId,
-    pub(crate) conn: u64,
-    pub(crate) state: Option<RawState>,
-    /// Which setting of the state this is.
-    stamp: u64,
-}
 
 /// What to send for one project.
 #[derive(Debug)]
@@ -49,30 +25,6 @@ pub(crate) struct Step {
     /// Whether the project is not yet on this holder's list.
     pub(crate) new: bool,
     pub(crate) ops: Vec<Op>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Want {
-    Here,
-    Left,
-    /// Kept until the instant, to be told to Redis again if it forgets.
-    Lost(Instant),
-}
-
-#[derive(Debug)]
-struct Session {
-    user: UserId,
-    state: Option<RawState>,
-    /// Orders the states of a user's sessions.
-    stamp: u64,
-    want: Want,
-    /// What Redis last confirmed: absent, or here with a state and its stamp.
-    known: Option<(u64, Option<RawState>)>,
-    /// Redis may have forgotten it.
-    restore: bool,
-    /// How it left, if it joined again before Redis heard of it.
-    again: Option<OpKind>,
-    queued: bool,
 }
 
 #[derive(Default)]
@@ -117,22 +69,8 @@ impl Registry {
     ) {
         let Some(project) = room.project() else { return };
         let sessions = self.projects.entry(project.clone()).or_default().rooms.entry(room.clone());
-        let session = sessions.or_default().entry(conn).or_insert_with(|| Session {
-            user: user.clone(),
-            state: None,
-            stamp: 0,
-            want: Want::Here,
-            known: None,
-            restore: false,
-            again: None,
-            queued: false,
-        });
-        if session.want != Want::Here {
-            let left = session.want == Want::Left;
-            session.again = Some(if left { OpKind::Left } else { OpKind::Lost });
-            session.want = Want::Here;
-            session.state = None;
-        }
+        let session = sessions.or_default().entry(conn).or_insert_with(|| Session::new(user));
+        session.come_back();
         if let Some(state) = state {
             self.stamp += 1;
             (session.state, session.stamp) = (Some(state), self.stamp);
@@ -403,33 +341,5 @@ impl Project {
             }
         }
         ops
-    }
-}
-
-impl Session {
-    fn operations(&self, room: &Room, conn: u64, now: Instant, ops: &mut Vec<Op>) {
-        let mut push = |kind, stamp, state: Option<RawState>| {
-            ops.push(Op { kind, room: room.clone(), user: self.user.clone(), conn, state, stamp });
-        };
-        if let Some((stamp, state)) = &self.known
-            && self.restore
-        {
-            push(OpKind::Restore, *stamp, state.clone());
-        }
-        if let Some(left) = self.again {
-            push(left, 0, None);
-        }
-        let known = self.known.as_ref().map(|(stamp, _)| *stamp);
-        let news = self.again.is_some() || known != Some(self.stamp);
-        // Lost before Redis heard of it: its user is here until the grace is over, all the same.
-        let over = matches!(self.want, Want::Lost(until) if until <= now);
-        if news && self.want != Want::Left && !over {
-            push(OpKind::Put, self.stamp, self.state.clone());
-        }
-        match self.want {
-            Want::Here => {}
-            Want::Lost(_) if !over => push(OpKind::Lost, 0, None),
-            Want::Lost(_) | Want::Left => push(OpKind::Left, 0, None),
-        }
     }
 }

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::registry::{OpKind, Registry};
+use super::registry::Registry;
 use super::room::RoomCore;
+use super::session::OpKind;
 use super::{Delta, Departure, Presence};
 use crate::config;
 use crate::id::{Room, UserId};
