@@ -13,14 +13,15 @@
 //!   `presence.grace` if it was lost, and within `presence.lease` if its instance died;
 //! - the sessions of this instance are the truth about themselves: whatever Redis lost is told to it again.
 //!
-//! `room` is the pure core, `local` runs it in one process; `registry` holds this instance's sessions and
-//! `redis` keeps Redis in step with them.
+//! `room` is the pure core, `local` runs it in one process; `registry` holds this instance's sessions
+//! (`session`) and `redis` keeps Redis in step with them.
 
 mod local;
 mod redis;
 mod registry;
 mod room;
 mod script;
+mod session;
 #[cfg(test)]
 mod tests;
 

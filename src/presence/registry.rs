@@ -13,32 +13,10 @@ use crate::id::{ProjectId, Room, UserId};
 use crate::protocol::server::{Member, PresenceList, RawState};
 
 use super::Departure;
+use super::session::{Op, OpKind, Session, Want};
 
 /// Most operations in one step.
 const STEP_OPS: usize = 256;
-
-/// What a step does with one session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OpKind {
-    /// Joins, or sets its state.
-    Put,
-    /// Joins again after a loss; not announced if Redis had forgotten everybody.
-    Restore,
-    /// Left for good.
-    Left,
-    /// Broke.
-    Lost,
-}
-
-/// One operation of a step.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Op {
-    pub(crate) kind: OpKind,
-    pub(crate) room: Room,
-    pub(crate) user: UserId,
-    pub(crate) conn: u64,
-    pub(crate) state: Option<RawState>,
-}
 
 /// What to send for one project.
 #[derive(Debug)]
@@ -47,30 +25,6 @@ pub(crate) struct Step {
     /// Whether the project is not yet on this holder's list.
     pub(crate) new: bool,
     pub(crate) ops: Vec<Op>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Want {
-    Here,
-    Left,
-    /// Kept until the instant, to be told to Redis again if it forgets.
-    Lost(Instant),
-}
-
-#[derive(Debug)]
-struct Session {
-    user: UserId,
-    state: Option<RawState>,
-    /// Orders the states of a user's sessions.
-    stamp: u64,
-    want: Want,
-    /// What Redis last confirmed: absent, or here with a state.
-    known: Option<Option<RawState>>,
-    /// Redis may have forgotten it.
-    restore: bool,
-    /// It left and joined again before Redis heard of it.
-    again: bool,
-    queued: bool,
 }
 
 #[derive(Default)]
@@ -115,21 +69,8 @@ impl Registry {
     ) {
         let Some(project) = room.project() else { return };
         let sessions = self.projects.entry(project.clone()).or_default().rooms.entry(room.clone());
-        let session = sessions.or_default().entry(conn).or_insert_with(|| Session {
-            user: user.clone(),
-            state: None,
-            stamp: 0,
-            want: Want::Here,
-            known: None,
-            restore: false,
-            again: false,
-            queued: false,
-        });
-        if session.want == Want::Left {
-            session.state = None;
-        }
-        session.again |= session.want != Want::Here;
-        session.want = Want::Here;
+        let session = sessions.or_default().entry(conn).or_insert_with(|| Session::new(user));
+        session.come_back();
         if let Some(state) = state {
             self.stamp += 1;
             (session.state, session.stamp) = (Some(state), self.stamp);
@@ -180,7 +121,9 @@ impl Registry {
         for project in self.projects.values_mut() {
             project.indexed = false;
         }
-        for (room, conn) in self.sessions(|session| session.known.is_some()) {
+        let mut known = self.sessions(|session| session.known.is_some());
+        known.sort_by_key(|(room, conn)| self.session(room, *conn).map(|session| session.stamp));
+        for (room, conn) in known {
             if let Some(session) = self.session(&room, conn)
                 && !std::mem::replace(&mut session.restore, true)
             {
@@ -221,16 +164,7 @@ impl Registry {
             let Some((_, id)) = self.due.pop_first() else { break };
             let Some(project) = self.projects.get_mut(&id) else { continue };
             project.due = None;
-            let mut ops = Vec::new();
-            while ops.len() < STEP_OPS
-                && let Some((room, conn)) = project.queue.pop_front()
-            {
-                let sessions = project.rooms.get_mut(&room);
-                if let Some(session) = sessions.and_then(|sessions| sessions.get_mut(&conn)) {
-                    session.queued = false;
-                    session.operations(&room, conn, &mut ops);
-                }
-            }
+            let ops = project.operations(now);
             steps.push(Step { project: id, new: !project.indexed, ops });
         }
         steps
@@ -255,17 +189,19 @@ impl Registry {
         let settled = !session.queued;
         match op.kind {
             OpKind::Put => {
-                session.known = Some(op.state.clone());
-                session.again &= !settled;
+                session.known = Some((op.stamp, op.state.clone()));
+                if settled {
+                    session.again = None;
+                }
             }
             OpKind::Restore => {
-                session.known = Some(op.state.clone());
+                session.known = Some((op.stamp, op.state.clone()));
                 let restored = std::mem::take(&mut session.restore);
                 self.restoring -= usize::from(restored);
             }
             OpKind::Left => {
                 session.known = None;
-                if settled && session.want == Want::Left {
+                if settled && session.want != Want::Here && session.again.is_none() {
                     self.remove(&op.room, op.conn);
                 }
             }
@@ -316,7 +252,7 @@ impl Registry {
             };
             if !gone {
                 let shown = users.entry(&session.user).or_default();
-                if session.stamp >= shown.0 {
+                if session.state.is_some() && session.stamp >= shown.0 {
                     *shown = (session.stamp, session.state.as_ref());
                 }
             }
@@ -385,24 +321,25 @@ impl Registry {
     }
 }
 
-impl Session {
-    fn operations(&self, room: &Room, conn: u64, ops: &mut Vec<Op>) {
-        let mut push = |kind, state: Option<RawState>| {
-            ops.push(Op { kind, room: room.clone(), user: self.user.clone(), conn, state });
-        };
-        if self.restore {
-            push(OpKind::Restore, self.known.clone().flatten());
-        }
-        if self.again {
-            push(OpKind::Left, None);
-        }
-        match self.want {
-            Want::Here if self.again || self.known.as_ref() != Some(&self.state) => {
-                push(OpKind::Put, self.state.clone());
+impl Project {
+    /// Takes the next operations out of the queue.
+    fn operations(&mut self, now: Instant) -> Vec<Op> {
+        let mut sessions = Vec::new();
+        for (room, conn) in self.queue.drain(..self.queue.len().min(STEP_OPS)) {
+            let session = self.rooms.get_mut(&room).and_then(|sessions| sessions.get_mut(&conn));
+            if let Some(session) = session {
+                session.queued = false;
+                sessions.push((session.stamp, room, conn));
             }
-            Want::Here => {}
-            Want::Left => push(OpKind::Left, None),
-            Want::Lost(_) => push(OpKind::Lost, None),
         }
+        // A session that waited and set its state again comes after the others of its user.
+        sessions.sort_by_key(|(stamp, ..)| *stamp);
+        let mut ops = Vec::new();
+        for (_, room, conn) in sessions {
+            if let Some(session) = self.rooms.get(&room).and_then(|sessions| sessions.get(&conn)) {
+                session.operations(&room, conn, now, &mut ops);
+            }
+        }
+        ops
     }
 }

@@ -8,7 +8,7 @@
 use redis::{AsyncCommands, RedisResult, Script};
 use serde_json::value::RawValue;
 
-use super::registry::{Op, OpKind};
+use super::session::{Op, OpKind};
 use super::{DELTA_USERS, Delta, PresencePage};
 use crate::bus::{RedisLink, key};
 use crate::config;

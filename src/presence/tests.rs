@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::registry::{OpKind, Registry};
+use super::registry::Registry;
 use super::room::RoomCore;
+use super::session::OpKind;
 use super::{Delta, Departure, Presence};
 use crate::config;
 use crate::id::{Room, UserId};
@@ -280,10 +281,10 @@ fn what_redis_forgot_is_told_as_it_was_and_then_as_it_is() {
     assert_eq!(
         said,
         [
-            (OpKind::Restore, 1, Some(state(1))),
-            (OpKind::Put, 1, Some(state(2))),
             (OpKind::Restore, 2, None),
             (OpKind::Left, 2, None),
+            (OpKind::Restore, 1, Some(state(1))),
+            (OpKind::Put, 1, Some(state(2))),
         ]
     );
     assert!(registry.is_restoring());

@@ -8,7 +8,7 @@
 //! Invariants: `take` never waits; the number of buckets is bounded; a user's memory here ends soon after
 //! their last request.
 
-pub mod bucket;
+mod bucket;
 mod exchange;
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::RedisLink;
 use crate::config;
 use crate::id::UserId;
-use bucket::TokenBucket;
+pub use bucket::TokenBucket;
 use exchange::Exchange;
 
 /// How often consumption is exchanged.

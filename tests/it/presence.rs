@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rand::{RngExt, SeedableRng};
 use serde_json::value::RawValue;
 use syncline::bus::RedisLink;
 use syncline::config;
@@ -20,9 +21,9 @@ use crate::support::{DEADLINE, eventually};
 
 fn rules() -> config::Presence {
     config::Presence {
-        grace: Duration::from_millis(400),
+        grace: Duration::from_millis(1500),
         heartbeat: Duration::from_millis(100),
-        lease: Duration::from_millis(600),
+        lease: Duration::from_millis(1500),
         members: 200,
         batch: Duration::from_millis(50),
     }
@@ -197,6 +198,42 @@ async fn the_newest_state_wins_and_an_update_is_no_join() {
         hub.follow(delta);
     }
     assert_eq!(b.presence.list(&room()).await.members[0].state, Some(state("2")));
+}
+
+#[tokio::test]
+async fn redis_comes_to_the_same_as_the_core() {
+    let (_server, mut hub) = single().await;
+    hub.rules.grace = Duration::from_secs(3600);
+    let node = hub.node();
+    let (sender, _deltas) = mpsc::unbounded_channel();
+    let local = Presence::local(&hub.rules, sender);
+    let mut random = rand::rngs::SmallRng::seed_from_u64(7);
+    for round in 0..300_u64 {
+        let who = random.random_range(0..3);
+        let (someone, conn) = (user(&format!("u{who}")), who * 10 + random.random_range(0..3));
+        let new = state(&random.random_range(0..5).to_string());
+        let act = random.random_range(0..6);
+        // When the marker is listed, so is what was done before.
+        let marker = user(&format!("marker{round}"));
+        for presence in [&local, &node.presence] {
+            match act {
+                0 => presence.join(&room(), &someone, conn, None),
+                1 => presence.join(&room(), &someone, conn, Some(new.clone())),
+                2 | 3 => presence.update(&room(), &someone, conn, new.clone()),
+                4 => presence.leave(&room(), &someone, conn, Departure::Explicit),
+                _ => presence.leave(&room(), &someone, conn, Departure::Lost),
+            }
+            presence.join(&room(), &marker, 1000 + round, None);
+        }
+        let expected = local.list(&room()).await;
+        eventually(&format!("{round}: {expected:?}"), || async {
+            node.presence.list(&room()).await == expected
+        })
+        .await;
+        for presence in [&local, &node.presence] {
+            presence.leave(&room(), &marker, 1000 + round, Departure::Explicit);
+        }
+    }
 }
 
 #[tokio::test]
