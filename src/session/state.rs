@@ -11,7 +11,7 @@ use crate::protocol::client::{
     Write,
 };
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
-use crate::quota::bucket::TokenBucket;
+use crate::quota::TokenBucket;
 
 /// The protocol state of one connection.
 #[derive(Debug)]
