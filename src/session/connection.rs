@@ -12,15 +12,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::shard::{Closing, ConnRef, Shard};
 use crate::auth::Claims;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame::{self, Decoder, FrameError, Incoming};
 
-/// How long a closing connection is given to take what waits for it, and to close its side.
-const LINGER: Duration = Duration::from_secs(10);
+/// How long a closing connection is given to take what waits for it, the close frame last. A slow reader
+/// needs time to come to it.
+const WRITE_LINGER: Duration = Duration::from_secs(20);
+/// How long the peer is then given to close its side.
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
 
 /// What the handshake knew about a connection.
 #[derive(Debug)]
@@ -64,9 +67,10 @@ pub async fn serve(shard: Rc<Shard>, accepted: Accepted) {
         }
     }
     drop(decoder);
-    let deadline = Instant::now() + LINGER;
-    // A peer that takes nothing for so long gets no close frame; its socket is closed all the same.
-    let _late = timeout_at(deadline, finish(&shard, conn, &socket)).await;
+    // A peer that does nothing for so long loses the close frame; its socket is closed all the same.
+    if let Ok(true) = timeout(WRITE_LINGER, write_rest(&shard, conn, &socket)).await {
+        let _late = timeout(CLOSE_LINGER, hear_out(&shard, &socket)).await;
+    }
     shard.remove(conn);
 }
 
@@ -155,26 +159,30 @@ impl From<FrameError> for End {
     }
 }
 
-/// Writes what still waits, the close frame last, then waits for the peer to close its side: closing
-/// with unread bytes would make the kernel reset the connection and take the close frame with it.
-async fn finish(shard: &Shard, conn: ConnRef, socket: &TcpStream) {
+/// Writes what still waits; whether all of it was taken.
+async fn write_rest(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> bool {
     loop {
         {
             let mut state = shard.state.borrow_mut();
-            let Some(known) = state.conns.get_mut(conn.slot as usize) else { return };
+            let Some(known) = state.conns.get_mut(conn.slot as usize) else { return false };
             known.blocked = false;
             known.flush();
             if known.closing == Some(Closing::Broken) {
-                return;
+                return false;
             }
             if known.pending() == 0 {
-                break;
+                return true;
             }
         }
         if socket.writable().await.is_err() {
-            return;
+            return false;
         }
     }
+}
+
+/// Waits for the peer to close its side: closing with unread bytes would make the kernel reset the
+/// connection and take the close frame with it.
+async fn hear_out(shard: &Shard, socket: &TcpStream) {
     if socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }

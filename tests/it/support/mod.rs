@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(crate) mod client;
+pub(crate) mod hub;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 

@@ -1,0 +1,122 @@
+//! One hub on SQLite: rooms, changes in order, conflicts, resume.
+
+use serde_json::json;
+
+use crate::support::client::{Client, create, seqs, update};
+use crate::support::hub::{TestHub, token};
+
+#[tokio::test]
+async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
+    let hub = TestHub::start().await;
+    let editor = token("ana", &json!({ "p": "editor" }));
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    let mut reader = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "viewer" }))).await;
+    let rooms = reader
+        .subscribe(json!([
+            { "room": "entity:p:task:t1" },
+            { "room": "project:p" },
+            { "room": "project:other" },
+            { "room": "nonsense" },
+        ]))
+        .await;
+    assert_eq!(rooms[0]["room"], "entity:p:task:t1", "answers come in the order of the rooms");
+    assert_eq!(rooms[1]["seq"], 0);
+    assert_eq!(rooms[2]["error"]["code"], "forbidden");
+    assert_eq!(rooms[3]["error"]["code"], "invalid_name");
+
+    let verdicts = writer
+        .write(
+            "p",
+            json!([
+                create("1", "t1", &json!({ "title": "one" })),
+                create("2", "t2", &json!({})),
+                update("3", "t1", 1, &json!({ "done": true })),
+            ]),
+        )
+        .await;
+    assert!(verdicts.iter().all(|verdict| verdict["outcome"] == "applied"), "{verdicts:?}");
+    for seq in 1..=3 {
+        assert_eq!(reader.expect("change").await["seq"], seq);
+    }
+    let stale = reader_write(&hub).await;
+    assert_eq!(stale["outcome"], "conflict");
+    assert_eq!(stale["current"]["fields"], json!({ "title": "one", "done": true }));
+    assert_eq!(seqs(&reader.settle().await), [] as [u64; 0], "nothing came twice");
+    hub.stop().await;
+}
+
+async fn reader_write(hub: &TestHub) -> serde_json::Value {
+    let mut other = Client::connect(&hub.ws(), &token("cy", &json!({ "p": "editor" }))).await;
+    other.write("p", json!([update("4", "t1", 1, &json!({ "title": "late" }))])).await.remove(0)
+}
+
+#[tokio::test]
+async fn a_client_resumes_from_its_cursor_with_nothing_missing() {
+    let hub = TestHub::start_with(|config| config.limits.recent_bytes = 2000).await;
+    let editor = token("ana", &json!({ "p": "editor" }));
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    for n in 1..=50 {
+        writer.write("p", json!([create(&format!("{n}"), &format!("t{n}"), &json!({}))])).await;
+    }
+    let mut reader = Client::connect(&hub.ws(), &editor).await;
+    let rooms = reader
+        .subscribe(json!([
+            { "room": "project:p", "since": 7 },
+            { "room": "entity:p:task:t9", "since": 3 },
+        ]))
+        .await;
+    assert_eq!(rooms[0]["recovered"], true);
+    for seq in 8..=50 {
+        assert_eq!(reader.expect("change").await["seq"], seq);
+    }
+    writer.write("p", json!([create("51", "t51", &json!({}))])).await;
+    assert_eq!(reader.expect("change").await["seq"], 51);
+    assert_eq!(seqs(&reader.settle().await), [] as [u64; 0]);
+
+    let late = reader.subscribe(json!([{ "room": "project:p", "since": 99 }])).await;
+    assert_eq!(late[0]["resync"], "epoch_changed");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_the_room_but_not_its_sender() {
+    let hub = TestHub::start().await;
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let mut bo = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "viewer" }))).await;
+    for client in [&mut ana, &mut bo] {
+        client.subscribe(json!([{ "room": "room:p:screen" }])).await;
+    }
+    let broadcast =
+        json!({ "type": "broadcast", "room": "room:p:screen", "event": "typing", "data": [1] });
+    assert_eq!(ana.ask(broadcast.clone()).await["type"], "ok");
+    let event = bo.expect("event").await;
+    assert_eq!(
+        (&event["event"], &event["data"], &event["from"]),
+        (&json!("typing"), &json!([1]), &json!("ana"))
+    );
+    assert_eq!(bo.ask(broadcast).await["code"], "forbidden");
+    assert!(ana.settle().await.iter().all(|frame| frame["type"] != "event"));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn changes_a_role_may_not_read_are_passed_over_visibly() {
+    let hub = TestHub::start_with(|config| {
+        let roles = &mut config.roles.0;
+        roles.get_mut("viewer").unwrap().read = vec!["task".into()];
+    })
+    .await;
+    let mut writer = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let mut viewer = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "viewer" }))).await;
+    let rooms =
+        viewer.subscribe(json!([{ "room": "project:p" }, { "room": "entity:p:payroll:1" }])).await;
+    assert_eq!(rooms[1]["error"]["code"], "forbidden");
+    let secret = json!({ "op_id": "s", "kind": "create", "type": "payroll", "id": "1", "fields": { "pay": 1 } });
+    writer
+        .write("p", json!([create("1", "t1", &json!({})), secret, create("2", "t2", &json!({}))]))
+        .await;
+    assert_eq!(viewer.expect("change").await["seq"], 1);
+    assert_eq!(viewer.expect("advance").await["seq"], 2);
+    assert_eq!(viewer.expect("change").await["seq"], 3);
+    hub.stop().await;
+}
