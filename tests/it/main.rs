@@ -5,4 +5,5 @@
 mod bus;
 mod presence;
 mod quota;
+mod store;
 mod support;
