@@ -87,6 +87,7 @@ impl From<MigrateError> for StoreError {
     }
 }
 
+#[derive(Debug, PartialEq)]
 enum Class {
     Unavailable,
     Data,
@@ -104,16 +105,56 @@ fn postgres_class(code: &str) -> Class {
     }
 }
 
-/// By result code; its low byte is the primary one.
+/// By result code, whose low byte is the primary one; with the same restraint.
 fn sqlite_class(code: &str, message: &str) -> Class {
     match code.parse::<i32>().unwrap_or(0) & 0xff {
         // TOOBIG, CONSTRAINT, MISMATCH
         18..=20 => Class::Data,
-        // ERROR is also what a malformed JSON argument gives; only a wrong schema is told apart.
+        // ERROR is anything; a wrong schema is told by its text.
         1 if message.starts_with("no such") || message.contains("has no column") => Class::Schema,
-        1 => Class::Data,
         // CORRUPT, NOTADB
         11 | 26 => Class::Schema,
         _ => Class::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_the_datas_fault_is_blamed_on_it() {
+        for (code, class) in [
+            ("22021", Class::Data),        // a NUL in a text
+            ("23505", Class::Data),        // a key twice
+            ("54000", Class::Data),        // an index row too large
+            ("40001", Class::Unavailable), // serialization failure
+            ("40P01", Class::Unavailable), // deadlock
+            ("55P03", Class::Unavailable), // lock timeout
+            ("53100", Class::Unavailable), // disk full
+            ("57P01", Class::Unavailable), // shut down by an administrator
+            ("25006", Class::Unavailable), // a standby, after a failover
+            ("25P03", Class::Unavailable), // idle in transaction for too long
+            ("XX000", Class::Unavailable), // internal error
+            ("", Class::Unavailable),
+            ("42P01", Class::Schema), // no such table
+            ("3D000", Class::Config), // no such database
+            ("28P01", Class::Config), // wrong password
+        ] {
+            assert_eq!(postgres_class(code), class, "{code}");
+        }
+        for (code, message, class) in [
+            ("1555", "UNIQUE constraint failed: t.a", Class::Data),
+            ("18", "string or blob too big", Class::Data),
+            ("5", "database is locked", Class::Unavailable),
+            ("517", "database is locked", Class::Unavailable), // a snapshot that is no longer the latest
+            ("13", "database or disk is full", Class::Unavailable),
+            ("1", "cannot commit - no transaction is active", Class::Unavailable),
+            ("1", "no such table: changes", Class::Schema),
+            ("1", "table changes has no column named x", Class::Schema),
+            ("26", "file is not a database", Class::Schema),
+        ] {
+            assert_eq!(sqlite_class(code, message), class, "{code} {message}");
+        }
     }
 }

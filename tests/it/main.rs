@@ -6,4 +6,5 @@ mod bus;
 mod presence;
 mod quota;
 mod rooms;
+mod store;
 mod support;

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 pub(crate) mod client;
 pub(crate) mod hub;
+pub(crate) mod plan;
+pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod site;
 
 /// How long anything may take before a test calls it lost.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

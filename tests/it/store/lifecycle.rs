@@ -1,0 +1,143 @@
+//! Opening, migrating, closing, and coming back after a crash.
+
+use serde_json::json;
+use sqlx::Connection;
+use syncline::config;
+use syncline::id::Seq;
+use syncline::store::{RevocationRow, Store, StoreError};
+
+use crate::support::plan::{commit, commit_until_answered, project, set};
+use crate::support::site::Site;
+
+on_both_engines!(
+    migrations_may_run_at_once_and_again,
+    a_newer_schema_is_accepted,
+    revocations_survive_a_restart,
+    what_was_committed_survives_a_handle_that_is_dropped,
+);
+
+async fn migrations_may_run_at_once_and_again(site: Site) {
+    let opening = (0..4).map(|_| {
+        let config = site.config.clone();
+        tokio::spawn(async move { Store::open(&config).await.unwrap() })
+    });
+    let mut stores = Vec::new();
+    for store in opening.collect::<Vec<_>>() {
+        stores.push(store.await.unwrap());
+    }
+    assert!(!stores[0].schema_is_current().await.unwrap());
+    let running = stores.iter().cloned().map(|s| tokio::spawn(async move { s.migrate().await }));
+    for result in running.collect::<Vec<_>>() {
+        result.await.unwrap().unwrap();
+    }
+    for store in &stores {
+        assert!(store.schema_is_current().await.unwrap());
+        store.migrate().await.unwrap();
+        store.ping().await.unwrap();
+    }
+    commit(&stores[3], &project("p"), &[set("a", "1", json!({}))]).await.unwrap();
+}
+
+async fn a_newer_schema_is_accepted(site: Site) {
+    const NEWER: &str = "INSERT INTO _sqlx_migrations
+        (version, description, success, checksum, execution_time) SELECT
+        9999, 'of a later release', success, checksum, 0 FROM _sqlx_migrations WHERE version = 1";
+    let store = site.open().await;
+    if store.groups_projects() {
+        let mut db = sqlx::SqliteConnection::connect(&site.config.url).await.unwrap();
+        sqlx::query(NEWER).execute(&mut db).await.unwrap();
+    } else {
+        let mut db = sqlx::PgConnection::connect(&site.config.url).await.unwrap();
+        sqlx::query(NEWER).execute(&mut db).await.unwrap();
+    }
+    store.migrate().await.unwrap();
+    assert!(store.schema_is_current().await.unwrap());
+}
+
+async fn revocations_survive_a_restart(site: Site) {
+    let row = |body: &str, expires_at| RevocationRow { body: body.into(), expires_at };
+    let store = site.open().await;
+    store.revoke(&row(r#"{"user":"ana"}"#, 200)).await.unwrap();
+    store.revoke(&row(r#"{"user":"ben"}"#, 100)).await.unwrap();
+    store.revoke(&row(r#"{"user":"ana"}"#, 300)).await.unwrap();
+    store.revoke(&row(r#"{"user":"ana"}"#, 250)).await.unwrap();
+    store.close().await;
+
+    let store = site.open().await;
+    let mut all = store.revocations(99).await.unwrap();
+    all.sort_by_key(|r| r.expires_at);
+    assert_eq!(all, [row(r#"{"user":"ben"}"#, 100), row(r#"{"user":"ana"}"#, 300)]);
+    assert_eq!(store.revocations(100).await.unwrap().len(), 1);
+    assert_eq!(store.purge_revocations(100).await.unwrap(), 1);
+    assert_eq!(store.revocations(0).await.unwrap().len(), 1);
+}
+
+async fn what_was_committed_survives_a_handle_that_is_dropped(site: Site) {
+    let p = project("p");
+    let store = site.open().await;
+    let before = commit(&store, &p, &[set("a", "1", json!({}))]).await.unwrap();
+    drop(store);
+    let store = site.open().await;
+    let again = commit(&store, &p, &[set("a", "1", json!({}))]).await.unwrap();
+    assert_eq!((again.head, again.epoch), (Seq(1), before.epoch));
+    assert_eq!(again.answers[0].verdict().get(), before.answers[0].verdict().get());
+}
+
+/// The files as a process killed at this moment leaves them: nothing closed, nothing checkpointed.
+#[tokio::test]
+async fn sqlite_recovers_from_the_files_a_killed_process_leaves() {
+    let site = Site::sqlite();
+    let store = site.open().await;
+    let p = project("p");
+    for n in 0..5 {
+        commit(&store, &p, &[set(&format!("o{n}"), "t", json!({"n": n}))]).await.unwrap();
+    }
+    let wreck = site.directory.path().join("wreck");
+    std::fs::create_dir(&wreck).unwrap();
+    for name in ["syncline.db", "syncline.db-wal"] {
+        std::fs::copy(site.directory.path().join("data").join(name), wreck.join(name)).unwrap();
+    }
+    let url = format!("sqlite:{}/syncline.db", wreck.display());
+    let revived = Store::open(&config::Store { url, ..site.config.clone() }).await.unwrap();
+    let page = revived.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap();
+    assert_eq!((page.head, page.entries.len()), (Seq(5), 5));
+    assert_eq!(commit(&revived, &p, &[set("o5", "t", json!({}))]).await.unwrap().head, Seq(6));
+}
+
+#[tokio::test]
+async fn postgres_connections_that_were_cut_are_replaced() {
+    let site = Site::postgres().await;
+    let store = site.open().await;
+    let p = project("p");
+    commit(&store, &p, &[set("a", "1", json!({}))]).await.unwrap();
+    let mut admin = sqlx::PgConnection::connect(&site.config.url).await.unwrap();
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .execute(&mut admin)
+    .await
+    .unwrap();
+    assert_eq!(commit_until_answered(&store, &p, &[set("b", "1", json!({}))]).await.head, Seq(2));
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_work_is_explained_without_its_password() {
+    let open = async |url: &str| {
+        let config = config::Store { url: url.into(), ..Default::default() };
+        Store::open(&config).await.unwrap_err()
+    };
+    let secret = "hunter2";
+    let refused = open(&format!("postgres://ana:{secret}@127.0.0.1:1/x")).await;
+    assert!(refused.retryable(), "{refused}");
+    for error in [
+        refused,
+        open(&format!("mysql://ana:{secret}@localhost/x")).await,
+        open(&format!("postgres://ana:{secret}@127.0.0.1:port/x")).await,
+        open("sqlite::memory:").await,
+        open("nonsense").await,
+    ] {
+        assert!(!format!("{error} {error:?}").contains(secret), "{error}");
+        assert!(error.retryable() || matches!(error, StoreError::Config(_)), "{error}");
+    }
+}

@@ -1,0 +1,163 @@
+//! Reading: a page and its head are of one snapshot, nothing is lost between pages.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use syncline::id::{Epoch, Seq};
+
+use crate::support::plan::{commit, commit_until_answered, delete, project, set, task};
+use crate::support::site::Site;
+
+on_both_engines!(
+    a_page_agrees_with_its_head_while_others_write,
+    an_entity_that_moves_while_paging_is_not_lost,
+    pages_end_where_they_should,
+    heads_of_many_projects_are_one_query,
+    trimming_raises_the_floor,
+);
+
+async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
+    const COMMITS: u64 = 40;
+    const OPS: u64 = 5;
+    const LIMIT: u32 = 7;
+    let (reader, writer) = (site.open().await, site.open().await);
+    let p = project("p");
+    let name = p.clone();
+    let writing = tokio::spawn(async move {
+        for n in 0..COMMITS {
+            let ops: Vec<_> = (0..OPS)
+                .map(|i| set(&format!("{n}-{i}"), &format!("t{i}"), json!({"n": n})))
+                .collect();
+            commit_until_answered(&writer, &name, &ops).await;
+        }
+    });
+    let mut cursor = Seq::ZERO;
+    while cursor < Seq(COMMITS * OPS) {
+        let page = reader.page(&p, cursor, LIMIT, u64::MAX).await.unwrap();
+        for entry in &page.entries {
+            cursor = cursor.next();
+            assert_eq!(entry.seq, cursor);
+        }
+        assert!(cursor <= page.head);
+        assert_eq!(page.head.0 % OPS, 0, "half a commit is visible");
+        if page.entries.len() < LIMIT as usize {
+            assert_eq!(cursor, page.head, "a change below the head is missing");
+        }
+    }
+    writing.await.unwrap();
+}
+
+async fn an_entity_that_moves_while_paging_is_not_lost(site: Site) {
+    let store = site.open().await;
+    let p = project("p");
+    let create: Vec<_> =
+        (0..30).map(|i| set(&format!("c{i}"), &format!("t{i}"), json!({"v": 0}))).collect();
+    commit(&store, &p, &create).await.unwrap();
+
+    let (mut copy, mut cursor, mut pages) = (HashMap::new(), Seq::ZERO, 0);
+    loop {
+        let page = store.entities(&p, cursor, 10, u64::MAX).await.unwrap();
+        assert!(page.rows.is_sorted_by_key(|(_, row)| row.version));
+        for (key, row) in &page.rows {
+            copy.insert(key.id.to_string(), row.clone());
+        }
+        pages += 1;
+        if pages == 1 {
+            // One that was read, one that was not, one that goes away.
+            let moves = [
+                set("m1", "t0", json!({"v": 1})),
+                set("m2", "t29", json!({"v": 1})),
+                delete("m3", "t28"),
+            ];
+            commit(&store, &p, &moves).await.unwrap();
+        }
+        if !page.more {
+            assert_eq!(page.head, Seq(33));
+            break;
+        }
+        cursor = page.rows.last().unwrap().1.version;
+    }
+    assert_eq!(copy.len(), 30);
+    for (id, row) in &copy {
+        assert_eq!(store.entity(&p, &task(id)).await.unwrap().as_ref(), Some(row), "{id}");
+    }
+    assert!(copy["t28"].deleted);
+    assert_eq!(copy["t0"].fields["v"], 1);
+}
+
+async fn pages_end_where_they_should(site: Site) {
+    let store = site.open().await;
+    let p = project("p");
+    let empty = store.page(&p, Seq(5), 10, 10).await.unwrap();
+    assert_eq!((empty.head, empty.floor, empty.entries.len()), (Seq::ZERO, Seq::ZERO, 0));
+    let none = store.entities(&p, Seq::ZERO, 10, 10).await.unwrap();
+    assert!(none.rows.is_empty() && !none.more && none.epoch == empty.epoch);
+
+    let ops: Vec<_> = (0..10)
+        .map(|i| set(&format!("o{i}"), &format!("t{i}"), json!({"x": "y".repeat(92)})))
+        .collect();
+    commit(&store, &p, &ops).await.unwrap();
+    let length = |after, limit, bytes| {
+        let (store, p) = (&store, &p);
+        async move {
+            let page = store.page(p, Seq(after), limit, bytes).await.unwrap();
+            let entities = store.entities(p, Seq(after), limit, bytes).await.unwrap();
+            assert_eq!(page.entries.len(), entities.rows.len());
+            assert_eq!(entities.more, after + (page.entries.len() as u64) < 10);
+            assert_eq!((page.head, entities.head), (Seq(10), Seq(10)));
+            page.entries.len()
+        }
+    };
+    // Each is 100 bytes.
+    assert_eq!(length(0, 100, u64::MAX).await, 10);
+    assert_eq!(length(4, 3, u64::MAX).await, 3);
+    assert_eq!(length(0, 100, 0).await, 1);
+    assert_eq!(length(0, 100, 100).await, 1);
+    assert_eq!(length(0, 100, 101).await, 2);
+    assert_eq!(length(7, 100, 1000).await, 3);
+    let beyond = store.page(&p, Seq(u64::MAX), 10, 10).await.unwrap();
+    assert_eq!((beyond.head, beyond.entries.len()), (Seq(10), 0));
+}
+
+async fn heads_of_many_projects_are_one_query(site: Site) {
+    let store = site.open().await;
+    let [a, b, c] = ["a", "b", "c"].map(project);
+    commit(&store, &a, &[set("1", "t", json!({})), set("2", "t", json!({}))]).await.unwrap();
+    let opened = store.open_project(&b).await.unwrap();
+    assert_eq!((opened.head, opened.floor), (Seq::ZERO, Seq::ZERO));
+    assert_eq!(store.open_project(&b).await.unwrap(), opened);
+
+    let mut heads = store.heads(&[c.clone(), b.clone(), a.clone()]).await.unwrap();
+    heads.sort_by_key(|(project, ..)| project.clone());
+    let epoch = store.open_project(&a).await.unwrap().epoch;
+    assert_eq!(heads, [(a.clone(), epoch, Seq(2)), (b, opened.epoch, Seq::ZERO)]);
+    assert_ne!(epoch, opened.epoch);
+    assert!(store.heads(&[]).await.unwrap().is_empty());
+
+    let restored = Epoch(uuid::Uuid::new_v4());
+    store.set_epoch(&a, restored).await.unwrap();
+    assert_eq!(store.heads(std::slice::from_ref(&a)).await.unwrap(), [(a, restored, Seq(2))]);
+}
+
+async fn trimming_raises_the_floor(site: Site) {
+    let store = site.open().await;
+    let p = project("p");
+    let ops: Vec<_> = (0..6).map(|i| set(&format!("o{i}"), &format!("t{i}"), json!({}))).collect();
+    commit(&store, &p, &ops).await.unwrap();
+    let after_trim = |upto| {
+        let (store, p) = (&store, &p);
+        async move {
+            store.trim_log(p, Seq(upto)).await.unwrap();
+            let page = store.page(p, Seq::ZERO, 10, u64::MAX).await.unwrap();
+            (page.floor.0, page.entries.len(), page.head.0)
+        }
+    };
+    assert_eq!(after_trim(2).await, (2, 4, 6));
+    assert_eq!(after_trim(1).await, (2, 4, 6));
+    assert_eq!(after_trim(99).await, (6, 0, 6));
+    assert_eq!(store.open_project(&p).await.unwrap().floor, Seq(6));
+    assert_eq!(store.entities(&p, Seq::ZERO, 10, u64::MAX).await.unwrap().rows.len(), 6);
+    // Verdicts outlive the log.
+    assert!(commit(&store, &p, &ops).await.unwrap().entries.is_empty());
+    assert_eq!(commit(&store, &p, &[set("new", "t", json!({}))]).await.unwrap().head, Seq(7));
+}

@@ -1,0 +1,80 @@
+//! A private PostgreSQL, started once for the test process and stopped when that ends, however it ends:
+//! a shell waits for its standard input to close, and only the test process holds the other end.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+const KEEPER: &str = r#"
+    PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -n 1)"
+    directory=$(mktemp -d "${TMPDIR:-/tmp}/syncline-postgres-XXXXXX") && cd "$directory" || exit 1
+    as_owner() {
+        if [ "$(id -u)" = 0 ]; then
+            setpriv --reuid=postgres --regid=postgres --clear-groups "$@"
+        else
+            "$@"
+        fi
+    }
+    if [ "$(id -u)" = 0 ]; then chown postgres "$directory"; fi
+    as_owner initdb -D data -U postgres -A trust -E UTF8 --no-locale --no-sync >initdb.log 2>&1 &&
+    as_owner pg_ctl -D data -w -l server.log -o "-p $1 -k '' -h 127.0.0.1 -c max_connections=200 -c fsync=off" start >/dev/null 2>&1 &&
+    echo ready || { cat *.log; rm -rf "$directory"; exit 1; }
+    read -r _
+    as_owner pg_ctl -D data -w -m immediate stop >/dev/null 2>&1
+    rm -rf "$directory"
+"#;
+
+struct Server {
+    port: u16,
+    _keeper: Child,
+}
+
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    (0..5).find_map(|_| start()).expect("PostgreSQL must be installed, see its output above")
+});
+
+/// None if it did not start: somebody may have taken the port in between.
+fn start() -> Option<Server> {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut keeper = Command::new("sh")
+        .args(["-c", KEEPER, "keeper", &port.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let said: Vec<String> = BufReader::new(keeper.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| line != "ready")
+        .collect();
+    if keeper.try_wait().unwrap().is_none() && said.is_empty() {
+        return Some(Server { port, _keeper: keeper });
+    }
+    eprintln!("{}", said.join("\n"));
+    keeper.wait().unwrap();
+    None
+}
+
+fn url(database: &str) -> String {
+    format!("postgres://postgres@127.0.0.1:{}/{database}", SERVER.port)
+}
+
+/// The URL of a database nobody else uses.
+pub(crate) async fn fresh_database() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let admin = tokio::task::spawn_blocking(|| url("postgres")).await.unwrap();
+    let mut connection = PgConnection::connect(&admin).await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    url(&name)
+}

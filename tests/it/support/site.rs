@@ -1,0 +1,39 @@
+//! A place where stores can be opened: an empty directory, or an empty database.
+
+use std::time::Duration;
+
+use syncline::config;
+use syncline::store::Store;
+use tempfile::TempDir;
+
+use super::postgres;
+
+/// Lives as long as the test.
+pub(crate) struct Site {
+    pub(crate) config: config::Store,
+    pub(crate) directory: TempDir,
+}
+
+impl Site {
+    pub(crate) fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}/data/syncline.db", directory.path().display());
+        Self::at(url, directory)
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        Self::at(postgres::fresh_database().await, tempfile::tempdir().unwrap())
+    }
+
+    fn at(url: String, directory: TempDir) -> Self {
+        let lock_timeout = Duration::from_secs(20);
+        Self { config: config::Store { url, lock_timeout, ..Default::default() }, directory }
+    }
+
+    /// A handle of its own, as another instance would have; the schema is brought up to date.
+    pub(crate) async fn open(&self) -> Store {
+        let store = Store::open(&self.config).await.unwrap();
+        store.migrate().await.unwrap();
+        store
+    }
+}
