@@ -80,7 +80,9 @@ pub(crate) fn run(o: &Options) -> Result<Fields> {
     let total = (o.rate * o.seconds).ceil() as u64;
     let mut sent = 0_u64;
     while sent < total {
-        while sent < total && start + Duration::from_secs_f64(sent as f64 / o.rate) <= Instant::now() {
+        while sent < total
+            && start + Duration::from_secs_f64(sent as f64 / o.rate) <= Instant::now()
+        {
             let id = usize::try_from(sent)? % o.connections;
             let frame = steps[id].next(&bench_room(id % o.rooms), sent);
             pool.send(id, &wire::masked(wire::TEXT, frame.as_bytes()))?;
@@ -114,10 +116,9 @@ impl Step {
             Self::Updated => {
                 (Self::Left, format!(r#"{{"type":"unsubscribe","rooms":["{room}"]}}"#))
             }
-            Self::Left => (
-                Self::Joined,
-                format!(r#"{{"type":"subscribe","rooms":[{}]}}"#, present(room)),
-            ),
+            Self::Left => {
+                (Self::Joined, format!(r#"{{"type":"subscribe","rooms":[{}]}}"#, present(room)))
+            }
         };
         *self = step;
         request
@@ -129,8 +130,8 @@ fn mismatches(o: &Options, pool: &mut Pool, steps: &[Step], heard: &mut Heard) -
     let mut users = Finder::new("\"users\":");
     let mut wrong = 0;
     for k in 0..o.rooms {
-        let here =
-            steps.iter().skip(k).step_by(o.rooms).filter(|step| **step != Step::Left).count() as u64;
+        let here = steps.iter().skip(k).step_by(o.rooms).filter(|step| **step != Step::Left).count()
+            as u64;
         let opening = o.common.opening(&o.common.url, pool.len(), &present(&bench_room(k)))?;
         let joined = arrive(o, pool, &[opening], heard)?;
         // The observer may count itself.
@@ -140,12 +141,7 @@ fn mismatches(o: &Options, pool: &mut Pool, steps: &[Step], heard: &mut Heard) -
     Ok(wrong)
 }
 
-fn arrive(
-    o: &Options,
-    pool: &mut Pool,
-    openings: &[Vec<u8>],
-    heard: &mut Heard,
-) -> Result<Joined> {
+fn arrive(o: &Options, pool: &mut Pool, openings: &[Vec<u8>], heard: &mut Heard) -> Result<Joined> {
     let crowd = Crowd {
         address: o.common.url.address,
         first: pool.len(),

@@ -86,7 +86,8 @@ impl Returning {
 pub(crate) fn run(o: &Options) -> Result<Fields> {
     let mut pool = Pool::new()?;
     let project = format!("project:{PROJECT}");
-    let writer = o.common.opening(&o.common.url, WRITER, &room(&format!("room:{PROJECT}:writer")))?;
+    let writer =
+        o.common.opening(&o.common.url, WRITER, &room(&format!("room:{PROJECT}:writer")))?;
     arrive(o, &mut pool, WRITER, &[writer], |_, _, _| {})?;
     let openings = (0..o.connections)
         .map(|i| o.common.opening(&o.common.url, i + 1, &room(&project)))
@@ -121,8 +122,7 @@ pub(crate) fn run(o: &Options) -> Result<Fields> {
         ended: BTreeMap::new(),
         seq: Finder::new("\"seq\":"),
     };
-    let joined =
-        arrive(o, &mut pool, 1, &openings, |id, now, what| returning.take(id, now, what))?;
+    let joined = arrive(o, &mut pool, 1, &openings, |id, now, what| returning.take(id, now, what))?;
     returning.last = Instant::now();
     while returning.absent() > 0 && returning.last.elapsed() < o.common.patience() {
         pool.turn(Duration::from_millis(50), |id, now, what| returning.take(id, now, what))?;
