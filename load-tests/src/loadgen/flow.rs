@@ -48,8 +48,6 @@ pub(crate) struct Flow {
     seq: Finder,
     last: Instant,
     patience: Duration,
-    /// Deliveries given up on.
-    lost: u64,
 }
 
 /// What was counted since [`Flow::reset`].
@@ -58,7 +56,8 @@ struct Tally {
     latency: Latency,
     delivered: u64,
     published: u64,
-    missing: u64,
+    /// Deliveries the publications must lead to.
+    expected: u64,
     duplicates: u64,
     seq_breaks: u64,
     echoes: u64,
@@ -105,7 +104,6 @@ impl Flow {
             seq: Finder::new("\"seq\":"),
             last: Instant::now(),
             patience: plan.common.patience(),
-            lost: 0,
         };
         let mut publishers = Vec::new();
         for k in 0..plan.rooms {
@@ -228,7 +226,7 @@ impl Flow {
             "publications": tally.published,
             "deliveries": tally.delivered,
             "latency_us": tally.latency.json(),
-            "missing": tally.missing + self.lost,
+            "missing": tally.expected.saturating_sub(tally.delivered),
             "duplicates": tally.duplicates,
             "echoes": tally.echoes,
             "errors": tally.errors,
@@ -253,6 +251,7 @@ impl Flow {
             room.next += 1;
             room.pending.push_back((at, room.subscribers));
             self.tally.published += 1;
+            self.tally.expected += room.subscribers;
             let text = match &mut self.ops {
                 Some(ops) => ops.write(n, 1),
                 None => broadcast(&bench_room(k), n, &self.padding),
@@ -282,14 +281,13 @@ impl Flow {
         self.rooms.iter().all(|room| room.pending.is_empty())
     }
 
-    /// Whether nothing moved for too long; then what is pending counts as missing.
+    /// Whether nothing moved for too long; what is pending then stays missing.
     fn gave_up(&mut self) -> bool {
-        if self.last.elapsed() < self.patience {
-            return false;
+        let stuck = self.last.elapsed() > self.patience;
+        if stuck {
+            self.rooms.iter_mut().for_each(|room| room.pending.clear());
         }
-        let pending = self.rooms.iter_mut().flat_map(|room| room.pending.drain(..));
-        self.lost += pending.map(|(_, left)| left).sum::<u64>();
-        true
+        stuck
     }
 
     fn take(&mut self, id: usize, now: Instant, what: Happened<'_>) {
@@ -328,7 +326,6 @@ impl Flow {
             self.tally.duplicates += 1;
             return;
         }
-        self.tally.missing += n - subscriber.next;
         subscriber.next = n + 1;
         let room = &mut self.rooms[subscriber.room];
         let oldest = room.next - room.pending.len() as u64;
@@ -351,7 +348,7 @@ impl Tally {
             latency: Latency::new(),
             delivered: 0,
             published: 0,
-            missing: 0,
+            expected: 0,
             duplicates: 0,
             seq_breaks: 0,
             echoes: 0,

@@ -30,9 +30,9 @@ pub(crate) struct Options {
     stalled: usize,
     #[arg(long, default_value_t = 4)]
     in_flight: usize,
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value_t = 4096)]
     bytes: usize,
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 1500)]
     publications: u64,
 }
 
