@@ -155,10 +155,14 @@ impl Project {
         add(&mut self.presence, slot, room);
     }
 
-    /// Takes a connection out of a room; for the project room, [`Self::leave_project`] came before.
+    /// Takes a connection out of a room. One that stays in entities' rooms while it leaves the project's
+    /// goes through [`Self::leave_project`] first.
     pub fn leave(&mut self, slot: Slot, room: &Room) {
         match room {
-            Room::Project(_) | Room::User(_) => {}
+            Room::Project(_) => {
+                self.readers.remove(&slot);
+            }
+            Room::User(_) => {}
             Room::Entity(_, entity) => self.stop_reading(slot, entity),
             Room::Ephemeral(..) => remove(&mut self.ephemeral, slot, room),
         }

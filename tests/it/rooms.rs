@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::client::{Client, create, seqs, update};
+use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 
 #[tokio::test]
@@ -118,5 +119,33 @@ async fn changes_a_role_may_not_read_are_passed_over_visibly() {
     assert_eq!(viewer.expect("change").await["seq"], 1);
     assert_eq!(viewer.expect("advance").await["seq"], 2);
     assert_eq!(viewer.expect("change").await["seq"], 3);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_never_inherits_the_rooms_of_one_that_left() {
+    let hub = TestHub::start_with(|config| config.server.shards = 1).await;
+    let editor = token("ana", &json!({ "p": "editor" }));
+    for _ in 0..3 {
+        let mut gone = Client::connect(&hub.ws(), &editor).await;
+        gone.subscribe(json!([
+            { "room": "project:p", "presence": true },
+            { "room": "entity:p:task:t1" },
+            { "room": "room:p:screen" },
+        ]))
+        .await;
+        drop(gone);
+    }
+    eventually("the hub forgot the rooms", async || hub.metric("syncline_connections") == 0.0)
+        .await;
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    let mut stranger = Client::connect(&hub.ws(), &token("eve", &json!({ "q": "viewer" }))).await;
+    writer.write("p", json!([create("1", "t1", &json!({ "secret": 1 }))])).await;
+    let broadcast = json!({ "type": "broadcast", "room": "room:p:screen", "event": "secret" });
+    writer.ask(broadcast).await;
+    for client in [&mut writer, &mut stranger] {
+        assert_eq!(client.settle().await, [] as [serde_json::Value; 0]);
+    }
+    assert_eq!(hub.metric("syncline_subscriptions"), 0.0);
     hub.stop().await;
 }
