@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::auth::{Authenticator, RevocationEntry, Roles};
 use crate::bus::{Bus, RedisLink};
 use crate::clock;
-use crate::config::{Config, DevInfo};
+use crate::config::Config;
 use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, ToShard};
 use crate::hub::{Hub, Memory};
 use crate::id::InstanceId;
@@ -49,14 +49,18 @@ pub struct Running {
     shutdown: Shutdown,
 }
 
-/// Runs the hub until it is told to stop.
+/// Runs the hub until it is told to stop; `ready` is called once it serves.
 ///
 /// # Errors
 /// The hub cannot start.
-pub async fn serve(config: Config, dev: Option<DevInfo>) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    ready: impl FnOnce(&Running) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let running = start(config).await?;
     tracing::info!(address = %running.address, admin = %running.admin_address,
-        instance = %running.hub.instance, development = dev.is_some(), "the hub is ready");
+        instance = %running.hub.instance, "the hub is ready");
+    ready(&running)?;
     let signal = shutdown::signal().await.context("cannot listen to signals")?;
     tracing::info!(signal, "draining");
     let unfinished = running.stop().await;

@@ -9,16 +9,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Loaded};
 use crate::id::Room;
 use crate::{app, telemetry};
 
+mod greeting;
 mod health;
-mod mint;
 mod tail;
 mod token;
-
-pub use mint::mint;
 
 /// Where the configuration is looked for if none is named.
 const CONFIG_FILES: [&str; 2] = ["syncline.toml", "/etc/syncline/syncline.toml"];
@@ -254,28 +252,19 @@ async fn serve(source: Source, dev: &Dev) -> anyhow::Result<()> {
     for problem in config.validate() {
         tracing::warn!(key = %problem.key, help = problem.help, "{}", problem.what);
     }
-    if let Some(info) = &info {
-        eprint!("{}", greeting(&config, info, dev));
-    }
-    app::serve(config, info).await
+    app::serve(config, |running| {
+        if let Some(info) = &info {
+            let program = std::env::args().next().unwrap_or_else(|| "syncline".into());
+            let (hub, admin) = (&running.hub, running.admin_address);
+            let text = greeting::greeting(&hub.config, info, running.address, admin, &program)?;
+            eprint!("{text}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// What somebody who tries the hub needs next. Names the files of secrets, not the secrets.
-fn greeting(config: &Config, info: &config::DevInfo, dev: &Dev) -> String {
-    let data =
-        dev.data.as_ref().map(|dir| format!(" --data {}", dir.display())).unwrap_or_default();
-    let mut text = format!("Development mode\n  data:         {}\n", info.data.display());
-    if info.secret_file.is_some() {
-        text += &format!(
-            "  a token:      syncline token --dev{data} --user ana --project demo=editor\n"
-        );
-    }
-    if let Some(file) = &info.admin_token_file {
-        text += &format!("  admin token:  {}\n", file.display());
-    }
-    text + &format!("  clients:      ws://{}/v1/ws\n", config.server.listen)
-}
-
 fn check_config(source: &Source, print: bool) -> anyhow::Result<()> {
     let config = source.read().checked()?;
     for warning in config.validate() {

@@ -5,7 +5,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
 use serde_json::json;
 
 use super::*;
-use crate::config::Hmac;
+use crate::config::{Config, Hmac};
 
 fn asked(words: &str) -> Token {
     let words = ["syncline", "token"].into_iter().chain(words.split_whitespace());
@@ -100,8 +100,9 @@ fn dev_greets_without_secrets() {
     let source = Source { file: None, set: Vec::from_iter(dev.store_url()) };
     let (loaded, info) = dev.apply(config::read(None, std::iter::empty(), &source.set)).unwrap();
     let config = loaded.checked().unwrap();
-    let text = greeting(&config, &info.unwrap(), &dev);
-    assert!(text.contains("here/dev-admin-token") && text.contains("--dev --data "), "{text}");
+    let address = ([127, 0, 0, 1], 8080).into();
+    let text = greeting::greeting(&config, &info.unwrap(), address, address, "syncline").unwrap();
+    assert!(text.contains("here/dev-admin-token"), "{text}");
     assert!(!text.contains(&config.auth.admin_token), "{text}");
     assert!(!text.contains(&config.auth.hmac[0].secret), "{text}");
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use super::Token;
-use super::mint::mint;
+use crate::auth::mint;
 use crate::config::{Config, Hmac};
 use crate::id::{ProjectId, RoleName};
 
@@ -31,7 +31,7 @@ pub(super) fn grant(text: &str) -> Result<Grant, String> {
 /// The token.
 pub(super) fn token(config: &Config, asked: &Token) -> anyhow::Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
-    mint(key(config, asked.kid.as_deref())?, &claims(config, asked, now.as_secs())?)
+    Ok(mint(key(config, asked.kid.as_deref())?, &claims(config, asked, now.as_secs())?)?)
 }
 
 fn key<'c>(config: &'c Config, kid: Option<&str>) -> anyhow::Result<&'c Hmac> {
