@@ -170,8 +170,10 @@ impl Shard {
                     if count == 0 {
                         return;
                     }
+                    // One message alone is written straight to the sockets: there is nothing to join.
+                    let way = if count == 1 { Way::Direct } else { Way::Joined };
                     for message in batch.drain(..) {
-                        self.take(message);
+                        self.take(message, way);
                     }
                     self.flush();
                 }
@@ -193,17 +195,17 @@ impl Shard {
         .await;
     }
 
-    fn take(self: &Rc<Self>, message: ToShard) {
+    fn take(self: &Rc<Self>, message: ToShard, way: Way) {
         match message {
             ToShard::Changes(project, changes) => {
-                self.deliver(Delivery::Change, |registry, sink| {
+                self.deliver(Delivery::Change, way, |registry, sink| {
                     registry.get_mut(&project).map_or(0, |rooms| rooms.deliver(&changes, sink))
                 });
             }
             ToShard::Event { room, frame, except } => {
                 let Some(project) = room.project() else { return };
                 let except = except.and_then(|id| self.slot_of(id));
-                self.deliver(Delivery::Event, |registry, sink| {
+                self.deliver(Delivery::Event, way, |registry, sink| {
                     registry
                         .get(project)
                         .map_or(0, |rooms| rooms.event(&room, &frame, except, sink))
@@ -211,7 +213,7 @@ impl Shard {
             }
             ToShard::Presence(room, frame) => {
                 let Some(project) = room.project() else { return };
-                self.deliver(Delivery::Presence, |registry, sink| {
+                self.deliver(Delivery::Presence, way, |registry, sink| {
                     registry.get(project).map_or(0, |rooms| rooms.presence(&room, &frame, sink))
                 });
             }
@@ -232,13 +234,14 @@ impl Shard {
     pub(super) fn deliver(
         &self,
         kind: Delivery,
+        way: Way,
         deliver: impl FnOnce(&mut Registry, &mut Outboxes<'_>) -> usize,
     ) {
         let mut state = self.state.borrow_mut();
         let State { conns, registry, dirty, .. } = &mut *state;
         let mut overflowed = Vec::new();
         let limit = self.hub.config.limits.outbox_bytes;
-        let mut sink = Outboxes { conns, dirty, overflowed: &mut overflowed, limit, bytes: 0 };
+        let mut sink = Outboxes { conns, dirty, overflowed: &mut overflowed, limit, way, bytes: 0 };
         let sent = deliver(registry, &mut sink);
         let (sent, bytes) = (sent as u64, sink.bytes as u64);
         self.hub.metrics.deliveries.of(kind).inc_by(sent);
@@ -252,7 +255,7 @@ impl Shard {
 
     fn to_user(&self, user: &UserId, frame: &Bytes) {
         let slots = self.slots_of(user);
-        self.deliver(Delivery::Notification, |_, sink| {
+        self.deliver(Delivery::Notification, Way::Joined, |_, sink| {
             for slot in &slots {
                 sink.push(*slot, frame);
             }
@@ -262,7 +265,7 @@ impl Shard {
 
     /// Sends one connection a frame.
     pub(super) fn send(&self, slot: Slot, frame: &Bytes) {
-        self.deliver(Delivery::Reply, |_, sink| {
+        self.deliver(Delivery::Reply, Way::Joined, |_, sink| {
             sink.push(slot, frame);
             1
         });
@@ -571,10 +574,7 @@ impl Conn {
         }
         match self.outbox.flush(&self.socket) {
             Flushed::Empty => self.drained.drain(..).for_each(Waker::wake),
-            Flushed::Blocked => {
-                self.blocked = true;
-                self.wake();
-            }
+            Flushed::Blocked => self.block(),
             Flushed::Broken => {
                 self.closing = Some(self.closing.unwrap_or(Closing::Broken));
                 self.outbox = Outbox::default();
@@ -600,7 +600,17 @@ pub(super) struct Outboxes<'a> {
     dirty: &'a mut Vec<Slot>,
     overflowed: &'a mut Vec<Slot>,
     limit: usize,
+    way: Way,
     bytes: usize,
+}
+
+/// How frames go to the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// At once, if nothing waits before them.
+    Direct,
+    /// With what else this turn brings, in one write.
+    Joined,
 }
 
 impl Sink for Outboxes<'_> {
@@ -617,8 +627,16 @@ impl Sink for Outboxes<'_> {
                 return;
             }
         }
-        conn.outbox.push(frame.clone());
         self.bytes += frame.len();
+        if self.way == Way::Direct && !conn.blocked && conn.outbox.bytes() == 0 {
+            match conn.outbox.write_through(&conn.socket, frame) {
+                Flushed::Empty => return,
+                Flushed::Blocked => conn.block(),
+                Flushed::Broken => conn.broke(),
+            }
+            return;
+        }
+        conn.outbox.push(frame.clone());
         if !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push(slot);
         }
