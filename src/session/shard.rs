@@ -83,6 +83,8 @@ pub(super) struct Conn {
     dirty: bool,
     /// The kernel's buffer is full; the connection's task waits for it.
     pub(super) blocked: bool,
+    /// A write failed; the connection's task closes it, which also takes it out of its rooms.
+    pub(super) broken: bool,
     /// Set once: nothing more is read or delivered, what waits is written, then the socket closes.
     pub(super) closing: Option<Closing>,
     /// Wakes the connection's task.
@@ -300,6 +302,7 @@ impl Shard {
             outbox: Outbox::default(),
             dirty: false,
             blocked: false,
+            broken: false,
             closing: None,
             waker: None,
             drained: Vec::new(),
@@ -566,7 +569,7 @@ impl Conn {
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn flush(&mut self) {
         self.dirty = false;
-        if self.blocked || self.closing == Some(Closing::Broken) {
+        if self.blocked || self.broken || self.closing == Some(Closing::Broken) {
             return;
         }
         match self.outbox.flush(&self.socket) {
@@ -576,7 +579,7 @@ impl Conn {
                 self.wake();
             }
             Flushed::Broken => {
-                self.closing = Some(self.closing.unwrap_or(Closing::Broken));
+                self.broken = true;
                 self.outbox = Outbox::default();
                 self.wake();
             }
@@ -606,13 +609,17 @@ pub(super) struct Outboxes<'a> {
 impl Sink for Outboxes<'_> {
     fn push(&mut self, slot: Slot, frame: &Bytes) {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        if conn.closing.is_some() {
+        if conn.closing.is_some() || conn.broken {
             return;
         }
-        if conn.outbox.bytes() + frame.len() > self.limit {
+        let too_much = |conn: &Conn| {
+            // A frame of any size may wait alone.
+            conn.outbox.bytes() > 0 && conn.outbox.bytes() + frame.len() > self.limit
+        };
+        if too_much(conn) {
             // Perhaps it only was not this turn's flush yet.
             conn.flush();
-            if conn.outbox.bytes() > 0 {
+            if too_much(conn) {
                 self.overflowed.push(slot);
                 return;
             }
