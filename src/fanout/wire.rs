@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::feed::EncodedChange;
 use crate::auth::RevocationEntry;
-use crate::id::{EntityKey, Epoch, Room, Seq, UserId};
+use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::Delta;
 use crate::protocol::frame;
 
@@ -38,8 +38,10 @@ pub enum Signal {
         /// What happened.
         delta: Delta,
     },
-    /// A frame payload for every connection of the topic's user.
+    /// A frame payload for every connection of the topic's user whose token grants the project.
     User {
+        /// What the frame is about.
+        project: ProjectId,
         /// The JSON text of the frame.
         frame: String,
     },

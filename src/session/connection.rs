@@ -52,7 +52,7 @@ pub async fn serve(shard: Rc<Shard>, accepted: Accepted) {
     shard.hub.metrics.connections.inc();
     shard.hub.metrics.connections_opened.inc();
     match accepted.verdict {
-        Ok(Some(claims)) => shard.open(conn, claims, None, None),
+        Ok(Some(claims)) => shard.open_named(conn, claims),
         Ok(None) => {}
         Err(code) => shard.close(conn.slot, Closing::Code(code)),
     }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::state::{Session, Tick};
-use crate::auth::{Claims, Grants, Revocation, concerns};
+use crate::auth::{Claims, Grants, concerns};
 use crate::clock;
 use crate::fanout::outbox::{Flushed, Outbox};
 use crate::fanout::registry::{Registry, Sink, Slot, Users};
@@ -31,6 +31,7 @@ use crate::presence::Departure;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{ResyncReason, ServerFrame};
+use crate::sync::follow;
 use crate::telemetry::{Closed, Delivery};
 
 /// How often every connection is looked at for what is due.
@@ -50,6 +51,8 @@ pub struct Shard {
     pub(super) read_buffer: RefCell<Box<[u8]>>,
     /// Outbox bytes and rooms, as the metrics have them.
     reported: Cell<[i64; 2]>,
+    /// The generation of revocations that every connection here was asked about.
+    revocations_seen: Cell<u64>,
 }
 
 /// The tables of a shard.
@@ -156,6 +159,7 @@ impl Shard {
             state: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into()),
             reported: Cell::default(),
+            revocations_seen: Cell::default(),
         })
     }
 
@@ -217,10 +221,12 @@ impl Shard {
                     registry.get(project).map_or(0, |rooms| rooms.presence(&room, &frame, sink))
                 });
             }
-            ToShard::User(user, frame) => self.to_user(&user, &frame),
+            ToShard::User { user, project, frame } => self.to_user(&user, &project, &frame),
             ToShard::Overflow(project) => self.overflow(&project),
             ToShard::NewEpoch(project, epoch, head) => self.new_epoch(&project, epoch, head),
-            ToShard::Revoke(revocation) => self.revoke(&revocation),
+            ToShard::Revoke(revocation) => {
+                self.close_revoked(|claims| concerns(&revocation, claims));
+            }
             ToShard::Disconnect(user, code) => {
                 for slot in self.slots_of(&user) {
                     self.close(slot, Closing::Code(code));
@@ -252,8 +258,16 @@ impl Shard {
         }
     }
 
-    fn to_user(&self, user: &UserId, frame: &Bytes) {
-        let slots = self.slots_of(user);
+    /// Sends a frame about a project to those connections of a user whose token grants the project.
+    fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+        let slots: Vec<Slot> = {
+            let state = self.state.borrow();
+            let granted = |slot: &Slot| {
+                let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
+                identity.is_some_and(|who| who.grants.role(project).is_some())
+            };
+            state.users.of(user).filter(granted).collect()
+        };
         self.deliver(Delivery::Notification, |_, sink| {
             for slot in &slots {
                 sink.push(*slot, frame);
@@ -349,7 +363,7 @@ impl Shard {
             let user = identity.grants.user();
             users.remove(user, slot);
             if self.hub.relay.fanout.user_disconnected(user, self.index) == 0 {
-                self.hub.relay.bus.unsubscribe(crate::bus::Topic::User(user.clone()));
+                follow::unfollow_user(&self.hub.relay, user, &self.hub.runtime);
             }
         }
     }
@@ -446,6 +460,7 @@ impl Shard {
             }
         }
         self.report(waiting, self.state.borrow().registry.rooms());
+        self.enforce_revocations();
         for (slot, tick) in due {
             match tick {
                 Tick::Idle => {}
@@ -466,19 +481,27 @@ impl Shard {
         self.hub.metrics.rooms.inc_by(now[1] - before[1]);
     }
 
-    fn revoke(&self, revocation: &Revocation) {
+    fn close_revoked(&self, is_revoked: impl Fn(&Claims) -> bool) {
         let concerned: Vec<Slot> = self
             .state
             .borrow()
             .conns
             .iter()
-            .filter(|(_, conn)| {
-                conn.identity.as_ref().is_some_and(|who| concerns(revocation, &who.claims))
-            })
+            .filter(|(_, conn)| conn.identity.as_ref().is_some_and(|who| is_revoked(&who.claims)))
             .map(|(slot, _)| Slot::try_from(slot).expect("slots are u32"))
             .collect();
         for slot in concerned {
             self.close(slot, Closing::Code(CloseCode::TokenRevoked));
+        }
+    }
+
+    /// Closes every connection whose token was revoked, if anything was since it was last asked: what
+    /// the shard was not told because its queue was full.
+    fn enforce_revocations(&self) {
+        let revocations = self.hub.auth.revocations();
+        let generation = revocations.generation();
+        if self.revocations_seen.replace(generation) != generation {
+            self.close_revoked(|claims| revocations.revoked(claims));
         }
     }
 
