@@ -72,11 +72,19 @@ impl Follower {
         mut events: Events,
         stop: CancellationToken,
     ) {
+        let control = self.relay.clone();
+        let mut listening = JoinSet::new();
+        listening.spawn(async move {
+            if let Err(error) = control.bus.subscribe(Topic::Control).await {
+                tracing::debug!(%error, "the control channel is subscribed once the bus is back");
+            }
+        });
         let mut opening = JoinSet::new();
         let mut filling: HashSet<ProjectId> = HashSet::new();
         let mut fills = JoinSet::new();
         let mut polls = JoinSet::new();
         let mut suspect = !self.relay.bus.link_up();
+        self.metrics.bus_link_up.set(i64::from(!suspect));
         let mut poll_at = Instant::now() + self.poll_interval(suspect);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -4,8 +4,14 @@
 
 mod architecture;
 mod bus;
+mod connections;
+mod http;
+mod isolation;
+mod operators;
 mod presence;
+mod presence_rooms;
 mod quota;
 mod rooms;
+mod sessions;
 mod store;
 mod support;
