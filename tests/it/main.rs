@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod bounded;
 mod bus;
 mod connections;
 mod http;

@@ -72,6 +72,7 @@ async fn story(first: &TestHub, second: &TestHub) {
     let page = listed(first, "?after=ana").await;
     assert_eq!((&page["members"][0]["user"], &page["next"]), (&json!("bo"), &Value::Null));
 
+    bo.settle().await;
     // A network switch: the socket breaks, another comes up before the grace is over.
     drop(ana);
     let mut ana = connect(second, "ana").await;
