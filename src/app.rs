@@ -93,10 +93,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let auth = Arc::new(Authenticator::new(&config.auth).map_err(problems)?);
     let roles = Roles::compile(&config.roles).map_err(problems)?;
     let store = open_store(&config).await?;
+    store.purge_revocations(clock::now_s()).await?;
     for row in store.revocations(clock::now_s()).await? {
-        if let Ok(revocation) = serde_json::from_str(&row.body) {
-            let expires_at = row.expires_at;
-            auth.revocations().add(RevocationEntry { revocation, expires_at });
+        match RevocationEntry::read(&row) {
+            Ok(entry) => {
+                auth.revocations().add(entry);
+            }
+            Err(error) => tracing::warn!(%error, "skipped a stored revocation of an unknown form"),
         }
     }
     let listener = server::bind(config.server.listen, config.server.accept_backlog)

@@ -5,12 +5,14 @@
 //! of no use once every token it could concern has expired, and is then purged.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
 
 use super::claims::Claims;
 use crate::id::UserId;
+use crate::store::RevocationRow;
 
 /// Which tokens are taken back. A token without `iat` counts as issued at 0.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -53,6 +55,16 @@ pub struct RevocationEntry {
     pub expires_at: i64,
 }
 
+impl RevocationEntry {
+    /// Reads a revocation as it is stored.
+    ///
+    /// # Errors
+    /// It is not of a form this version knows.
+    pub fn read(row: &RevocationRow) -> Result<Self, serde_json::Error> {
+        Ok(Self { revocation: serde_json::from_str(&row.body)?, expires_at: row.expires_at })
+    }
+}
+
 /// Whether a token with these claims is among those revoked.
 #[must_use]
 pub fn concerns(revocation: &Revocation, claims: &Claims) -> bool {
@@ -84,9 +96,12 @@ impl Cut {
     /// Cuts nothing, and may be forgotten at once.
     const NONE: Self = Self { issued_before: i64::MIN, expires_at: i64::MIN };
 
-    fn merge(&mut self, issued_before: i64, expires_at: i64) {
+    /// Whether this changes anything.
+    fn merge(&mut self, issued_before: i64, expires_at: i64) -> bool {
+        let new = issued_before > self.issued_before || expires_at > self.expires_at;
         self.issued_before = self.issued_before.max(issued_before);
         self.expires_at = self.expires_at.max(expires_at);
+        new
     }
 
     fn revokes(&self, claims: &Claims) -> bool {
@@ -105,25 +120,30 @@ struct Index {
 
 /// The revocations in force, indexed so that asking costs a few look-ups however many there are.
 #[derive(Debug)]
-pub struct Revocations(RwLock<Index>);
+pub struct Revocations {
+    index: RwLock<Index>,
+    /// How often something was added.
+    generation: AtomicU64,
+}
 
 impl Default for Revocations {
     fn default() -> Self {
-        Self(RwLock::new(Index {
+        let index = RwLock::new(Index {
             everyone: Cut::NONE,
             users: HashMap::new(),
             devices: HashMap::new(),
             tokens: HashMap::new(),
-        }))
+        });
+        Self { index, generation: AtomicU64::new(0) }
     }
 }
 
 impl Revocations {
-    /// Puts a revocation in force; adding one twice changes nothing.
-    pub fn add(&self, entry: RevocationEntry) {
+    /// Puts a revocation in force; whether it was not yet. Adding one twice changes nothing.
+    pub fn add(&self, entry: RevocationEntry) -> bool {
         let RevocationEntry { revocation, expires_at } = entry;
         let mut index = self.write();
-        match revocation {
+        let new = match revocation {
             Revocation::User { user, issued_before } => {
                 index.users.entry(user).or_insert(Cut::NONE).merge(issued_before, expires_at)
             }
@@ -135,13 +155,27 @@ impl Revocations {
                 .or_insert(Cut::NONE)
                 .merge(issued_before, expires_at),
             Revocation::Token { jti } => {
-                let until = index.tokens.entry(jti).or_insert(expires_at);
+                let until = index.tokens.entry(jti).or_insert(i64::MIN);
+                let new = expires_at > *until;
                 *until = expires_at.max(*until);
+                new
             }
             Revocation::IssuedBefore { issued_before } => {
-                index.everyone.merge(issued_before, expires_at);
+                index.everyone.merge(issued_before, expires_at)
             }
+        };
+        drop(index);
+        if new {
+            self.generation.fetch_add(1, Ordering::Release);
         }
+        new
+    }
+
+    /// A number that rises with every revocation that is new: who holds verified claims asks again when
+    /// it changed.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Whether a token with these claims is revoked.
@@ -188,11 +222,11 @@ impl Revocations {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -284,7 +318,9 @@ mod tests {
         };
         for entries in [[cut(100, 500), cut(200, 400)], [cut(200, 400), cut(100, 500)]] {
             let set = Revocations::default();
-            entries.into_iter().for_each(|entry| set.add(entry));
+            entries.into_iter().for_each(|entry| {
+                set.add(entry);
+            });
             set.purge(450);
             assert!(set.revoked(&claims("ana", None, None, Some(199))));
             assert!(!set.revoked(&claims("ana", None, None, Some(200))));

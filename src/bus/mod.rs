@@ -160,6 +160,12 @@ impl Bus {
         }
     }
 
+    /// Whether there is nobody to talk to.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.kind, Kind::Local(_))
+    }
+
     /// Whether every topic is subscribed.
     #[must_use]
     pub fn link_up(&self) -> bool {

@@ -55,8 +55,15 @@ pub enum ToShard {
     },
     /// A finished presence frame for those in a room who asked for presence.
     Presence(Arc<Room>, Bytes),
-    /// A finished frame for every connection of a user.
-    User(UserId, Bytes),
+    /// A finished frame for every connection of a user whose token grants the project it is about.
+    User {
+        /// The user.
+        user: UserId,
+        /// What the frame is about.
+        project: ProjectId,
+        /// The message.
+        frame: Bytes,
+    },
     /// Close every connection whose token the revocation concerns.
     Revoke(Arc<Revocation>),
     /// Close every connection of a user.
@@ -154,12 +161,14 @@ impl Fanout {
         self.users.iter().map(|entry| entry.key().clone()).collect()
     }
 
-    /// Sends a finished frame to every connection of a user on this instance.
-    pub fn to_user(&self, user: &UserId, frame: &Bytes) {
+    /// Sends a finished frame about a project to every connection of a user on this instance.
+    pub fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
         if let Some(counts) = self.users.get(user.as_str()) {
             for (shard, count) in self.shards.iter().zip(counts.iter()) {
                 if *count > 0 {
-                    let _dropped = shard.send(ToShard::User(user.clone(), frame.clone()));
+                    let (user, project) = (user.clone(), project.clone());
+                    let frame = frame.clone();
+                    let _dropped = shard.send(ToShard::User { user, project, frame });
                 }
             }
         }

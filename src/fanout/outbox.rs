@@ -51,6 +51,21 @@ impl Outbox {
         self.bytes = self.frames.iter().map(Bytes::len).sum();
     }
 
+    /// Writes a frame when nothing waits before it; keeps what the kernel does not take.
+    pub fn write_through(&mut self, socket: &TcpStream, frame: &Bytes) -> Flushed {
+        match socket.try_write(frame) {
+            Ok(written) if written == frame.len() => return Flushed::Empty,
+            Ok(0) => return Flushed::Broken,
+            Ok(written) => {
+                self.push(frame.slice(written..));
+                self.begun = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.push(frame.clone()),
+            Err(_) => return Flushed::Broken,
+        }
+        Flushed::Blocked
+    }
+
     /// Writes as much as the kernel takes, several frames a call.
     pub fn flush(&mut self, socket: &TcpStream) -> Flushed {
         while !self.frames.is_empty() {
@@ -114,7 +129,11 @@ mod tests {
             let frame: Bytes = number.to_be_bytes().repeat(1 + number as usize % 5000).into();
             number += 1;
             sent.extend_from_slice(&frame);
-            outbox.push(frame);
+            if outbox.bytes() == 0 {
+                outbox.write_through(&server, &frame);
+            } else {
+                outbox.push(frame);
+            }
             if outbox.bytes() > 1 << 20 && outbox.flush(&server) == Flushed::Blocked {
                 blocked += 1;
                 let mut some = vec![0; 300_000];

@@ -184,11 +184,10 @@ impl Project {
         }
     }
 
-    /// Replaces the role a connection reads one room with.
-    pub fn set_role(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>) {
-        if let Some(reader) = self.reader(slot, entity) {
-            reader.role = role.clone();
-        }
+    /// Replaces the role a connection reads one room with; whether the new one may read other types.
+    pub fn set_role(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>) -> bool {
+        let Some(reader) = self.reader(slot, entity) else { return false };
+        std::mem::replace(&mut reader.role, role.clone()).class != role.class
     }
 
     fn reader(&mut self, slot: Slot, entity: Option<&EntityKey>) -> Option<&mut Reader> {

@@ -91,10 +91,11 @@ impl Relay {
             at: n.created_at,
         })
         .encode();
-        self.fanout.to_user(&n.user, &frame);
+        self.fanout.to_user(&n.user, project, &frame);
         let payload = frame::payload(&frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
-        self.signal(&Topic::User(n.user.clone()), &Signal::User { frame });
+        let project = project.clone();
+        self.signal(&Topic::User(n.user.clone()), &Signal::User { project, frame });
     }
 
     /// Passes on a broadcast's finished frame.
@@ -146,11 +147,15 @@ impl Relay {
         self.signal(&Topic::Control, &Signal::Revoked { entry });
     }
 
-    /// Enforces a revocation on this instance.
-    pub fn revoked_here(&self, entry: RevocationEntry) {
+    /// Enforces a revocation on this instance; whether it was news here. A shard whose queue is full
+    /// finds out by itself when it next sweeps.
+    pub fn revoked_here(&self, entry: RevocationEntry) -> bool {
         let revocation = Arc::new(entry.revocation.clone());
-        self.auth.revocations().add(entry);
-        self.fanout.to_all(&ToShard::Revoke(revocation));
+        let new = self.auth.revocations().add(entry);
+        if new {
+            self.fanout.to_all(&ToShard::Revoke(revocation));
+        }
+        new
     }
 
     /// Closes every connection of a user, on every instance.
@@ -189,10 +194,13 @@ impl Relay {
             }
             (topic, Wire::Signal(signal)) => match (topic, *signal) {
                 (Topic::Project(_), Signal::Presence { delta }) => self.presence_here(&delta),
-                (Topic::User(user), Signal::User { frame: text }) => {
-                    self.fanout.to_user(&user, &frame::text(|p| p.extend(text.bytes())));
+                (Topic::User(user), Signal::User { project, frame: text }) => {
+                    let frame = frame::text(|p| p.extend(text.bytes()));
+                    self.fanout.to_user(&user, &project, &frame);
                 }
-                (Topic::Control, Signal::Revoked { entry }) => self.revoked_here(entry),
+                (Topic::Control, Signal::Revoked { entry }) => {
+                    self.revoked_here(entry);
+                }
                 (Topic::Control, Signal::Disconnect { user }) => self.disconnect_here(user),
                 _ => self.dropped(Dropped::BusMessage, 1),
             },

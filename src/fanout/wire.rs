@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::feed::EncodedChange;
 use crate::auth::RevocationEntry;
-use crate::id::{EntityKey, Epoch, Room, Seq, UserId};
+use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::Delta;
 use crate::protocol::frame;
 
@@ -31,15 +31,17 @@ pub enum Wire {
 
 /// Rare messages between instances.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "signal", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")] // Not internally tagged: raw JSON could not be read back.
 pub enum Signal {
     /// Who came and went in a room.
     Presence {
         /// What happened.
         delta: Delta,
     },
-    /// A frame payload for every connection of the topic's user.
+    /// A frame payload for every connection of the topic's user whose token grants the project.
     User {
+        /// What the frame is about.
+        project: ProjectId,
         /// The JSON text of the frame.
         frame: String,
     },
@@ -181,6 +183,23 @@ mod tests {
             panic!()
         };
         assert_eq!((got_room, got_frame), (room, frame));
+    }
+
+    #[test]
+    fn signals_arrive_as_they_were_sent() {
+        let state = serde_json::value::RawValue::from_string("[1, 2]".into()).unwrap();
+        let state = Some(crate::protocol::server::RawState(state.into()));
+        let delta = Delta {
+            room: "room:p:x".parse().unwrap(),
+            joined: vec![crate::protocol::server::Member { user: "ana".parse().unwrap(), state }],
+            left: Vec::new(),
+            updated: Vec::new(),
+            users: 1,
+        };
+        let sent = signal(&Signal::Presence { delta: delta.clone() });
+        let Wire::Signal(got) = decode(sent).unwrap() else { panic!() };
+        let Signal::Presence { delta: got } = *got else { panic!() };
+        assert_eq!(got, delta);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::admin;
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::upgrade::bearer;
 use crate::auth::{Command, Grants, Permit, authorize};
 use crate::clock;
@@ -27,6 +27,9 @@ use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
 use crate::sync::submission::Submission;
 use crate::telemetry::RateLimit;
+
+/// How long a request may take, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All HTTP endpoints of the public listener.
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -45,7 +48,15 @@ pub fn router(hub: Arc<Hub>) -> Router {
 
 async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    // A body that trickles in holds no connection for ever.
+    let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) if problem::is_problem(&response) => response,
+        Ok(response) => problem::from_framework(response),
+        Err(_) => {
+            let message = "the request took too long; send it again";
+            Problem(Refusal::new(ErrorCode::Unavailable, message).retry_after(1000)).into_response()
+        }
+    };
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     hub.metrics.http_request(route, response.status().as_u16());
     response
@@ -85,6 +96,8 @@ pub(super) fn unavailable(error: &StoreError) -> Refusal {
 struct Since {
     #[serde(default)]
     since: u64,
+    /// The epoch `since` belongs to.
+    epoch: Option<Epoch>,
     limit: Option<u32>,
 }
 
@@ -97,7 +110,8 @@ struct Delta {
     /// Whether another page follows now.
     more: bool,
     epoch: Epoch,
-    /// The cursor was of no use: these pages are all there is, drop what they do not name.
+    /// The cursor was of no use: this page begins anew, and with those that follow it is all there is.
+    /// Drop what they do not name.
     #[serde(skip_serializing_if = "Option::is_none")]
     resync: Option<ResyncReason>,
 }
@@ -121,20 +135,21 @@ async fn changes(
     let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
     let (_, role) = permit.in_project()?;
     let limit = query.limit.unwrap_or(u32::MAX).clamp(1, hub.config.limits.page_changes);
-    let page = hub
-        .store
-        .entities(&project, Seq(query.since), limit, hub.config.limits.body_bytes as u64)
-        .await
-        .map_err(|error| unavailable(&error))?;
-    let last = page.rows.last().map(|(_, row)| row.version);
-    let next = if page.more { last.unwrap_or(page.head) } else { page.head };
-    let resync = if query.since > page.head.0 {
+    let bytes = hub.config.limits.body_bytes as u64;
+    let entities = |after| hub.store.entities(&project, after, limit, bytes);
+    let mut page = entities(Seq(query.since)).await.map_err(|error| unavailable(&error))?;
+    let resync = if query.since > page.head.0 || query.epoch.is_some_and(|e| e != page.epoch) {
         Some(ResyncReason::EpochChanged)
     } else if query.since > 0 && query.since < page.tombstone_floor.0 {
         Some(ResyncReason::CursorTooOld)
     } else {
         None
     };
+    if resync.is_some() {
+        page = entities(Seq::ZERO).await.map_err(|error| unavailable(&error))?;
+    }
+    let last = page.rows.last().map(|(_, row)| row.version);
+    let next = if page.more { last.unwrap_or(page.head) } else { page.head };
     let visible = page.rows.into_iter().filter(|(entity, _)| role.can_read(&entity.kind));
     let rows = visible.map(|(entity, row)| DeltaRow {
         entity,

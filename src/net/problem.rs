@@ -37,29 +37,65 @@ pub fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
+/// Whether a response is a problem already.
+#[must_use]
+pub fn is_problem(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE) == Some(&CONTENT_TYPE)
+}
+
+/// Turns an error of the HTTP framework (a wrong method, a query that cannot be read, a body that is too
+/// large) into a problem of the same status.
+#[must_use]
+pub fn from_framework(response: Response) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let (code, message) = match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            (ErrorCode::BadRequest, "this endpoint has no such method")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => (ErrorCode::LimitExceeded, "the body is too large"),
+        status if status.is_client_error() => (ErrorCode::BadRequest, "the request is malformed"),
+        _ => (ErrorCode::Internal, "the hub failed"),
+    };
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let mut problem = with_status(status, Refusal::new(code, message));
+    if let Some(allow) = allow {
+        problem.headers_mut().insert(header::ALLOW, allow);
+    }
+    problem
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self(refusal) = self;
-        let status = status(refusal.code);
-        let mut body = json!({
-            "type": format!("urn:syncline:error:{}", refusal.code.as_str()),
-            "title": refusal.code.as_str(),
-            "status": status.as_u16(),
-            "detail": refusal.message,
-            "code": refusal.code,
-        });
-        if let Some(detail) = refusal.detail {
-            body["extra"] = detail;
-        }
-        let mut response = (status, Json(body)).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(ms) = refusal.retry_after_ms {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        with_status(status(refusal.code), refusal)
     }
+}
+
+/// The content type of problem details.
+pub const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+fn with_status(status: StatusCode, refusal: Refusal) -> Response {
+    let mut body = json!({
+        "type": format!("urn:syncline:error:{}", refusal.code.as_str()),
+        "title": refusal.code.as_str(),
+        "status": status.as_u16(),
+        "detail": refusal.message,
+        "code": refusal.code,
+    });
+    if let Some(detail) = refusal.detail {
+        body["extra"] = detail;
+    }
+    let mut response = (status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    if let Some(ms) = refusal.retry_after_ms {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000)));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
 }

@@ -64,7 +64,8 @@ pub async fn upgrade(
         };
         let socket = parts.io.into_inner();
         let accepted = Accepted { socket, early: parts.read_buf, ip, verdict };
-        connection::serve(shard, accepted).await;
+        // A task of its own, so that nothing of the handshake stays with the connection.
+        spawn_local(connection::serve(shard, accepted));
     });
     Ok(switch(&handshake))
 }

@@ -285,6 +285,8 @@ pub enum ResyncReason {
     EpochChanged,
     /// More happened than could be buffered.
     Overflow,
+    /// A new token may read other types of entity than the old one: some were not sent, or are to be purged.
+    AccessChanged,
 }
 
 /// `change`: identical for every recipient of one visibility class.

@@ -19,7 +19,7 @@ use crate::protocol::client::{
     Ack, Broadcast, Connect, RequestId, SetPresence, Unsubscribe, Write,
 };
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
-use crate::protocol::server::{Connected, ProjectGrant, RawState, ServerFrame};
+use crate::protocol::server::{Connected, ProjectGrant, RawState, ResyncReason, ServerFrame};
 use crate::quota::Kind;
 use crate::sync::follow;
 use crate::sync::submission::Submission;
@@ -91,6 +91,8 @@ impl Shard {
         connect: Option<&Connect>,
         result: Result<Claims, TokenError>,
     ) {
+        // What was revoked since the token was verified, this connection was not told.
+        let result = result.and_then(|claims| self.not_revoked(claims));
         let claims = match result {
             Ok(claims) => claims,
             Err(error) => {
@@ -102,9 +104,24 @@ impl Shard {
             }
         };
         if self.identified(conn) {
-            self.refresh(conn, id, claims);
+            self.refresh(conn, id, claims, connect);
         } else {
             self.open(conn, claims, id, connect);
+        }
+    }
+
+    fn not_revoked(&self, claims: Claims) -> Result<Claims, TokenError> {
+        if self.hub.auth.revocations().revoked(&claims) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(claims)
+    }
+
+    /// Opens the session of a user whom the handshake named.
+    pub(super) fn open_named(&self, conn: ConnRef, claims: Claims) {
+        match self.not_revoked(claims) {
+            Ok(claims) => self.open(conn, claims, None, None),
+            Err(_) => self.close(conn.slot, Closing::Code(CloseCode::TokenRevoked)),
         }
     }
 
@@ -114,7 +131,7 @@ impl Shard {
     }
 
     /// Opens the session of a user whose token was found good.
-    pub(super) fn open(
+    fn open(
         &self,
         conn: ConnRef,
         claims: Claims,
@@ -141,7 +158,7 @@ impl Shard {
         if here > self.hub.config.limits.connections_per_user {
             return self.close(conn.slot, Closing::Code(CloseCode::RateLimited));
         }
-        if here == 1 {
+        if here == 1 && !self.hub.relay.bus.is_local() {
             follow::follow_user(&self.hub.relay, user, &self.hub.runtime);
         }
         self.say_connected(conn, id);
@@ -183,37 +200,55 @@ impl Shard {
     }
 
     /// Puts a new token in force: what it no longer grants is left at once.
-    fn refresh(self: &Rc<Self>, conn: ConnRef, id: Option<&RequestId>, claims: Claims) {
+    fn refresh(
+        self: &Rc<Self>,
+        conn: ConnRef,
+        id: Option<&RequestId>,
+        claims: Claims,
+        connect: Option<&Connect>,
+    ) {
         let same = self.with_identity(conn, |identity| *identity.grants.user() == claims.user);
         if same != Some(true) {
             let message = "a refreshed token must be of the same user; open another connection";
             return self.refuse(conn, id, &Refusal::new(ErrorCode::Forbidden, message));
         }
         let ttl = u64::try_from(claims.expires_at - clock::now_s()).unwrap_or(0);
-        let lost = {
+        let (lost, regraded) = {
             let mut state = self.state.borrow_mut();
             let State { conns, registry, .. } = &mut *state;
             let Some(known) = conns.get_mut(conn.slot as usize) else { return };
             known.session.authenticated(claims.expires_at);
             let grants = Grants::resolve(&claims, &self.hub.roles);
-            let mut lost = Vec::new();
+            let (mut lost, mut regraded) = (Vec::new(), Vec::new());
             for joined in &known.rooms {
                 match authorize(&grants, Command::Read(&joined.room)) {
-                    Ok(permit) => regrade(registry, conn.slot, &joined.room, &permit),
+                    Ok(permit) => {
+                        if regrade(registry, conn.slot, &joined.room, &permit) {
+                            regraded.push(joined.room.clone());
+                        }
+                    }
                     Err(_) => lost.push(joined.room.clone()),
                 }
             }
             if let Some(identity) = &mut known.identity {
                 (identity.grants, identity.claims) = (grants, claims);
             }
-            lost
+            // Who leaves a project's room reads on in the rooms of its entities: those are left first.
+            lost.sort_by_key(|room| matches!(**room, Room::Project(_)));
+            (lost, regraded)
         };
         for room in lost {
             self.leave(conn, &room);
             let gone = ServerFrame::Gone { room: &room, reason: "access_lost" };
             self.send(conn.slot, &gone.encode());
         }
-        self.send(conn.slot, &ServerFrame::Refreshed { id, ttl }.encode());
+        for room in regraded {
+            self.resync(conn.slot, &room, ResyncReason::AccessChanged);
+        }
+        match connect {
+            Some(connect) => self.introduce(conn, id, connect),
+            None => self.send(conn.slot, &ServerFrame::Refreshed { id, ttl }.encode()),
+        }
     }
 
     fn unsubscribe(
@@ -277,9 +312,9 @@ impl Shard {
                 let limits = &self.hub.config.limits;
                 let submission = Submission::read(&permit, &write.ops, client.as_str(), limits);
                 let (ops, bytes, places) = submission.into_parts();
-                Ok((self.hub.engine.submit(&permit, ops, bytes)?, places))
+                Ok((self.hub.engine.submit(&permit, ops, bytes)?, places, permit))
             });
-        let (verdicts, places) = match submitted {
+        let (verdicts, places, permit) = match submitted {
             Ok(submitted) => submitted,
             Err(refusal) => {
                 self.answered(conn);
@@ -295,6 +330,10 @@ impl Shard {
                 return;
             }
             shard.answered(conn);
+            let decided = decided.and_then(|decided| {
+                shard.still_granted(conn, &permit)?;
+                Ok(decided)
+            });
             match decided {
                 Ok(decided) => {
                     let verdicts = Submission::finish(places, decided);
@@ -305,6 +344,17 @@ impl Shard {
                 Err(refusal) => shard.refuse(conn, id.as_ref(), &refusal),
             }
         });
+    }
+
+    /// Whether the token in force now grants what an earlier one did: a verdict tells about entities.
+    fn still_granted(&self, conn: ConnRef, permit: &Permit) -> Result<(), Refusal> {
+        let (project, role) = permit.in_project()?;
+        let now = self.permit(conn, Command::Write(project))?;
+        if now.role().is_some_and(|now| now.class == role.class) {
+            return Ok(());
+        }
+        let message = "the role changed meanwhile; send the same operations again";
+        Err(Refusal::new(ErrorCode::Unavailable, message).retry_after(1))
     }
 
     fn broadcast(&self, conn: ConnRef, broadcast: &Broadcast) -> Result<(), Refusal> {
@@ -409,17 +459,22 @@ impl Shard {
     }
 }
 
+/// Whether other changes of the room's log can be read now than before.
 fn regrade(
     registry: &mut crate::fanout::registry::Registry,
     slot: crate::fanout::registry::Slot,
     room: &Room,
     permit: &Permit,
-) {
-    let (Some(project), Some(role)) = (room.project(), permit.role()) else { return };
-    let Some(rooms) = registry.get_mut(project) else { return };
+) -> bool {
+    let (Some(project), Some(role)) = (room.project(), permit.role()) else { return false };
+    let Some(rooms) = registry.get_mut(project) else { return false };
     match room {
         Room::Project(_) => rooms.set_role(slot, None, role),
-        Room::Entity(_, entity) => rooms.set_role(slot, Some(entity), role),
-        Room::Ephemeral(..) | Room::User(_) => {}
+        Room::Entity(_, entity) => {
+            // Its type can be read: all of it, as before.
+            rooms.set_role(slot, Some(entity), role);
+            false
+        }
+        Room::Ephemeral(..) | Room::User(_) => false,
     }
 }

@@ -41,37 +41,46 @@ pub struct Accepted {
 enum Event {
     Readable,
     Writable,
+    Broken,
     Closing,
 }
 
-/// Serves a connection until it is closed.
-pub async fn serve(shard: Rc<Shard>, accepted: Accepted) {
-    let socket = Rc::new(accepted.socket);
-    let conn = shard.insert(socket.clone(), accepted.ip);
+/// Begins to serve a connection, and returns the future that goes on until it is closed. That future
+/// lives as long as the connection, so it holds next to nothing.
+pub fn serve(shard: Rc<Shard>, accepted: Accepted) -> impl Future<Output = ()> {
+    let Accepted { socket, early, ip, verdict } = accepted;
+    let socket = Rc::new(socket);
+    let conn = shard.insert(socket.clone(), ip);
     shard.hub.metrics.connections.inc();
     shard.hub.metrics.connections_opened.inc();
-    match accepted.verdict {
-        Ok(Some(claims)) => shard.open(conn, claims, None, None),
+    let mut decoder = Decoder::default();
+    shard.turn(|| match verdict {
+        Ok(Some(claims)) => shard.open_named(conn, claims),
         Ok(None) => {}
         Err(code) => shard.close(conn.slot, Closing::Code(code)),
+    });
+    if !early.is_empty() {
+        read(&shard, conn, &mut decoder, &mut Vec::from(early));
     }
-    let mut decoder = Decoder::default();
-    if !accepted.early.is_empty() {
-        read(&shard, conn, &mut decoder, &mut Vec::from(accepted.early));
-    }
-    loop {
-        match next(&shard, conn, &socket).await {
-            Event::Readable => receive(&shard, conn, &socket, &mut decoder),
-            Event::Writable => write(&shard, conn),
-            Event::Closing => break,
+    async move {
+        loop {
+            match next(&shard, conn, &socket).await {
+                Event::Readable => receive(&shard, conn, &socket, &mut decoder),
+                Event::Writable => write(&shard, conn),
+                Event::Broken => shard.close(conn.slot, Closing::Broken),
+                Event::Closing => break,
+            }
         }
+        Box::pin(finish(&shard, conn, &socket)).await;
+        shard.remove(conn);
     }
-    drop(decoder);
-    // A peer that does nothing for so long loses the close frame; its socket is closed all the same.
-    if let Ok(true) = timeout(WRITE_LINGER, write_rest(&shard, conn, &socket)).await {
-        let _late = timeout(CLOSE_LINGER, hear_out(&shard, &socket)).await;
+}
+
+/// Sees a closing connection off. A peer that does nothing for so long loses the close frame.
+async fn finish(shard: &Shard, conn: ConnRef, socket: &TcpStream) {
+    if let Ok(true) = timeout(WRITE_LINGER, write_rest(shard, conn, socket)).await {
+        let _late = timeout(CLOSE_LINGER, hear_out(shard, socket)).await;
     }
-    shard.remove(conn);
 }
 
 async fn next(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> Event {
@@ -82,6 +91,9 @@ async fn next(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> Event {
         };
         if known.closing.is_some() {
             return Poll::Ready(Event::Closing);
+        }
+        if known.broken {
+            return Poll::Ready(Event::Broken);
         }
         if known.blocked && socket.poll_write_ready(cx).is_ready() {
             return Poll::Ready(Event::Writable);
@@ -122,7 +134,7 @@ fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8
         known.session.heard(now);
     }
     let limit = shard.hub.config.limits.frame_bytes;
-    let result = decoder.feed(bytes, limit, |message| {
+    let handle = |message: Incoming<'_>| {
         if !shard.is_open(conn) {
             return Err(End::Closing); // decided by an earlier message of this read
         }
@@ -133,7 +145,9 @@ fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8
             Incoming::Close(_) => shard.close(conn.slot, Closing::Peer),
         }
         Ok(())
-    });
+    };
+    // All answers to one read go out in one write.
+    let result = shard.turn(|| decoder.feed(bytes, limit, handle));
     match result {
         Ok(()) | Err(End::Closing) => {}
         Err(End::Frame(error)) => {
@@ -167,7 +181,7 @@ async fn write_rest(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> bool {
             let Some(known) = state.conns.get_mut(conn.slot as usize) else { return false };
             known.blocked = false;
             known.flush();
-            if known.closing == Some(Closing::Broken) {
+            if known.broken || known.closing == Some(Closing::Broken) {
                 return false;
             }
             if known.pending() == 0 {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::state::{Session, Tick};
-use crate::auth::{Claims, Grants, Revocation, concerns};
+use crate::auth::{Claims, Grants, concerns};
 use crate::clock;
 use crate::fanout::outbox::{Flushed, Outbox};
 use crate::fanout::registry::{Registry, Sink, Slot, Users};
@@ -31,6 +31,7 @@ use crate::presence::Departure;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{ResyncReason, ServerFrame};
+use crate::sync::follow;
 use crate::telemetry::{Closed, Delivery};
 
 /// How often every connection is looked at for what is due.
@@ -50,6 +51,8 @@ pub struct Shard {
     pub(super) read_buffer: RefCell<Box<[u8]>>,
     /// Outbox bytes and rooms, as the metrics have them.
     reported: Cell<[i64; 2]>,
+    /// The generation of revocations that every connection here was asked about.
+    revocations_seen: Cell<u64>,
 }
 
 /// The tables of a shard.
@@ -60,6 +63,8 @@ pub(super) struct State {
     pub(super) users: Users,
     /// Connections with something to write.
     dirty: Vec<Slot>,
+    /// Set while a turn runs that flushes at its end.
+    in_turn: bool,
     /// Wakes the shard's loop when the first connection becomes dirty.
     flusher: Option<Waker>,
 }
@@ -83,6 +88,8 @@ pub(super) struct Conn {
     dirty: bool,
     /// The kernel's buffer is full; the connection's task waits for it.
     pub(super) blocked: bool,
+    /// A write failed; the connection's task closes it, which also takes it out of its rooms.
+    pub(super) broken: bool,
     /// Set once: nothing more is read or delivered, what waits is written, then the socket closes.
     pub(super) closing: Option<Closing>,
     /// Wakes the connection's task.
@@ -154,6 +161,7 @@ impl Shard {
             state: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_BUFFER].into()),
             reported: Cell::default(),
+            revocations_seen: Cell::default(),
         })
     }
 
@@ -217,10 +225,12 @@ impl Shard {
                     registry.get(project).map_or(0, |rooms| rooms.presence(&room, &frame, sink))
                 });
             }
-            ToShard::User(user, frame) => self.to_user(&user, &frame),
+            ToShard::User { user, project, frame } => self.to_user(&user, &project, &frame),
             ToShard::Overflow(project) => self.overflow(&project),
             ToShard::NewEpoch(project, epoch, head) => self.new_epoch(&project, epoch, head),
-            ToShard::Revoke(revocation) => self.revoke(&revocation),
+            ToShard::Revoke(revocation) => {
+                self.close_revoked(|claims| concerns(&revocation, claims));
+            }
             ToShard::Disconnect(user, code) => {
                 for slot in self.slots_of(&user) {
                     self.close(slot, Closing::Code(code));
@@ -253,8 +263,16 @@ impl Shard {
         }
     }
 
-    fn to_user(&self, user: &UserId, frame: &Bytes) {
-        let slots = self.slots_of(user);
+    /// Sends a frame about a project to those connections of a user whose token grants the project.
+    fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+        let slots: Vec<Slot> = {
+            let state = self.state.borrow();
+            let granted = |slot: &Slot| {
+                let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
+                identity.is_some_and(|who| who.grants.role(project).is_some())
+            };
+            state.users.of(user).filter(granted).collect()
+        };
         self.deliver(Delivery::Notification, Way::Joined, |_, sink| {
             for slot in &slots {
                 sink.push(*slot, frame);
@@ -303,6 +321,7 @@ impl Shard {
             outbox: Outbox::default(),
             dirty: false,
             blocked: false,
+            broken: false,
             closing: None,
             waker: None,
             drained: Vec::new(),
@@ -349,7 +368,7 @@ impl Shard {
             let user = identity.grants.user();
             users.remove(user, slot);
             if self.hub.relay.fanout.user_disconnected(user, self.index) == 0 {
-                self.hub.relay.bus.unsubscribe(crate::bus::Topic::User(user.clone()));
+                follow::unfollow_user(&self.hub.relay, user, &self.hub.runtime);
             }
         }
     }
@@ -394,6 +413,15 @@ impl Shard {
         self.hub.relay.fanout.release(gone.ip);
         let reason = Closed::from(why).as_str();
         tracing::debug!(conn = conn.id, reason, "connection closed");
+    }
+
+    /// Runs a turn, then writes what it left in outboxes.
+    pub(super) fn turn<T>(&self, turn: impl FnOnce() -> T) -> T {
+        self.state.borrow_mut().in_turn = true;
+        let result = turn();
+        self.state.borrow_mut().in_turn = false;
+        self.flush();
+        result
     }
 
     /// Writes every dirty outbox once.
@@ -446,6 +474,7 @@ impl Shard {
             }
         }
         self.report(waiting, self.state.borrow().registry.rooms());
+        self.enforce_revocations();
         for (slot, tick) in due {
             match tick {
                 Tick::Idle => {}
@@ -466,19 +495,27 @@ impl Shard {
         self.hub.metrics.rooms.inc_by(now[1] - before[1]);
     }
 
-    fn revoke(&self, revocation: &Revocation) {
+    fn close_revoked(&self, is_revoked: impl Fn(&Claims) -> bool) {
         let concerned: Vec<Slot> = self
             .state
             .borrow()
             .conns
             .iter()
-            .filter(|(_, conn)| {
-                conn.identity.as_ref().is_some_and(|who| concerns(revocation, &who.claims))
-            })
+            .filter(|(_, conn)| conn.identity.as_ref().is_some_and(|who| is_revoked(&who.claims)))
             .map(|(slot, _)| Slot::try_from(slot).expect("slots are u32"))
             .collect();
         for slot in concerned {
             self.close(slot, Closing::Code(CloseCode::TokenRevoked));
+        }
+    }
+
+    /// Closes every connection whose token was revoked, if anything was since it was last asked: what
+    /// the shard was not told because its queue was full.
+    fn enforce_revocations(&self) {
+        let revocations = self.hub.auth.revocations();
+        let generation = revocations.generation();
+        if self.revocations_seen.replace(generation) != generation {
+            self.close_revoked(|claims| revocations.revoked(claims));
         }
     }
 
@@ -557,7 +594,8 @@ impl State {
     }
 
     fn wake_flusher(&mut self) {
-        if !self.dirty.is_empty()
+        if !self.in_turn
+            && !self.dirty.is_empty()
             && let Some(flusher) = self.flusher.take()
         {
             flusher.wake();
@@ -569,18 +607,25 @@ impl Conn {
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn flush(&mut self) {
         self.dirty = false;
-        if self.blocked || self.closing == Some(Closing::Broken) {
+        if self.blocked || self.broken || self.closing == Some(Closing::Broken) {
             return;
         }
         match self.outbox.flush(&self.socket) {
             Flushed::Empty => self.drained.drain(..).for_each(Waker::wake),
             Flushed::Blocked => self.block(),
-            Flushed::Broken => {
-                self.closing = Some(self.closing.unwrap_or(Closing::Broken));
-                self.outbox = Outbox::default();
-                self.wake();
-            }
+            Flushed::Broken => self.broke(),
         }
+    }
+
+    fn block(&mut self) {
+        self.blocked = true;
+        self.wake();
+    }
+
+    fn broke(&mut self) {
+        self.broken = true;
+        self.outbox = Outbox::default();
+        self.wake();
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -616,13 +661,17 @@ pub(super) enum Way {
 impl Sink for Outboxes<'_> {
     fn push(&mut self, slot: Slot, frame: &Bytes) {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        if conn.closing.is_some() {
+        if conn.closing.is_some() || conn.broken {
             return;
         }
-        if conn.outbox.bytes() + frame.len() > self.limit {
+        let too_much = |conn: &Conn| {
+            // A frame of any size may wait alone.
+            conn.outbox.bytes() > 0 && conn.outbox.bytes() + frame.len() > self.limit
+        };
+        if too_much(conn) {
             // Perhaps it only was not this turn's flush yet.
             conn.flush();
-            if conn.outbox.bytes() > 0 {
+            if too_much(conn) {
                 self.overflowed.push(slot);
                 return;
             }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::task::spawn_local;
 
-use super::shard::{ConnRef, Joined, Shard, State};
+use super::shard::{ConnRef, Joined, Shard, State, Way};
 use crate::auth::{Command, Permit};
 use crate::fanout::Feed;
 use crate::fanout::feed::Stage;
@@ -243,7 +243,7 @@ impl Shard {
         let mut answers = Vec::with_capacity(joining.len());
         let mut reads = Vec::new();
         for (joining, (start, presence)) in joining.into_iter().zip(starts) {
-            let room = joining.room.clone();
+            let room = joining.room.clone().and_then(|room| self.still_in(conn, room));
             let result = room.and_then(|room| start.map(|start| (room, start)));
             let result = match result {
                 Err(error) => {
@@ -275,6 +275,19 @@ impl Shard {
         for (room, entity, feed, start) in reads {
             self.begin_reading(conn, &room, entity, &feed, start);
         }
+    }
+
+    /// Whether the connection still is in a room it registered for: it may have lost its access, or left.
+    fn still_in(&self, conn: ConnRef, room: Room) -> Result<Room, Refusal> {
+        let _granted = self.permit(conn, Command::Read(&room))?;
+        let state = self.state.borrow();
+        let known = state.conns.get(conn.slot as usize);
+        if room.project().is_none()
+            || known.is_some_and(|known| known.rooms.iter().any(|joined| *joined.room == room))
+        {
+            return Ok(room);
+        }
+        Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left meanwhile"))
     }
 
     fn begin_reading(
@@ -383,7 +396,7 @@ impl Shard {
         upto: Seq,
         live: bool,
     ) {
-        self.deliver(Delivery::Change, |registry, sink| {
+        self.deliver(Delivery::Change, Way::Joined, |registry, sink| {
             registry.get_mut(reader.feed.project()).map_or(0, |rooms| {
                 let entity = reader.entity.as_ref();
                 rooms.catch_up(reader.conn.slot, entity, after, changes, upto, live, sink)

@@ -109,6 +109,10 @@ impl Engine {
         let lane = self.0.lanes.entry(key.clone());
         let new = matches!(lane, dashmap::Entry::Vacant(_));
         let lane = lane.or_default();
+        if new {
+            // Before anything can be refused: a lane without its task would never be emptied again.
+            self.0.runtime.spawn(self.0.clone().run(key));
+        }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
             return Err(Refusal::new(
@@ -125,11 +129,6 @@ impl Engine {
             queued: Instant::now(),
             reply,
         });
-        drop(queue);
-        drop(lane);
-        if new {
-            self.0.runtime.spawn(self.0.clone().run(key));
-        }
         Ok(verdicts)
     }
 }

@@ -1,18 +1,20 @@
 //! Keeps this instance's feeds true to the store, whatever the bus delivers or loses.
 //!
-//! One task: it opens new feeds, fills gaps, asks the store for the heads of active projects (often while
-//! the bus is suspect, seldom otherwise: the loss of a *last* message has no successor to reveal it), and
-//! retires feeds nobody reads.
+//! One task: it opens new feeds, fills gaps, asks the store for the heads of active projects and for
+//! revocations (often while the bus is suspect, seldom otherwise: the loss of a *last* message has no
+//! successor to reveal it), and retires feeds nobody reads. It never waits for the store itself: the bus
+//! has to be heard meanwhile.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::RevocationEntry;
 use crate::bus::{BusEvent, Events, Topic};
 use crate::clock;
 use crate::config;
@@ -21,7 +23,7 @@ use crate::fanout::{EncodedChange, Feed, Relay};
 use crate::hub::Hub;
 use crate::id::{ProjectId, UserId};
 use crate::presence::Presence;
-use crate::store::{Store, StoreError};
+use crate::store::{RevocationRow, Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// How long a feed nobody reads is kept: long enough for a storm of reconnects to find it warm.
@@ -30,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(200);
 /// How long to wait after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// All revocations are read anew at each poll; many take long, and then at most this part of the time.
+const REVOCATIONS_SHARE: u32 = 50;
 
 /// What the follower needs.
 #[derive(Clone)]
@@ -41,6 +45,8 @@ pub struct Follower {
     metrics: Arc<Metrics>,
     bus: config::Bus,
     limits: config::Limits,
+    /// Before this, revocations are not read again.
+    revocations_at: Arc<Mutex<Instant>>,
 }
 
 impl Follower {
@@ -54,6 +60,7 @@ impl Follower {
             metrics: hub.metrics.clone(),
             bus: hub.config.bus.clone(),
             limits: hub.config.limits.clone(),
+            revocations_at: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
@@ -65,10 +72,19 @@ impl Follower {
         mut events: Events,
         stop: CancellationToken,
     ) {
+        let control = self.relay.clone();
+        let mut listening = JoinSet::new();
+        listening.spawn(async move {
+            if let Err(error) = control.bus.subscribe(Topic::Control).await {
+                tracing::debug!(%error, "the control channel is subscribed once the bus is back");
+            }
+        });
         let mut opening = JoinSet::new();
         let mut filling: HashSet<ProjectId> = HashSet::new();
         let mut fills = JoinSet::new();
+        let mut polls = JoinSet::new();
         let mut suspect = !self.relay.bus.link_up();
+        self.metrics.bus_link_up.set(i64::from(!suspect));
         let mut poll_at = Instant::now() + self.poll_interval(suspect);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,10 +129,11 @@ impl Follower {
                     }
                     None => return,
                 },
-                () = sleep_until(poll_at) => {
-                    self.compare_heads().await;
+                () = sleep_until(poll_at), if polls.is_empty() => {
+                    polls.spawn(self.clone().poll());
                     poll_at = Instant::now() + self.poll_interval(suspect);
                 }
+                Some(_) = polls.join_next() => {}
                 _ = tick.tick() => self.tidy(),
             }
         }
@@ -187,6 +204,44 @@ impl Follower {
         }
     }
 
+    /// Asks the store for what the bus may have lost.
+    async fn poll(self) {
+        self.reload_revocations().await;
+        self.compare_heads().await;
+    }
+
+    /// Enforces the revocations of other instances that were not heard of.
+    async fn reload_revocations(&self) {
+        let began = Instant::now();
+        if began < *self.revocations_at.lock().await {
+            return;
+        }
+        match self.store.revocations(clock::now_s()).await {
+            Ok(rows) => {
+                let missed = rows.iter().filter(|row| self.enforce(row)).count();
+                if missed > 0 {
+                    tracing::info!(missed, "revocations were missed on the bus; now in force");
+                }
+            }
+            Err(error) => {
+                self.metrics.store_errors.inc();
+                tracing::warn!(%error, "cannot read revocations");
+            }
+        }
+        *self.revocations_at.lock().await = Instant::now() + began.elapsed() * REVOCATIONS_SHARE;
+    }
+
+    /// Whether the revocation was news.
+    fn enforce(&self, row: &RevocationRow) -> bool {
+        match RevocationEntry::read(row) {
+            Ok(entry) => self.relay.revoked_here(entry),
+            Err(error) => {
+                tracing::warn!(%error, "skipped a stored revocation of an unknown form");
+                false
+            }
+        }
+    }
+
     /// One query for all projects with readers here: who is behind?
     async fn compare_heads(&self) {
         let feeds: Vec<_> =
@@ -230,12 +285,27 @@ impl Follower {
 pub fn follow_user(relay: &Arc<Relay>, user: UserId, runtime: &tokio::runtime::Handle) {
     let relay = relay.clone();
     runtime.spawn(async move {
-        if let Err(error) = relay.bus.subscribe(Topic::User(user.clone())).await {
-            tracing::debug!(%error, "a user's inbox is subscribed once the bus is back");
-        }
-        // They may have left while the subscription was made.
-        if !relay.fanout.is_connected(&user) {
-            relay.bus.unsubscribe(Topic::User(user));
+        // Another shard may see the user come or go while this runs: what is true at the end counts.
+        loop {
+            if let Err(error) = relay.bus.subscribe(Topic::User(user.clone())).await {
+                tracing::debug!(%error, "a user's inbox is subscribed once the bus is back");
+            }
+            if relay.fanout.is_connected(&user) {
+                return;
+            }
+            relay.bus.unsubscribe(Topic::User(user.clone()));
+            if !relay.fanout.is_connected(&user) {
+                return;
+            }
         }
     });
+}
+
+/// Unsubscribes a user's inbox when their last connection here is gone.
+pub fn unfollow_user(relay: &Arc<Relay>, user: &UserId, runtime: &tokio::runtime::Handle) {
+    relay.bus.unsubscribe(Topic::User(user.clone()));
+    // They may have come back on another shard, whose subscription this ended.
+    if relay.fanout.is_connected(user) {
+        follow_user(relay, user.clone(), runtime);
+    }
 }

@@ -221,6 +221,8 @@ label! {
         EpochChanged = "epoch_changed",
         /// More happened than could be buffered.
         Overflow = "overflow",
+        /// A new token reads with another role.
+        AccessChanged = "access_changed",
     }
 }
 
@@ -230,6 +232,7 @@ impl From<ResyncReason> for Resync {
             ResyncReason::CursorTooOld => Self::CursorTooOld,
             ResyncReason::EpochChanged => Self::EpochChanged,
             ResyncReason::Overflow => Self::Overflow,
+            ResyncReason::AccessChanged => Self::AccessChanged,
         }
     }
 }

@@ -3,9 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod bounded;
 mod bus;
+mod connections;
+mod http;
+mod isolation;
+mod operators;
 mod presence;
+mod presence_rooms;
 mod quota;
 mod rooms;
+mod sessions;
 mod store;
 mod support;

@@ -7,6 +7,7 @@ pub(crate) mod hub;
 pub(crate) mod plan;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod site;
 

@@ -1,0 +1,127 @@
+//! A reader that stops reading costs a bounded amount of memory, and nobody else anything.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::client::{Client, create, seqs, update};
+use crate::support::eventually;
+use crate::support::hub::{TestHub, token};
+use crate::support::raw::{Raw, text};
+
+const OUTBOX: usize = 64 << 10;
+/// More rounds than any kernel buffer and outbox together can hold back.
+const MOST_ROUNDS: u64 = 400;
+
+/// How many never read; a full test takes ten times as many.
+fn stalled_count() -> usize {
+    if std::env::var_os("SYNCLINE_TEST_FULL").is_some() { 1000 } else { 100 }
+}
+
+fn rooms() -> Value {
+    json!([{ "room": "project:p", "since": 0 }, { "room": "room:p:noise" }])
+}
+
+#[tokio::test]
+async fn stalled_readers_are_sent_away_and_resume_without_a_hole() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.outbox_bytes = OUTBOX;
+        config.limits.catch_up_bytes = OUTBOX / 2;
+        config.limits.connections_per_user = usize::MAX;
+    })
+    .await;
+    let count = stalled_count();
+    let editor = token("ana", &json!({ "p": "editor" }));
+    let mut healthy = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(&hub.ws(), &editor).await;
+        client.subscribe(rooms()).await;
+        healthy.push(client);
+    }
+    let mut stalled = Vec::new();
+    for _ in 0..count {
+        let mut raw = Raw::open_narrow(&hub.ws()).await;
+        raw.upgrade(&editor).await;
+        raw.send(text(&json!({ "type": "subscribe", "rooms": rooms() }))).await;
+        raw.expect("subscribed").await;
+        stalled.push(raw);
+    }
+
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    let filler = "x".repeat(16 << 10);
+    let closed = || hub.metric("syncline_connections_closed_total{reason=\"slow_consumer\"}");
+    let waiting = || hub.metric("syncline_outbox_bytes");
+    let mut head = 0;
+    while (hub.metric("syncline_subscriptions") > 6.0 || head < 20) && head < MOST_ROUNDS {
+        head += 1;
+        let op = if head == 1 {
+            create("1", "t1", &json!({ "x": filler, "n": head }))
+        } else {
+            update(&format!("{head}"), "t1", head - 1, &json!({ "x": filler, "n": head }))
+        };
+        writer.write("p", json!([op])).await;
+        let noise = json!({ "type": "broadcast", "room": "room:p:noise", "event": "noise",
+            "data": { "n": head, "x": filler } });
+        assert_eq!(writer.ask(noise).await["type"], "ok");
+        for client in &mut healthy {
+            let change = client.expect("change").await;
+            assert_eq!((&change["seq"], &change["fields"]["n"]), (&json!(head), &json!(head)));
+            assert_eq!(client.expect("event").await["data"]["n"], head);
+        }
+        let bound = (count * OUTBOX) as f64;
+        assert!(waiting() <= bound, "{} of {bound} bytes wait", waiting());
+    }
+    assert!(head < MOST_ROUNDS, "the stalled were never sent away");
+
+    // They read again: what they were sent is whole and in order, and then they are told why it ended.
+    let ends = join_all(stalled.iter_mut().map(Raw::end)).await;
+    let mut cursors = Vec::new();
+    for (frames, code) in ends {
+        assert_eq!(code, Some(4001));
+        let seqs = seqs(&frames);
+        let last = seqs.last().copied().unwrap_or(0);
+        assert_eq!(seqs, (1..=last).collect::<Vec<_>>());
+        assert!(last < head);
+        cursors.push(last);
+    }
+    eventually("all were counted", || async { closed() == count as f64 }).await;
+    eventually("nothing waits any more", || async { waiting() == 0.0 }).await;
+
+    for last in cursors {
+        let mut again = Client::connect(&hub.ws(), &editor).await;
+        let rooms = again.subscribe(json!([{ "room": "project:p", "since": last }])).await;
+        assert_eq!(rooms[0]["recovered"], true);
+        for seq in last + 1..=head {
+            assert_eq!(again.expect("change").await["seq"], seq);
+        }
+    }
+    for client in &mut healthy {
+        assert_eq!(client.settle().await, [] as [Value; 0]);
+    }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_more_than_it_reads_is_sent_away() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.outbox_bytes = OUTBOX;
+        config.limits.frames_per_second = 1_000_000;
+    })
+    .await;
+    let mut raw = Raw::open_narrow(&hub.ws()).await;
+    raw.upgrade(&token("ana", &json!({ "p": "editor" }))).await;
+    let ping = text(&json!({ "type": "ping", "id": "x".repeat(64) }));
+    let burst = ping.repeat(1000);
+    while hub.metric("syncline_connections_closed_total{reason=\"slow_consumer\"}") == 0.0 {
+        use tokio::io::AsyncWriteExt;
+        // Once it is sent away its own bytes are not taken any more either.
+        let sent = raw.stream.write_all(&burst);
+        let sent = tokio::time::timeout(std::time::Duration::from_secs(2), sent).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            break;
+        }
+    }
+    let (_, code) = raw.end().await;
+    assert!(matches!(code, Some(4001) | None), "{code:?}");
+    eventually("it is gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
+    hub.stop().await;
+}

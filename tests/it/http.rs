@@ -1,0 +1,251 @@
+//! The HTTP endpoints: writes, delta sync, single entities, and errors as problem details.
+
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use crate::support::client::{Client, create, update};
+use crate::support::hub::{TestHub, token};
+
+struct Api<'a> {
+    hub: &'a TestHub,
+    token: String,
+}
+
+impl<'a> Api<'a> {
+    fn new(hub: &'a TestHub, role: &str) -> Self {
+        Self { hub, token: token("ana", &json!({ "p": role })) }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        let request = reqwest::Client::new().request(method, self.hub.http(path));
+        request.bearer_auth(&self.token).body(body).send().await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let answer = self.send(Method::GET, path, "").await;
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.json().await.unwrap()
+    }
+
+    async fn write(&self, ops: Value) -> Vec<Value> {
+        let body = json!({ "ops": ops }).to_string();
+        let answer = self.send(Method::POST, "/v1/projects/p/ops", body).await;
+        assert_eq!(answer.status(), 200);
+        let answer: Value = answer.json().await.unwrap();
+        answer["verdicts"].as_array().unwrap().clone()
+    }
+
+    /// The status, the headers that matter, and the problem.
+    async fn problem(&self, method: Method, path: &str, body: &str) -> (u16, Option<u64>, Value) {
+        let answer = self.send(method, path, body.to_owned()).await;
+        let status = answer.status().as_u16();
+        assert_eq!(
+            answer.headers()["content-type"],
+            "application/problem+json",
+            "{path}: {status}"
+        );
+        let retry =
+            answer.headers().get("retry-after").map(|v| v.to_str().unwrap().parse().unwrap());
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["status"], status, "{problem}");
+        let code = problem["code"].as_str().unwrap();
+        assert_eq!(problem["type"], format!("urn:syncline:error:{code}"));
+        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
+        (status, retry, problem)
+    }
+}
+
+fn delete(op_id: &str, id: &str, base: u64) -> Value {
+    json!({ "op_id": op_id, "kind": "delete", "type": "task", "id": id, "base": base })
+}
+
+#[tokio::test]
+async fn operations_get_the_same_verdicts_as_on_a_socket() {
+    let hub = TestHub::start().await;
+    let api = Api::new(&hub, "editor");
+    let mut socket = Client::connect(&hub.ws(), &api.token).await;
+    socket.subscribe(json!([{ "room": "project:p" }])).await;
+    let ops = json!([create("1", "t1", &json!({ "a": 1 })), { "op_id": "2" }, create("3", "t3", &json!({}))]);
+    let verdicts = api.write(ops.clone()).await;
+    assert_eq!(verdicts[0]["outcome"], "applied");
+    assert_eq!((&verdicts[1]["outcome"], &verdicts[1]["op_id"]), (&json!("rejected"), &json!("2")));
+    assert_eq!(verdicts[2]["seq"], 2);
+    assert_eq!(socket.expect("change").await["seq"], 1);
+    assert_eq!(socket.expect("change").await["seq"], 2);
+    assert_eq!(api.write(ops.clone()).await, verdicts, "once and for all");
+    assert_eq!(socket.write("p", ops).await, verdicts, "whichever way");
+    assert_eq!(socket.settle().await, [] as [Value; 0]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn delta_pages_end_at_the_state_though_entities_move_meanwhile() {
+    let hub = TestHub::start().await;
+    let api = Api::new(&hub, "editor");
+    let ops: Vec<_> =
+        (1..=7).map(|n| create(&format!("c{n}"), &format!("t{n}"), &json!({ "n": n }))).collect();
+    api.write(ops.into()).await;
+    let (mut state, mut since, mut pages) = (BTreeMap::new(), 0, 0);
+    loop {
+        let page = api.get(&format!("/v1/projects/p/changes?since={since}&limit=2")).await;
+        let changes = page["changes"].as_array().unwrap();
+        assert!(changes.len() <= 2);
+        for change in changes {
+            state.insert(change["entity"]["id"].as_str().unwrap().to_owned(), change.clone());
+        }
+        assert!(page["resync"].is_null());
+        since = page["next"].as_u64().unwrap();
+        pages += 1;
+        match pages {
+            1 => drop(api.write(json!([update("u1", "t1", 1, &json!({ "n": 11 }))])).await),
+            2 => drop(api.write(json!([delete("d2", "t2", 2), delete("d6", "t6", 6)])).await),
+            _ => {}
+        }
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert!(pages >= 4);
+    assert_eq!(since, 10);
+    assert_eq!(state["t1"]["fields"], json!({ "n": 11 }));
+    assert_eq!((&state["t2"]["deleted"], &state["t6"]["deleted"]), (&json!(true), &json!(true)));
+    assert_eq!(state["t7"]["version"], 7);
+    let none = api.get("/v1/projects/p/changes?since=10").await;
+    assert_eq!(
+        (&none["changes"], &none["next"], &none["more"]),
+        (&json!([]), &json!(10), &json!(false))
+    );
+    // The cursor is the same on a socket.
+    let mut socket = Client::connect(&hub.ws(), &api.token).await;
+    let rooms = socket
+        .subscribe(json!([{ "room": "project:p", "since": 9, "epoch": none["epoch"] }]))
+        .await;
+    assert_eq!(rooms[0]["recovered"], true);
+    assert_eq!(socket.expect("change").await["seq"], 10);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_sequence_gets_the_whole_state() {
+    let hub = TestHub::start().await;
+    let api = Api::new(&hub, "editor");
+    api.write(json!([create("1", "t1", &json!({})), create("2", "t2", &json!({}))])).await;
+    let other = "00000000-0000-4000-8000-000000000000";
+    for query in ["since=99".to_owned(), format!("since=1&epoch={other}")] {
+        let delta = api.get(&format!("/v1/projects/p/changes?{query}")).await;
+        assert_eq!(delta["resync"], "epoch_changed", "{query}");
+        assert_eq!(delta["changes"].as_array().unwrap().len(), 2, "{query}");
+        assert_eq!(delta["next"], 2);
+    }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_role_lists_only_what_it_may_read_and_still_gets_on() {
+    let hub = TestHub::start_with(|config| {
+        config.roles.0.get_mut("viewer").unwrap().read = vec!["task".into()];
+    })
+    .await;
+    let payroll =
+        json!({ "op_id": "p", "kind": "create", "type": "payroll", "id": "1", "fields": {} });
+    Api::new(&hub, "editor").write(json!([payroll, create("1", "t1", &json!({}))])).await;
+    let viewer = Api::new(&hub, "viewer");
+    let page = viewer.get("/v1/projects/p/changes?limit=1").await;
+    assert_eq!(
+        (&page["changes"], &page["next"], &page["more"]),
+        (&json!([]), &json!(1), &json!(true))
+    );
+    let page = viewer.get("/v1/projects/p/changes?since=1").await;
+    assert_eq!(page["changes"][0]["entity"], json!({ "type": "task", "id": "t1" }));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn an_entity_is_read_alone() {
+    let hub = TestHub::start().await;
+    let api = Api::new(&hub, "editor");
+    api.write(json!([create("1", "t 1é", &json!({ "a": null })), create("2", "t2", &json!({}))]))
+        .await;
+    api.write(json!([delete("3", "t2", 2)])).await;
+    let entity = api.get("/v1/projects/p/entities/task/t%201%C3%A9").await;
+    assert_eq!(entity, json!({ "version": 1, "fields": { "a": null } }));
+    let gone = api.get("/v1/projects/p/entities/task/t2").await;
+    assert_eq!(gone, json!({ "version": 3, "deleted": true, "fields": {} }));
+    let (status, _, problem) =
+        api.problem(Method::GET, "/v1/projects/p/entities/task/t3", "").await;
+    assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn every_error_is_a_problem() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.body_bytes = 2000;
+        config.limits.ops_per_write = 3;
+    })
+    .await;
+    let api = Api::new(&hub, "editor");
+    let ops = "/v1/projects/p/ops";
+    let four = json!({ "ops": [{}, {}, {}, {}] }).to_string();
+    let long = format!(r#"{{"ops":["{}"]}}"#, "x".repeat(2000));
+    for (method, path, body, status, code) in [
+        (Method::POST, ops, "nonsense", 400, "bad_request"),
+        (Method::POST, ops, "", 400, "bad_request"),
+        (Method::POST, ops, r#"{"ops":{}}"#, 400, "bad_request"),
+        (Method::POST, ops, &*long, 413, "limit_exceeded"),
+        (Method::POST, ops, &four, 413, "limit_exceeded"),
+        (Method::POST, "/v1/projects/a%20b/ops", "{}", 400, "invalid_name"),
+        (Method::GET, "/v1/projects/p/changes?since=x", "", 400, "bad_request"),
+        (Method::GET, "/v1/projects/p/changes?since=-1", "", 400, "bad_request"),
+        (Method::GET, "/v1/projects/p/changes?epoch=x", "", 400, "bad_request"),
+        (Method::GET, "/v1/projects/p/entities/Task/1", "", 400, "invalid_name"),
+        (Method::GET, "/v1/projects/p/entities/task/%ff", "", 400, "bad_request"),
+        (Method::GET, "/v1/rooms/nowhere/presence", "", 400, "invalid_name"),
+        (Method::GET, "/v1/none", "", 404, "not_found"),
+        (Method::GET, "/", "", 404, "not_found"),
+        (Method::DELETE, ops, "", 405, "bad_request"),
+        (Method::GET, ops, "", 405, "bad_request"),
+        (Method::POST, "/v1/projects/p/changes", "", 405, "bad_request"),
+    ] {
+        let (got, _, problem) = api.problem(method.clone(), path, body).await;
+        assert_eq!((got, &problem["code"]), (status, &json!(code)), "{method} {path}: {problem}");
+    }
+    let (_, _, problem) = api.problem(Method::POST, ops, &four).await;
+    assert_eq!(problem["extra"], json!({ "limit": "ops_per_write", "value": 3 }));
+    let refused = api.send(Method::DELETE, ops, "").await;
+    assert_eq!(refused.headers()["allow"], "POST");
+    let bytes = api.send(Method::POST, ops, vec![0xff, 0xfe]).await;
+    assert_eq!(
+        (bytes.status().as_u16(), &bytes.headers()["content-type"] == "application/problem+json"),
+        (400, true)
+    );
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_too_fast_is_told_how_long_to_wait() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.user_ops_per_second = 2;
+        config.store.queue_ops = 1;
+    })
+    .await;
+    let api = Api::new(&hub, "editor");
+    let ops = |ids: &[&str]| {
+        let ops: Vec<_> = ids.iter().map(|id| create(id, id, &json!({}))).collect();
+        json!({ "ops": ops }).to_string()
+    };
+    let path = "/v1/projects/p/ops";
+    let (status, retry, problem) = api.problem(Method::POST, path, &ops(&["a", "b"])).await;
+    assert_eq!((status, retry, &problem["code"]), (503, Some(1), &json!("overloaded")));
+    let refused = loop {
+        let answer = api.send(Method::POST, path, ops(&["c"])).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+    };
+    let status = refused.status().as_u16();
+    assert_eq!(status, 429, "{:?}", refused.text().await);
+    assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    hub.stop().await;
+}
