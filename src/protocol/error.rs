@@ -152,6 +152,24 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// All codes, for documentation and tests.
+    pub const ALL: &'static [Self] = &[
+        Self::ShuttingDown,
+        Self::SlowConsumer,
+        Self::NoPong,
+        Self::Internal,
+        Self::TokenExpired,
+        Self::TokenRevoked,
+        Self::OverCapacity,
+        Self::RateLimited,
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::ConnectTimeout,
+        Self::Replaced,
+        Self::FrameTooLarge,
+    ];
+
     /// The number on the wire.
     #[must_use]
     pub fn code(self) -> u16 {

@@ -11,6 +11,7 @@ mod isolation;
 mod operators;
 mod presence;
 mod presence_rooms;
+mod protocol;
 mod quota;
 mod rooms;
 mod sessions;

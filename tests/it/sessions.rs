@@ -1,6 +1,7 @@
 //! Sessions over time: new tokens, narrower and wider grants, expiry, revocation on every instance.
 
 use serde_json::{Value, json};
+use syncline::auth::{Revocation, RevocationEntry};
 use syncline::clock;
 use tokio::time::Duration;
 
@@ -131,7 +132,7 @@ async fn losing_a_project_while_it_is_read_ends_the_reading() {
         let mut reader = Client::connect(&hub.ws(), &editor("bo")).await;
         reader
             .send(&json!({ "type": "subscribe", "rooms": [
-            { "room": "entity:p:task:t1", "since": 0 }, { "room": "project:p", "since": 0 }] }))
+            { "room": "project:p", "since": 0 }, { "room": "entity:p:task:t1", "since": 0 }] }))
             .await;
         for _ in 0..round {
             reader.expect("change").await;
@@ -330,4 +331,19 @@ async fn an_administrator_ends_the_sessions_of_a_user_on_every_instance() {
     Client::connect(&b.ws(), &editor("ana")).await.settle().await;
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_was_told_nothing_of_a_revocation_finds_out() {
+    let hub = TestHub::start().await;
+    let mut ana = Client::connect(&hub.ws(), &editor("ana")).await;
+    let mut bo = Client::connect(&hub.ws(), &editor("bo")).await;
+    let revocation =
+        Revocation::User { user: "ana".parse().unwrap(), issued_before: clock::now_s() + 1 };
+    let expires_at = clock::now_s() + 60;
+    // As if every shard's queue had been full.
+    assert!(hub.hub().auth.revocations().add(RevocationEntry { revocation, expires_at }));
+    assert_eq!(ana.end().await.1, End::Closed(4101));
+    bo.settle().await;
+    hub.stop().await;
 }
