@@ -155,10 +155,12 @@ impl Project {
         add(&mut self.presence, slot, room);
     }
 
-    /// Takes a connection out of a room; for the project room, [`Self::leave_project`] came before.
+    /// Takes a connection out of a room. If it stays in rooms of the project's entities,
+    /// [`Self::leave_project`] comes before.
     pub fn leave(&mut self, slot: Slot, room: &Room) {
         match room {
-            Room::Project(_) | Room::User(_) => {}
+            Room::User(_) => {}
+            Room::Project(_) => drop(self.readers.remove(&slot)),
             Room::Entity(_, entity) => self.stop_reading(slot, entity),
             Room::Ephemeral(..) => remove(&mut self.ephemeral, slot, room),
         }

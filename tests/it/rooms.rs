@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::client::{Client, create, seqs, update};
+use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 
 #[tokio::test]
@@ -48,6 +49,22 @@ async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
 async fn reader_write(hub: &TestHub) -> serde_json::Value {
     let mut other = Client::connect(&hub.ws(), &token("cy", &json!({ "p": "editor" }))).await;
     other.write("p", json!([update("4", "t1", 1, &json!({ "title": "late" }))])).await.remove(0)
+}
+
+#[tokio::test]
+async fn a_new_connection_hears_nothing_of_the_rooms_of_one_that_left() {
+    // One shard, so that the new connection gets the place of the old one.
+    let hub = TestHub::start_with(|config| config.server.shards = 1).await;
+    let editor = token("ana", &json!({ "p": "editor" }));
+    let mut old = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "editor" }))).await;
+    old.subscribe(json!([{ "room": "project:p" }, { "room": "entity:p:task:t1" }])).await;
+    old.close().await;
+    eventually("it is gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
+    let mut stranger = Client::connect(&hub.ws(), &token("cy", &json!({}))).await;
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    writer.write("p", json!([create("1", "t1", &json!({}))])).await;
+    assert_eq!(seqs(&stranger.settle().await), [] as [u64; 0]);
+    hub.stop().await;
 }
 
 #[tokio::test]
