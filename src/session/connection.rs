@@ -41,6 +41,7 @@ pub struct Accepted {
 enum Event {
     Readable,
     Writable,
+    Broken,
     Closing,
 }
 
@@ -63,6 +64,7 @@ pub async fn serve(shard: Rc<Shard>, accepted: Accepted) {
         match next(&shard, conn, &socket).await {
             Event::Readable => receive(&shard, conn, &socket, &mut decoder),
             Event::Writable => write(&shard, conn),
+            Event::Broken => shard.close(conn.slot, Closing::Broken),
             Event::Closing => break,
         }
     }
@@ -82,6 +84,9 @@ async fn next(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> Event {
         };
         if known.closing.is_some() {
             return Poll::Ready(Event::Closing);
+        }
+        if known.broken {
+            return Poll::Ready(Event::Broken);
         }
         if known.blocked && socket.poll_write_ready(cx).is_ready() {
             return Poll::Ready(Event::Writable);
@@ -167,7 +172,7 @@ async fn write_rest(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> bool {
             let Some(known) = state.conns.get_mut(conn.slot as usize) else { return false };
             known.blocked = false;
             known.flush();
-            if known.closing == Some(Closing::Broken) {
+            if known.broken || known.closing == Some(Closing::Broken) {
                 return false;
             }
             if known.pending() == 0 {

@@ -83,6 +83,10 @@ pub(super) struct Conn {
     dirty: bool,
     /// The kernel's buffer is full; the connection's task waits for it.
     pub(super) blocked: bool,
+    /// A write failed; the connection's task closes it.
+    pub(super) broken: bool,
+    /// A frame was not taken because too much waits: what came after it would leave a hole.
+    overflowed: bool,
     /// Set once: nothing more is read or delivered, what waits is written, then the socket closes.
     pub(super) closing: Option<Closing>,
     /// Wakes the connection's task.
@@ -300,6 +304,8 @@ impl Shard {
             outbox: Outbox::default(),
             dirty: false,
             blocked: false,
+            broken: false,
+            overflowed: false,
             closing: None,
             waker: None,
             drained: Vec::new(),
@@ -566,7 +572,7 @@ impl Conn {
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn flush(&mut self) {
         self.dirty = false;
-        if self.blocked || self.closing == Some(Closing::Broken) {
+        if self.blocked || self.broken {
             return;
         }
         match self.outbox.flush(&self.socket) {
@@ -576,7 +582,7 @@ impl Conn {
                 self.wake();
             }
             Flushed::Broken => {
-                self.closing = Some(self.closing.unwrap_or(Closing::Broken));
+                self.broken = true;
                 self.outbox = Outbox::default();
                 self.wake();
             }
@@ -606,13 +612,14 @@ pub(super) struct Outboxes<'a> {
 impl Sink for Outboxes<'_> {
     fn push(&mut self, slot: Slot, frame: &Bytes) {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        if conn.closing.is_some() {
+        if conn.closing.is_some() || conn.broken || conn.overflowed {
             return;
         }
         if conn.outbox.bytes() + frame.len() > self.limit {
             // Perhaps it only was not this turn's flush yet.
             conn.flush();
             if conn.outbox.bytes() > 0 {
+                conn.overflowed = true;
                 self.overflowed.push(slot);
                 return;
             }

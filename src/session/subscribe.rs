@@ -367,6 +367,9 @@ impl Shard {
     }
 
     fn send_page(&self, reader: &CatchUp, cursor: Seq, page: &Page) {
+        if !self.is_open(reader.conn) {
+            return; // its slot may be another's by now
+        }
         self.hub.metrics.catch_ups.of(CatchUpSource::Store).inc();
         let feed_epoch = reader.feed.head().map(|(epoch, _)| epoch);
         if page.floor > cursor || feed_epoch.is_some_and(|epoch| epoch != page.epoch) {
