@@ -256,11 +256,7 @@ impl Project {
         sent
     }
 
-    fn deliver_entities(
-        &mut self,
-        changes: &[Arc<EncodedChange>],
-        sink: &mut impl Sink,
-    ) -> usize {
+    fn deliver_entities(&mut self, changes: &[Arc<EncodedChange>], sink: &mut impl Sink) -> usize {
         if self.entities.is_empty() {
             return 0;
         }
