@@ -1,23 +1,21 @@
 //! Whatever breaks between the instances, every reader gets every change once and in order.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection};
-use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, create, seqs};
 use crate::support::crowd::{Crowd, PROJECT, full, hide_payroll, seed};
-use crate::support::eventually;
 use crate::support::hub::token;
 use crate::support::postgres;
 use crate::support::process::{Cluster, log_of};
 use crate::support::proxy::Way;
+use crate::support::{DEADLINE, eventually};
 
 /// Longer than any test runs: what must not help.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -119,14 +117,18 @@ async fn a_message_lost_in_the_middle_is_revealed_by_the_next_one() {
     writer.write(PROJECT, json!([create("0", "t0", &json!({}))])).await;
     cluster.links[0].heal();
     // Only one that is published once the link is back can reveal it; which one that is is not known.
-    let mut last = 1;
-    while seqs(&reader.settle().await).is_empty() {
-        last += 1;
-        writer
-            .write(PROJECT, json!([create(&last.to_string(), &format!("t{last}"), &json!({}))]))
-            .await;
-        sleep(Duration::from_millis(50)).await;
-    }
+    let revealed = async {
+        for n in 1.. {
+            let op = create(&n.to_string(), &format!("t{n}"), &json!({}));
+            writer.write(PROJECT, json!([op])).await;
+            if let Some(first) = seqs(&reader.settle().await).first() {
+                return *first;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        unreachable!()
+    };
+    assert_eq!(timeout(DEADLINE, revealed).await.expect("the gap is filled in time"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! An upgrade: the instances are restarted one after another, and nobody loses anything.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -40,7 +40,6 @@ async fn drain(cluster: &mut Cluster, at: usize) {
     let user = token("witness", &json!({ PROJECT: "viewer" }));
     let mut witness = Client::connect(&instance.ws(), &user).await;
     assert_eq!(instance.ready().await, Some(true));
-    let began = Instant::now();
     instance.terminate().await;
     let goodbye = witness.expect("goodbye").await;
     assert_ne!(instance.ready().await, Some(true), "readiness fails before clients are sent away");
@@ -49,7 +48,7 @@ async fn drain(cluster: &mut Cluster, at: usize) {
     assert_eq!(witness.end().await.1, End::Closed(4000));
     let exit = instance.exited().await;
     assert!(exit.success(), "{exit}");
-    assert!(began.elapsed() < Duration::from_secs(15), "it took {:?}", began.elapsed());
+    // Otherwise it would name what did not finish by its deadline.
     let log = instance.log();
-    assert!(log.contains("\"stopped\""), "{log}");
+    assert!(log.contains("\"message\":\"stopped\""), "{log}");
 }
