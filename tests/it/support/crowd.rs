@@ -87,6 +87,7 @@ impl Crowd {
             mood,
             random: SmallRng::seed_from_u64(self.random.random()),
             cursor: 0,
+            leaving: false,
             got: Vec::new(),
             passed: Vec::new(),
             connects: 0,
@@ -215,6 +216,8 @@ struct Reader {
     mood: Mood,
     random: SmallRng,
     cursor: u64,
+    /// It left its rooms and was not told so yet.
+    leaving: bool,
     /// The changes received: position and operation.
     got: Vec<(u64, String)>,
     /// The positions passed over by `advance`.
@@ -254,6 +257,7 @@ impl Reader {
     /// Reads until it has everything (`None`), or is to connect again.
     async fn follow(&mut self, client: &mut Client, goal: &mut Goal) -> Option<(Duration, bool)> {
         let mut next = Next::Subscribe;
+        self.leaving = false;
         let mut whim = self.next_whim();
         let given_up = match *goal.borrow() {
             Some(_) => Instant::now() + DEADLINE,
@@ -347,7 +351,10 @@ impl Reader {
                     assert_eq!(room["recovered"], true, "{}: {frame}", self.name);
                 }
             }
-            "unsubscribed" => return Next::Subscribe,
+            "unsubscribed" => {
+                self.leaving = false;
+                return Next::Subscribe;
+            }
             "goodbye" => {
                 let after = Duration::from_millis(frame["reconnect_in_ms"].as_u64().unwrap());
                 return Next::Reconnect { after, in_order: true };
@@ -392,7 +399,10 @@ impl Reader {
             0 => Next::Reconnect { after, in_order: false },
             1 => Next::Reconnect { after, in_order: true },
             2 => Next::Rest,
+            // Two answers would mean two subscriptions, and the second would repeat what the first brings.
+            _ if self.leaving => Next::Read,
             _ => {
+                self.leaving = true;
                 let mut rooms: Vec<_> = (0..HOT).map(|n| Self::entity_room(&hot(n))).collect();
                 rooms.push(Self::project_room());
                 let leave = json!({ "type": "unsubscribe", "id": "leave", "rooms": rooms });
