@@ -108,8 +108,17 @@ impl Project {
     }
 
     /// Adds a reader that is not live yet; an earlier subscription of the same connection is replaced.
-    pub fn read(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>, cursor: Seq) {
-        let reader = Reader { role: role.clone(), start: cursor, cursor, live: false };
+    /// Without a cursor it covers nothing until [`Self::begin_at`] says where it begins.
+    pub fn read(
+        &mut self,
+        slot: Slot,
+        entity: Option<&EntityKey>,
+        role: &Arc<Role>,
+        cursor: Option<Seq>,
+    ) {
+        let start = cursor.unwrap_or(Seq(u64::MAX));
+        let cursor = cursor.unwrap_or(Seq::ZERO);
+        let reader = Reader { role: role.clone(), start, cursor, live: false };
         match entity {
             None => self.readers.insert(slot, reader),
             Some(entity) => self.entities.entry(entity.clone()).or_default().insert(slot, reader),
@@ -239,18 +248,26 @@ impl Project {
 
     /// Sends live changes to everyone who reads them. Returns the frames sent.
     pub fn deliver(&mut self, changes: &[Arc<EncodedChange>], sink: &mut impl Sink) -> usize {
+        // Entities first: what one brings lies before the point where a project room takes over.
+        let mut sent = self.deliver_entities(changes, sink);
         let mut advance = Advance::new(&self.name);
-        let mut sent = 0;
         for (slot, reader) in self.readers.iter_mut().filter(|(_, reader)| reader.live) {
             sent += reader.take_all(*slot, changes, &mut advance, sink);
         }
-        if !self.entities.is_empty() {
-            for change in changes {
-                let Some(readers) = self.entities.get_mut(&change.entity) else { continue };
-                for (slot, reader) in readers.iter_mut().filter(|(_, reader)| reader.live) {
-                    if !self.readers.contains_key(slot) {
-                        sent += reader.take_entity(*slot, std::iter::once(change), sink);
-                    }
+        sent
+    }
+
+    fn deliver_entities(&mut self, changes: &[Arc<EncodedChange>], sink: &mut impl Sink) -> usize {
+        if self.entities.is_empty() {
+            return 0;
+        }
+        let mut sent = 0;
+        for change in changes {
+            let Some(readers) = self.entities.get_mut(&change.entity) else { continue };
+            for (slot, reader) in readers.iter_mut().filter(|(_, reader)| reader.live) {
+                let all = self.readers.get(slot);
+                if all.is_none_or(|all| change.seq <= all.start) {
+                    sent += reader.take_entity(*slot, std::iter::once(change), sink);
                 }
             }
         }
@@ -428,5 +445,50 @@ impl Users {
     /// A user's connections.
     pub fn of(&self, user: &UserId) -> impl Iterator<Item = Slot> + '_ {
         self.slots.get(user.as_str()).into_iter().flatten().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Feeds, ShardHandle};
+    use super::*;
+    use crate::auth::Roles;
+
+    #[derive(Default)]
+    struct Sent(Vec<(Slot, Bytes)>);
+
+    impl Sink for Sent {
+        fn push(&mut self, slot: Slot, frame: &Bytes) {
+            self.0.push((slot, frame.clone()));
+        }
+    }
+
+    fn change(seq: u64) -> Arc<EncodedChange> {
+        let entity = EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() };
+        Arc::new(EncodedChange { seq: Seq(seq), entity, frame: seq.to_string().into() })
+    }
+
+    #[test]
+    fn a_project_room_takes_over_from_an_entitys_room_without_a_hole() {
+        let project: ProjectId = "p".parse().unwrap();
+        let roles = Roles::compile(&crate::config::Roles::default()).unwrap();
+        let role = roles.classes()[0].clone();
+        let entity = &change(1).entity;
+        let (shard, _queue) = ShardHandle::channel();
+        let (feeds, _created) = Feeds::new(Arc::new([shard]), 1000);
+        let mut registry = Registry::default();
+        let rooms = registry.enter(&project, || feeds.watch(&project, 0));
+        let mut sent = Sent::default();
+        rooms.read(7, Some(entity), &role, Some(Seq(0)));
+        rooms.catch_up(7, Some(entity), Seq(0), &[], Seq(0), true, &mut sent);
+        rooms.deliver(&[change(1)], &mut sent);
+        // The project's room is asked for while changes 2 and 3 are on their way to this shard.
+        rooms.read(7, None, &role, None);
+        rooms.deliver(&[change(2)], &mut sent);
+        rooms.begin_at(7, None, Seq(3));
+        rooms.catch_up(7, None, Seq(3), &[], Seq(3), true, &mut sent);
+        rooms.deliver(&[change(3), change(4)], &mut sent);
+        let frames: Vec<_> = sent.0.iter().map(|(_, frame)| &frame[..]).collect();
+        assert_eq!(frames, [b"1", b"2", b"3", b"4"]);
     }
 }

@@ -90,6 +90,8 @@ pub(super) struct Conn {
     pub(super) blocked: bool,
     /// A write failed; the connection's task closes it, which also takes it out of its rooms.
     pub(super) broken: bool,
+    /// A frame was not taken because too much waits: what came after it would leave a hole.
+    overflowed: bool,
     /// Set once: nothing more is read or delivered, what waits is written, then the socket closes.
     pub(super) closing: Option<Closing>,
     /// Wakes the connection's task.
@@ -322,6 +324,7 @@ impl Shard {
             dirty: false,
             blocked: false,
             broken: false,
+            overflowed: false,
             closing: None,
             waker: None,
             drained: Vec::new(),
@@ -661,7 +664,7 @@ pub(super) enum Way {
 impl Sink for Outboxes<'_> {
     fn push(&mut self, slot: Slot, frame: &Bytes) {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        if conn.closing.is_some() || conn.broken {
+        if conn.closing.is_some() || conn.broken || conn.overflowed {
             return;
         }
         let too_much = |conn: &Conn| {
@@ -672,6 +675,7 @@ impl Sink for Outboxes<'_> {
             // Perhaps it only was not this turn's flush yet.
             conn.flush();
             if too_much(conn) {
+                conn.overflowed = true;
                 self.overflowed.push(slot);
                 return;
             }

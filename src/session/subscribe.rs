@@ -53,6 +53,18 @@ struct Start {
     page: Option<Arc<Page>>,
 }
 
+impl Start {
+    /// The same, but a reader without a cursor begins where the log stands now: what the shard is told
+    /// from this turn on comes after that, and what it was told before lies before it.
+    fn now(mut self, feed: Option<&Feed>) -> Self {
+        if let Some((epoch, head)) = feed.and_then(Feed::head).filter(|_| self.from.is_none()) {
+            self.head = if epoch == self.epoch { self.head.max(head) } else { head };
+            self.epoch = epoch;
+        }
+        self
+    }
+}
+
 impl Joining {
     fn entity(&self) -> Option<EntityKey> {
         match &self.room {
@@ -147,10 +159,9 @@ impl Shard {
         let rooms = registry.enter(project, || self.hub.relay.feeds.watch(project, self.index));
         let name = rooms.shared_name(room).unwrap_or_else(|| Arc::new(room.clone()));
         let (_, role) = permit.in_project()?;
-        let cursor = asked.since.unwrap_or(Seq::ZERO);
         match room {
-            Room::Project(_) => rooms.read(conn.slot, None, role, cursor),
-            Room::Entity(_, entity) => rooms.read(conn.slot, Some(entity), role, cursor),
+            Room::Project(_) => rooms.read(conn.slot, None, role, asked.since),
+            Room::Entity(_, entity) => rooms.read(conn.slot, Some(entity), role, asked.since),
             Room::Ephemeral(..) => rooms.join(conn.slot, &name),
             Room::User(_) => {}
         }
@@ -253,6 +264,7 @@ impl Shard {
                     SubscribeResult::Refused { error }
                 }
                 Ok((room, start)) => {
+                    let start = start.map(|start| start.now(joining.feed.as_deref()));
                     let joined = SubscribeResult::Joined {
                         seq: start.as_ref().map(|start| start.head),
                         epoch: start.as_ref().map(|start| start.epoch),
@@ -302,9 +314,9 @@ impl Shard {
             self.hub.metrics.resyncs.of(reason.into()).inc();
         }
         let Some(from) = start.from else {
-            // Begins at the head that was answered; what came since is in the feed's recent changes.
+            // Live from the head that was answered.
             self.set_cursor(conn, room, entity.as_ref(), start.head);
-            return self.catch_up_later(conn, feed, entity, None, None);
+            return self.catch_up_later(conn, feed, entity, None, Some(start.head));
         };
         let covered_since = entity.as_ref().and_then(|_| {
             let state = self.state.borrow();
@@ -368,6 +380,9 @@ impl Shard {
     }
 
     fn send_page(&self, reader: &CatchUp, cursor: Seq, page: &Page) {
+        if !self.is_open(reader.conn) {
+            return; // its slot may be another's by now
+        }
         self.hub.metrics.catch_ups.of(CatchUpSource::Store).inc();
         let feed_epoch = reader.feed.head().map(|(epoch, _)| epoch);
         if page.floor > cursor || feed_epoch.is_some_and(|epoch| epoch != page.epoch) {

@@ -1,10 +1,13 @@
 //! One hub on SQLite: rooms, changes in order, conflicts, resume.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::client::{Client, create, seqs, update};
 use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
+use crate::support::process::unlimited;
 
 #[tokio::test]
 async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
@@ -49,6 +52,60 @@ async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
 async fn reader_write(hub: &TestHub) -> serde_json::Value {
     let mut other = Client::connect(&hub.ws(), &token("cy", &json!({ "p": "editor" }))).await;
     other.write("p", json!([update("4", "t1", 1, &json!({ "title": "late" }))])).await.remove(0)
+}
+
+#[tokio::test]
+async fn a_new_connection_hears_nothing_of_the_rooms_of_one_that_left() {
+    // One shard, so that the new connection gets the place of the old one.
+    let hub = TestHub::start_with(|config| config.server.shards = 1).await;
+    let editor = token("ana", &json!({ "p": "editor" }));
+    let mut old = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "editor" }))).await;
+    old.subscribe(json!([{ "room": "project:p" }, { "room": "entity:p:task:t1" }])).await;
+    old.close().await;
+    eventually("it is gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
+    let mut stranger = Client::connect(&hub.ws(), &token("cy", &json!({}))).await;
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    writer.write("p", json!([create("1", "t1", &json!({}))])).await;
+    assert_eq!(seqs(&stranger.settle().await), [] as [u64; 0]);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_while_they_are_written_to_leave_nothing_behind() {
+    let hub = TestHub::start_with(|config| {
+        config.server.shards = 1;
+        unlimited(config);
+    })
+    .await;
+    let editor = token("ana", &json!({ "p": "editor" }));
+    let mut readers = Vec::new();
+    for _ in 0..40 {
+        let mut reader = Client::connect(&hub.ws(), &editor).await;
+        reader.subscribe(json!([{ "room": "project:p", "presence": true }])).await;
+        readers.push(reader);
+    }
+    let mut writer = Client::connect(&hub.ws(), &editor).await;
+    let writing = tokio::spawn(async move {
+        for n in 0..150 {
+            let ops: Vec<_> = (0..20)
+                .map(|i| create(&format!("{n}-{i}"), &format!("{n}-{i}"), &json!({})))
+                .collect();
+            writer.write("p", json!(ops)).await;
+        }
+        writer.close().await;
+    });
+    // What they have not read makes the kernel reset the connections; some of these resets are met by a
+    // write before they are read.
+    for reader in readers {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        drop(reader);
+    }
+    writing.await.unwrap();
+    eventually("all are gone", || async {
+        hub.metric("syncline_connections") == 0.0 && hub.metric("syncline_subscriptions") == 0.0
+    })
+    .await;
+    hub.stop().await;
 }
 
 #[tokio::test]

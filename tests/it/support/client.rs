@@ -57,7 +57,12 @@ impl Client {
 
     /// Sends a text as it is.
     pub(crate) async fn send_text(&mut self, text: &str) {
-        self.socket.send(Message::text(text)).await.unwrap();
+        self.try_send(text).await.unwrap();
+    }
+
+    /// Sends a text as it is, if the connection still stands.
+    pub(crate) async fn try_send(&mut self, text: &str) -> Result<(), End> {
+        self.socket.send(Message::text(text)).await.map_err(|_| End::Broken)
     }
 
     /// Sends a request under a fresh id and returns its answer.
@@ -108,9 +113,14 @@ impl Client {
 
     /// The next frame, whatever it is, or the end.
     pub(crate) async fn read(&mut self) -> Result<Value, End> {
+        self.read_text().await.map(|text| serde_json::from_str(&text).unwrap())
+    }
+
+    /// The next frame as it was sent, or the end.
+    pub(crate) async fn read_text(&mut self) -> Result<String, End> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
+                Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
                 Some(Ok(Message::Close(Some(frame)))) => {
                     return Err(End::Closed(frame.code.into()));
                 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 pub(crate) mod client;
+pub(crate) mod crowd;
 pub(crate) mod hub;
 pub(crate) mod plan;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;

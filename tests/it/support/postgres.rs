@@ -1,10 +1,10 @@
 //! A private PostgreSQL, started once for the test process and stopped when that ends, however it ends:
 //! a shell waits for its standard input to close, and only the test process holds the other end.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,19 +24,51 @@ const KEEPER: &str = r#"
     as_owner initdb -D data -U postgres -A trust -E UTF8 --no-locale --no-sync >initdb.log 2>&1 &&
     as_owner pg_ctl -D data -w -l server.log -o "-p $1 -k '' -h 127.0.0.1 -c max_connections=200 -c fsync=off" start >/dev/null 2>&1 &&
     echo ready || { cat *.log; rm -rf "$directory"; exit 1; }
-    read -r _
+    while read -r _; do
+        as_owner pg_ctl -D data -w -m immediate restart >/dev/null 2>&1 && echo ready
+    done
     as_owner pg_ctl -D data -w -m immediate stop >/dev/null 2>&1
     rm -rf "$directory"
 "#;
 
-struct Server {
+/// A server; stopped when dropped, because its keeper's standard input closes then.
+pub(crate) struct Server {
     port: u16,
-    _keeper: Child,
+    keeper: Child,
+    said: BufReader<ChildStdout>,
 }
 
-static SERVER: LazyLock<Server> = LazyLock::new(|| {
-    (0..5).find_map(|_| start()).expect("PostgreSQL must be installed, see its output above")
-});
+static SERVER: LazyLock<Server> = LazyLock::new(Server::start_now);
+
+impl Server {
+    fn start_now() -> Self {
+        (0..5).find_map(|_| start()).expect("PostgreSQL must be installed, see its output above")
+    }
+
+    /// A server of its own, for a test that breaks it.
+    pub(crate) async fn start() -> Self {
+        tokio::task::spawn_blocking(Self::start_now).await.unwrap()
+    }
+
+    /// Stops every process of the server without a word to its clients, and starts it again.
+    pub(crate) async fn restart(self) -> Self {
+        tokio::task::spawn_blocking(move || {
+            let mut server = self;
+            server.keeper.stdin.as_mut().unwrap().write_all(b"restart\n").unwrap();
+            let mut line = String::new();
+            server.said.read_line(&mut line).unwrap();
+            assert_eq!(line, "ready\n", "PostgreSQL did not come back");
+            server
+        })
+        .await
+        .unwrap()
+    }
+
+    /// The URL of the database there always is.
+    pub(crate) fn url(&self) -> String {
+        url_at(self.port, "postgres")
+    }
+}
 
 /// None if it did not start: somebody may have taken the port in between.
 fn start() -> Option<Server> {
@@ -48,21 +80,24 @@ fn start() -> Option<Server> {
         .process_group(0)
         .spawn()
         .unwrap();
-    let said: Vec<String> = BufReader::new(keeper.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok)
-        .take_while(|line| line != "ready")
-        .collect();
-    if keeper.try_wait().unwrap().is_none() && said.is_empty() {
-        return Some(Server { port, _keeper: keeper });
+    let mut said = BufReader::new(keeper.stdout.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    if line == "ready\n" {
+        return Some(Server { port, keeper, said });
     }
-    eprintln!("{}", said.join("\n"));
+    said.read_to_string(&mut line).unwrap();
+    eprintln!("{line}");
     keeper.wait().unwrap();
     None
 }
 
+fn url_at(port: u16, database: &str) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/{database}")
+}
+
 fn url(database: &str) -> String {
-    format!("postgres://postgres@127.0.0.1:{}/{database}", SERVER.port)
+    url_at(SERVER.port, database)
 }
 
 /// The URL of a database nobody else uses.

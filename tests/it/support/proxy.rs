@@ -14,8 +14,22 @@ use tokio::task::JoinSet;
 enum Mode {
     Forward,
     Delay(Duration),
-    BlackHole,
+    BlackHole(Way),
     Refuse,
+}
+
+/// Which bytes a black hole takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Both,
+    ToServer,
+    ToClient,
+}
+
+impl Way {
+    fn takes(self, other: Self) -> bool {
+        self == Self::Both || self == other
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -23,8 +37,8 @@ struct State {
     mode: Mode,
     /// How often all links were cut.
     cuts: u64,
-    /// How often all links were silenced.
-    silences: u64,
+    /// How often all links were silenced, towards the server and towards the client.
+    silences: [u64; 2],
 }
 
 /// A listener in front of a server; gone when dropped.
@@ -39,7 +53,7 @@ impl Proxy {
     pub(crate) async fn start(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = watch::Sender::new(State { mode: Mode::Forward, cuts: 0, silences: 0 });
+        let state = watch::Sender::new(State { mode: Mode::Forward, cuts: 0, silences: [0; 2] });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, target, state.subscribe()));
         Self { addr, state, _tasks: tasks }
@@ -61,8 +75,23 @@ impl Proxy {
 
     /// Takes every byte and delivers none; links stay open, and new ones open.
     pub(crate) fn black_hole(&self) {
-        self.set(Mode::BlackHole);
-        self.state.send_modify(|state| state.silences += 1);
+        self.swallow(Way::Both);
+    }
+
+    /// Takes the bytes that go one way, or both, and delivers none of them.
+    pub(crate) fn swallow(&self, way: Way) {
+        self.set(Mode::BlackHole(way));
+        self.state.send_modify(|state| {
+            for (count, silenced) in state.silences.iter_mut().zip([Way::ToServer, Way::ToClient]) {
+                *count += u64::from(way.takes(silenced));
+            }
+        });
+    }
+
+    /// Delivers again, over new links only.
+    pub(crate) fn heal(&self) {
+        self.forward();
+        self.cut_all();
     }
 
     /// Closes new links at once.
@@ -102,18 +131,25 @@ async fn link(client: TcpStream, server: TcpStream, mut state: watch::Receiver<S
     let cuts = state.borrow().cuts;
     let (up, down) = (state.clone(), state.clone());
     tokio::select! {
-        () = pump(from_client, to_server, up) => {}
-        () = pump(from_server, to_client, down) => {}
+        () = pump(from_client, to_server, Way::ToServer, up) => {}
+        () = pump(from_server, to_client, Way::ToClient, down) => {}
         _ = state.wait_for(|state| state.cuts != cuts) => {}
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Receiver<State>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    way: Way,
+    state: watch::Receiver<State>,
+) {
     let mut buffer = vec![0; 64 << 10];
-    let silences = state.borrow().silences;
+    let silences = |state: &State| state.silences[usize::from(way == Way::ToClient)];
+    let before = silences(&state.borrow());
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let now = *state.borrow();
-        if now.mode == Mode::BlackHole || now.silences != silences {
+        let silent = matches!(now.mode, Mode::BlackHole(which) if which.takes(way));
+        if silent || silences(&now) != before {
             continue;
         }
         if let Mode::Delay(by) = now.mode {

@@ -62,6 +62,11 @@ impl Server {
         self.port
     }
 
+    /// A directory that is there as long as the server.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }

@@ -1,0 +1,193 @@
+//! Whatever breaks between the instances, every reader gets every change once and in order.
+
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::client::{Client, create, seqs};
+use crate::support::crowd::{Crowd, PROJECT, full, hide_payroll, seed};
+use crate::support::hub::token;
+use crate::support::postgres;
+use crate::support::process::{Cluster, log_of};
+use crate::support::proxy::Way;
+use crate::support::{DEADLINE, eventually};
+
+/// Longer than any test runs: what must not help.
+const NEVER: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_misses_or_repeats_a_change_while_everything_breaks() {
+    let seed = seed();
+    let mut cluster = Cluster::start(|config| {
+        hide_payroll(config);
+        // So little that most who resume have to read the store, in several pages.
+        (config.limits.recent_bytes, config.limits.page_changes) = (10_000, 30);
+    })
+    .await;
+    let mut crowd = Crowd::new(cluster.urls(), seed);
+    crowd.read_all_ways();
+    let (ops, rest) = if full() { (125_000, 15) } else { (3_600, 110) };
+    for _ in 0..6 {
+        crowd.write(ops / 6, Duration::from_millis(rest));
+    }
+    let written = CancellationToken::new();
+    let breaking = chaos(&mut cluster, SmallRng::seed_from_u64(seed), written.clone());
+    tokio::join!(breaking, async {
+        crowd.written().await;
+        written.cancel();
+    });
+    // The message of the very last change is lost: its instance speaks into the void.
+    cluster.links[0].swallow(Way::ToServer);
+    crowd.write_last(&cluster.instances[0].ws()).await;
+    let log = log_of(&cluster.store().await, PROJECT).await;
+    println!("{} gaps or late heads were filled", cluster.metric("syncline_gap_fills_total").await);
+    crowd.verify(log).await;
+    eventually("whoever left is forgotten", || async {
+        cluster.metric("syncline_subscriptions").await == 0.0
+    })
+    .await;
+}
+
+/// Breaks a link every now and then, and twice an instance, until told to stop; then all is whole again.
+async fn chaos(cluster: &mut Cluster, mut random: SmallRng, stop: CancellationToken) {
+    for act in 0_u32.. {
+        let link = &cluster.links[random.random_range(0..cluster.links.len())];
+        match random.random_range(0..6) {
+            0 => link.cut_all(),
+            1 => link.black_hole(),
+            2 => link.swallow(Way::ToServer),
+            3 => link.swallow(Way::ToClient),
+            4 => link.delay(Duration::from_millis(random.random_range(1..60))),
+            _ => {
+                let _killed: i64 = cluster.redis.ask("CLIENT KILL TYPE pubsub").await.unwrap();
+            }
+        }
+        let broken = Duration::from_millis(random.random_range(50..1200));
+        let stopped = stop.run_until_cancelled(sleep(broken)).await.is_none();
+        link.heal();
+        if stopped {
+            break;
+        }
+        if act % 20 == 4 {
+            let instance = random.random_range(0..cluster.instances.len());
+            cluster.instances[instance].kill().await;
+            sleep(Duration::from_millis(random.random_range(0..500))).await;
+            cluster.instances[instance].restart().await;
+        }
+        sleep(Duration::from_millis(random.random_range(0..300))).await;
+    }
+    cluster.linked().await;
+}
+
+/// A writer on the first instance and a reader on the second.
+async fn pair(cluster: &Cluster) -> (Client, Client) {
+    let editor = token("ana", &json!({ PROJECT: "editor" }));
+    let writer = Client::connect(&cluster.instances[0].ws(), &editor).await;
+    let mut reader = Client::connect(&cluster.instances[1].ws(), &editor).await;
+    reader.subscribe(json!([{ "room": "project:p" }])).await;
+    (writer, reader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_message_is_lost_and_the_store_is_asked_for_it() {
+    let cluster = Cluster::start(|_| {}).await;
+    let (mut writer, mut reader) = pair(&cluster).await;
+    writer.write(PROJECT, json!([create("1", "t1", &json!({}))])).await;
+    assert_eq!(reader.expect("change").await["seq"], 1);
+    cluster.links[0].swallow(Way::ToServer);
+    writer.write(PROJECT, json!([create("2", "t2", &json!({}))])).await;
+    // Nothing comes after it that could reveal the loss, and the reader's own link is well.
+    assert_eq!(reader.expect("change").await["seq"], 2);
+    assert_eq!(seqs(&reader.settle().await), [] as [u64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_lost_in_the_middle_is_revealed_by_the_next_one() {
+    let cluster = Cluster::start(|config| {
+        (config.bus.head_poll, config.bus.head_poll_suspect) = (NEVER, NEVER);
+    })
+    .await;
+    let (mut writer, mut reader) = pair(&cluster).await;
+    cluster.links[0].swallow(Way::ToServer);
+    writer.write(PROJECT, json!([create("0", "t0", &json!({}))])).await;
+    cluster.links[0].heal();
+    // Only one that is published once the link is back can reveal it; which one that is is not known.
+    let revealed = async {
+        for n in 1.. {
+            let op = create(&n.to_string(), &format!("t{n}"), &json!({}));
+            writer.write(PROJECT, json!([op])).await;
+            if let Some(first) = seqs(&reader.settle().await).first() {
+                return *first;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        unreachable!()
+    };
+    assert_eq!(timeout(DEADLINE, revealed).await.expect("the gap is filled in time"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_is_answered_after_its_commit() {
+    let database = postgres::fresh_database().await;
+    let cluster = Cluster::start_on(database.clone(), |_| {}).await;
+    // While the switch is on, every commit fails at its very end.
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    let fail_commits = "
+        CREATE TABLE switch ();
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF to_regclass('switch') IS NOT NULL THEN
+                RAISE EXCEPTION 'not now' USING ERRCODE = 'serialization_failure';
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON changes DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION fail();";
+    connection.execute(fail_commits).await.unwrap();
+    let (mut writer, mut reader) = pair(&cluster).await;
+    let op = create("1", "t1", &json!({}));
+    writer.send(&json!({ "type": "write", "id": "w", "project": PROJECT, "ops": [op] })).await;
+    let failed =
+        || async { cluster.instances[0].metric("syncline_store_errors_total").await > 1.0 };
+    eventually("two commits failed", failed).await;
+    assert!(writer.settle().await.iter().all(|frame| frame["type"] != "written"));
+    assert_eq!(seqs(&reader.settle().await), [] as [u64; 0]);
+    connection.execute("DROP TABLE switch").await.unwrap();
+    let written = writer.expect("written").await;
+    assert_eq!(written["verdicts"][0]["outcome"], "applied");
+    assert_eq!(reader.expect("change").await["seq"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_postgres_under_writes_loses_nothing_acknowledged() {
+    let seed = seed();
+    let mut server = postgres::Server::start().await;
+    let cluster = Cluster::start_on(server.url(), hide_payroll).await;
+    let mut crowd = Crowd::new(cluster.urls(), seed);
+    crowd.read_all_ways();
+    for _ in 0..4 {
+        crowd.write(200, Duration::from_millis(100));
+    }
+    let mut random = SmallRng::seed_from_u64(seed);
+    let written = CancellationToken::new();
+    let restarts = async {
+        for _ in 0..3 {
+            let pause = Duration::from_millis(random.random_range(200..900));
+            if written.run_until_cancelled(sleep(pause)).await.is_none() {
+                break;
+            }
+            server = server.restart().await;
+        }
+        server
+    };
+    let (server, ()) = tokio::join!(restarts, async {
+        crowd.written().await;
+        written.cancel();
+    });
+    crowd.verify(log_of(&cluster.store().await, PROJECT).await).await;
+    drop((cluster, server));
+}
