@@ -257,8 +257,10 @@ label! {
         Stale = "stale",
         /// It cannot be applied and is a dead letter.
         Dead = "dead",
-        /// It was refused: not signed, or not well formed.
+        /// It was refused: not signed, not well formed, or not applicable.
         Refused = "refused",
+        /// It came by the channel, and the store or Redis did not answer.
+        Lost = "lost",
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bus;
+mod ingest;
 mod presence;
 mod quota;
 mod rooms;
