@@ -48,7 +48,6 @@ struct Shared {
     slot: Mutex<Slot>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one of its kind, behind an Arc")]
 enum Connector {
     /// And how long an answer may take.
     Single(redis::Client, Duration),

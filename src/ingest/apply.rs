@@ -209,9 +209,7 @@ impl Ingest {
     ) -> Vec<(usize, Fate)> {
         let (indices, ops): (Vec<_>, Vec<_>) = ops.into_iter().unzip();
         match self.submit(events, &indices, ops).await {
-            Ok(answers) => {
-                indices.into_iter().zip(answers.iter().map(|answer| fate(answer))).collect()
-            }
+            Ok(answers) => indices.into_iter().zip(answers.iter().map(fate)).collect(),
             Err(refusal) => {
                 indices.into_iter().map(|at| (at, Err(refusal.clone().into()))).collect()
             }
