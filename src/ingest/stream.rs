@@ -255,6 +255,7 @@ impl Reader {
             match fate {
                 Ok(_) => done.push(pending.entry),
                 Err(Failed::NotNow(refusal)) => {
+                    self.ingest.failed(IngestWay::Stream, IngestOutcome::Retried);
                     pending.faults += u64::from(refusal.code == ErrorCode::Internal);
                     if pending.faults > self.max_deliveries {
                         self.reject(&pending.entry, &Failed::NotNow(refusal)).await?;

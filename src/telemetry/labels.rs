@@ -259,6 +259,8 @@ label! {
         Dead = "dead",
         /// It was refused: not signed, not well formed, or not applicable.
         Refused = "refused",
+        /// The store did not answer; it stays in the stream and is tried again.
+        Retried = "retried",
         /// It came by the channel, and the store or Redis did not answer.
         Lost = "lost",
     }
