@@ -23,6 +23,9 @@ use crate::config::Config;
 use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, ToShard};
 use crate::hub::{Hub, Memory};
 use crate::id::InstanceId;
+use crate::ingest::Ingest;
+use crate::ingest::pubsub::Listener;
+use crate::ingest::stream::Reader;
 use crate::net::{api, operator, server};
 use crate::presence::Presence;
 use crate::push::{Acks, worker};
@@ -157,25 +160,28 @@ fn assemble(
 
     let (bus, events) = Bus::open(&config.bus, instance)?;
     let (delta_sender, mut deltas) = mpsc::unbounded_channel();
-    let (presence, quota) = if config.bus.url == "local" {
-        (Presence::local(&config.presence, delta_sender), Quota::local(&config.limits))
+    let (presence, quota, link) = if config.bus.url == "local" {
+        (Presence::local(&config.presence, delta_sender), Quota::local(&config.limits), None)
     } else {
         let link = RedisLink::connect(&config.bus)?;
         let prefix = &config.bus.prefix;
         let presence =
             Presence::redis(&config.presence, prefix, link.clone(), instance, delta_sender);
-        (presence, Quota::redis(&config.limits, prefix, link))
+        (presence, Quota::redis(&config.limits, prefix, link.clone()), Some(link))
     };
     let (feeds, created) = Feeds::new(handles.clone(), config.limits.recent_bytes);
     let fanout = Fanout::new(handles);
     let (relay, doubtful) = Relay::new(feeds, fanout, bus.clone(), auth.clone(), metrics.clone());
     let relay = Arc::new(relay);
     let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
+    let listens = link.is_some() && config.ingest.enabled;
+    let ingest = Ingest::new(&config, engine.clone(), relay.clone(), metrics.clone(), link);
     let hub = Arc::new(Hub {
         instance,
         limits: Hub::limits_json(&config),
         roles,
         engine,
+        ingest: ingest.clone(),
         pages: Pages::new(store.clone(), &config.limits),
         presence: presence.clone(),
         quota: quota.clone(),
@@ -201,6 +207,12 @@ fn assemble(
     let (acks, store, metrics) = (hub.acks.clone(), hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("acknowledgements", acks.run(store, metrics, stop.clone()));
     shutdown.spawn("push", worker::Worker::new(&hub).run(stop.clone()));
+    if listens {
+        let (config, metrics) = (&hub.config, hub.metrics.clone());
+        let reader = Reader::new(config, instance, ingest.clone(), metrics)?;
+        shutdown.spawn("ingest stream", reader.run(stop.clone()));
+        shutdown.spawn("ingest channel", Listener::new(config, ingest).run(stop.clone()));
+    }
     shutdown.spawn("presence deltas", {
         let (hub, stop) = (hub.clone(), stop.clone());
         async move {

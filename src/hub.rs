@@ -11,6 +11,7 @@ use crate::auth::{Authenticator, Roles};
 use crate::config::Config;
 use crate::fanout::Relay;
 use crate::id::InstanceId;
+use crate::ingest::Ingest;
 use crate::presence::Presence;
 use crate::push::Acks;
 use crate::quota::Quota;
@@ -35,6 +36,8 @@ pub struct Hub {
     pub roles: Roles,
     /// The way into the log.
     pub engine: Engine,
+    /// The way into the log for backends.
+    pub ingest: Ingest,
     /// The log itself, to read.
     pub store: Store,
     /// Reads of the log for those who catch up.

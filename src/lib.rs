@@ -11,6 +11,7 @@ pub mod config;
 pub mod fanout;
 pub mod hub;
 pub mod id;
+pub mod ingest;
 pub mod net;
 pub mod presence;
 pub mod protocol;

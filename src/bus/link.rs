@@ -5,17 +5,18 @@
 //! nothing and never closes. While Redis cannot be reached, one caller at a time tries; the others and
 //! everyone during the pause that follows fail at once, so a dead Redis costs little.
 //!
-//! Not for blocking commands (`XREADGROUP … BLOCK`): they outlast the response timeout.
+//! A blocking command (`XREADGROUP … BLOCK`) needs a link of its own ([`RedisLink::blocking`]): it holds up
+//! what is sent after it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::BusError;
 use super::address::{Address, tcp_settings};
@@ -47,9 +48,9 @@ struct Shared {
     slot: Mutex<Slot>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one of its kind, behind an Arc")]
 enum Connector {
-    Single(redis::Client),
+    /// And how long an answer may take.
+    Single(redis::Client, Duration),
     Cluster(ClusterClient),
 }
 
@@ -81,12 +82,21 @@ impl RedisLink {
     /// # Errors
     /// [`BusError::NotRedis`] for `local`, [`BusError::InvalidUrl`] for what is no Redis address.
     pub fn connect(config: &config::Bus) -> Result<Self, BusError> {
+        Self::blocking(config, Duration::ZERO)
+    }
+
+    /// A link for commands that block the server's side of it for up to `block`.
+    ///
+    /// # Errors
+    /// As [`RedisLink::connect`].
+    pub fn blocking(config: &config::Bus, block: Duration) -> Result<Self, BusError> {
+        let patience = RESPONSE_TIMEOUT + block;
         let connector = match Address::parse(&config.url)?.ok_or(BusError::NotRedis)? {
-            Address::Single(info) => Connector::Single(redis::Client::open(*info)?),
+            Address::Single(info) => Connector::Single(redis::Client::open(*info)?, patience),
             Address::Cluster(seeds) => {
                 let client = ClusterClient::builder(seeds)
                     .connection_timeout(CONNECT_TIMEOUT)
-                    .response_timeout(RESPONSE_TIMEOUT)
+                    .response_timeout(patience)
                     .tcp_settings(tcp_settings())
                     .retries(2)
                     .max_retry_wait(100)
@@ -140,17 +150,17 @@ impl RedisLink {
 impl Connector {
     async fn connect(&self) -> RedisResult<Connection> {
         match self {
-            Self::Single(client) => {
+            Self::Single(client, patience) => {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                    .set_response_timeout(Some(RESPONSE_TIMEOUT));
+                    .set_response_timeout(Some(*patience));
                 let connection = client.get_multiplexed_async_connection_with_config(&config);
                 Ok(Connection::Single(connection.await?))
             }
             Self::Cluster(client) => {
                 let connection = client.get_async_connection();
                 // The client tries seed after seed; all of them together get a little more time.
-                match tokio::time::timeout(CONNECT_TIMEOUT * 2, connection).await {
+                match timeout(CONNECT_TIMEOUT * 2, connection).await {
                     Ok(connection) => Ok(Connection::Cluster(connection?)),
                     Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
                 }
@@ -193,8 +203,35 @@ impl ConnectionLike for RedisLink {
 
     fn get_db(&self) -> i64 {
         match &self.shared.connector {
-            Connector::Single(client) => client.get_connection_info().redis_settings().db(),
+            Connector::Single(client, _) => client.get_connection_info().redis_settings().db(),
             Connector::Cluster(_) => 0,
         }
     }
+}
+
+/// Subscribes a channel on a connection of its own. On a Cluster any server will do: what is published
+/// without `S` is heard on all of them.
+pub(crate) async fn listen(
+    config: &config::Bus,
+    channel: &str,
+) -> Result<(PubSubSink, PubSubStream), BusError> {
+    let servers = match Address::parse(&config.url)?.ok_or(BusError::NotRedis)? {
+        Address::Single(info) => vec![*info],
+        Address::Cluster(seeds) => seeds,
+    };
+    let mut last = BusError::LinkDown;
+    for server in servers {
+        let client = redis::Client::open(server)?;
+        let subscribing = async {
+            let (mut sink, messages) = client.get_async_pubsub().await?.split();
+            sink.subscribe(channel).await?;
+            Ok::<_, RedisError>((sink, messages))
+        };
+        match timeout(CONNECT_TIMEOUT, subscribing).await {
+            Ok(Ok(subscribed)) => return Ok(subscribed),
+            Ok(Err(error)) => last = error.into(),
+            Err(_) => last = BusError::LinkDown,
+        }
+    }
+    Err(last)
 }

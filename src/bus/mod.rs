@@ -13,7 +13,7 @@
 mod address;
 mod link;
 mod node;
-mod queue;
+pub(crate) mod queue;
 mod shared;
 mod supervisor;
 mod topology;
@@ -32,6 +32,7 @@ use crate::id::InstanceId;
 use address::Address;
 use shared::Shared;
 
+pub(crate) use link::{RESPONSE_TIMEOUT, listen};
 pub use link::{RedisLink, key};
 pub use wire::Topic;
 

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::admin;
 use super::problem::{self, Problem};
+use super::publish;
 use super::upgrade::bearer;
 use crate::auth::{Command, Grants, Permit, authorize};
 use crate::clock;
@@ -38,6 +39,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/projects/{project}/entities/{type}/{id}", get(entity))
         .route("/v1/projects/{project}/ops", post(ops))
         .route("/v1/rooms/{room}/presence", get(presence))
+        .route("/v1/publish", post(publish::publish))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))

@@ -8,5 +8,6 @@ pub mod admin;
 pub mod api;
 pub mod operator;
 pub mod problem;
+pub mod publish;
 pub mod server;
 pub mod upgrade;

@@ -30,7 +30,8 @@ pub struct PendingOp {
     pub payload_hash: [u8; 32],
     /// The version the backend gave the entity; an event that is not newer is not applied.
     pub source: Option<SourceVersion>,
-    /// Create or update whatever is there, without regard to `base`; so backends write.
+    /// Act on whatever is there, without regard to `base`: a create updates what exists. So backends
+    /// write.
     pub upsert: bool,
 }
 
@@ -128,6 +129,14 @@ impl Answer {
     /// What the client is told.
     #[must_use]
     pub fn verdict(&self) -> &StoredVerdict {
+        match self {
+            Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
+        }
+    }
+
+    /// The verdict alone.
+    #[must_use]
+    pub fn into_verdict(self) -> StoredVerdict {
         match self {
             Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
         }

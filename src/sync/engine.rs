@@ -23,7 +23,7 @@ use crate::config;
 use crate::fanout::Relay;
 use crate::id::ProjectId;
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::protocol::op::{Outcome, StoredVerdict};
+use crate::protocol::op::Outcome;
 use crate::store::{Answer, Batch, Committed, PendingOp, Store, StoreError};
 use crate::telemetry::{Metrics, WriteOutcome};
 
@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The verdicts of one request, in the order of its operations.
-pub type Verdicts = Result<Vec<StoredVerdict>, Refusal>;
+/// The answers to one request, in the order of its operations.
+pub type Verdicts = Result<Vec<Answer>, Refusal>;
 
 /// Queues, groups and commits operations. Cheap to clone.
 #[derive(Clone)]
@@ -270,14 +270,14 @@ impl Inner {
                 current = answers.next();
             }
             let Some((_, answers)) = &mut current else { break };
-            let verdicts = answers.by_ref().take(job.count).map(|a| self.count(&a)).collect();
+            let verdicts = answers.by_ref().take(job.count).inspect(|a| self.count(a)).collect();
             self.metrics.write_seconds.observe(job.queued.elapsed().as_secs_f64());
             // Nobody waits any more if the connection is gone; a retry gets the stored verdict.
             let _gone = job.reply.send(Ok(verdicts));
         }
     }
 
-    fn count(&self, answer: &Answer) -> StoredVerdict {
+    fn count(&self, answer: &Answer) {
         let outcome = match answer {
             Answer::Replayed(_) => WriteOutcome::Replayed,
             Answer::New(_, Outcome::Applied) => WriteOutcome::Applied,
@@ -286,7 +286,6 @@ impl Inner {
             Answer::New(_, Outcome::Rejected) => WriteOutcome::Rejected,
         };
         self.metrics.writes.of(outcome).inc();
-        answer.verdict().clone()
     }
 }
 

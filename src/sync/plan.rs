@@ -19,6 +19,9 @@ use crate::store::{
     Answer, Effects, EntityRow, LogEntry, NewNotification, PendingOp, Recorded, Snapshot,
 };
 
+/// The code of a `noop` verdict for an event that is not newer than what its source sent before.
+pub const STALE: &str = "stale";
+
 /// How long an acknowledgement is waited for before a push, in milliseconds by lane.
 #[derive(Debug, Clone, Copy)]
 pub struct Graces {
@@ -81,10 +84,22 @@ struct Planner<'a> {
 }
 
 enum Decision {
-    Write { kind: ChangeKind, patch: Fields, row: EntityRow },
+    Write {
+        kind: ChangeKind,
+        patch: Fields,
+        row: EntityRow,
+    },
     Noop,
-    Conflict { code: &'static str, message: &'static str },
-    Reject { code: &'static str, message: &'static str },
+    /// The source has sent a newer version.
+    Stale,
+    Conflict {
+        code: &'static str,
+        message: &'static str,
+    },
+    Reject {
+        code: &'static str,
+        message: &'static str,
+    },
 }
 
 impl Decision {
@@ -127,9 +142,18 @@ impl<'a> Planner<'a> {
         let decision = forced.unwrap_or_else(|| decide(pending, current));
         let verdict = verdict(pending, &decision, current, self.head);
         let outcome = verdict.outcome;
-        if let Decision::Write { kind, patch, row } = decision {
-            let prev = current.map_or(Seq::ZERO, |row| row.version);
-            self.write(pending, key, kind, prev, &patch, row);
+        match (decision, &pending.source, current) {
+            (Decision::Write { kind, patch, row }, ..) => {
+                let prev = current.map_or(Seq::ZERO, |row| row.version);
+                self.write(pending, key, kind, prev, &patch, row);
+            }
+            // That it changed nothing makes it no older: what the source sent before stays stale.
+            (Decision::Noop, Some(source), Some(row)) => {
+                let mut row = row.clone();
+                row.source_versions.insert(source.source.clone(), source.version);
+                self.touched.insert(key, row);
+            }
+            _ => {}
         }
         let verdict = to_raw_value(&verdict).expect("a verdict has string keys");
         let recorded = Recorded { payload_hash: pending.payload_hash, verdict: verdict.clone() };
@@ -195,7 +219,7 @@ fn decide(pending: &PendingOp, current: Option<&EntityRow>) -> Decision {
     if let (Some(source), Some(row)) = (&pending.source, current)
         && row.source_versions.get(&source.source).is_some_and(|v| *v >= source.version)
     {
-        return Decision::Noop;
+        return Decision::Stale;
     }
     let live = current.filter(|row| !row.deleted);
     let stale = !pending.upsert && current.is_some_and(|row| is_stale(pending, row));
@@ -203,9 +227,7 @@ fn decide(pending: &PendingOp, current: Option<&EntityRow>) -> Decision {
         (ChangeKind::Create, Some(_)) if !pending.upsert => {
             Decision::Conflict { code: "exists", message: "an entity with this id exists already" }
         }
-        (ChangeKind::Create, None) | (ChangeKind::Update, None) if pending.upsert => {
-            set(pending, current, None)
-        }
+        (ChangeKind::Create, None) if pending.upsert => set(pending, current, None),
         (ChangeKind::Create, None) if stale => Decision::Conflict {
             code: "deleted",
             message: "an entity with this id was deleted; give its version as `base` to create it again",
@@ -307,6 +329,7 @@ fn verdict(
             verdict.version = Some(head.next());
         }
         Decision::Noop => {}
+        Decision::Stale => because(STALE, "the source has sent a newer version of the entity"),
         Decision::Conflict { code, message } => {
             because(code, message);
             verdict.outcome = Outcome::Conflict;
@@ -524,13 +547,28 @@ mod tests {
         let event = |id: &str, version, n: i32| PendingOp {
             upsert: true,
             source: Some(SourceVersion { source: "erp".into(), version }),
-            ..pending("erp", &op(id, "update", 0, json!({"n": n})))
+            ..pending("erp", &op(id, "create", 0, json!({"n": n})))
         };
         assert_eq!(world.run(&[event("1", 5, 1)])[0].outcome, Outcome::Applied);
         world.one("a", &op("2", "update", 1, json!({"n": 2})));
         assert_eq!(world.run(&[event("3", 5, 3)])[0].outcome, Outcome::Noop, "an old event");
         assert_eq!(world.run(&[event("4", 6, 4)])[0].outcome, Outcome::Applied);
         assert_eq!(world.0.entities.values().next().unwrap().fields["n"], 4);
+        assert_eq!(world.run(&[event("5", 8, 4)])[0].code, None, "newer, and nothing to change");
+        assert_eq!(world.run(&[event("6", 7, 3)])[0].code.as_deref(), Some(STALE));
+    }
+
+    #[test]
+    fn a_backends_patch_needs_an_entity() {
+        let mut world = World::new();
+        let patch = |id: &str| PendingOp {
+            upsert: true,
+            ..pending("erp", &op(id, "update", 0, json!({"n": 1})))
+        };
+        assert_eq!(world.run(&[patch("1")])[0].code.as_deref(), Some("not_found"));
+        world.one("a", &op("2", "create", 0, json!({})));
+        world.one("b", &op("3", "update", 1, json!({"m": 2})));
+        assert_eq!(world.run(&[patch("4")])[0].outcome, Outcome::Applied, "whatever the version");
     }
 
     #[test]

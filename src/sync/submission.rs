@@ -12,7 +12,7 @@ use crate::config::Limits;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{Op, StoredVerdict};
-use crate::store::{Actor, PendingOp};
+use crate::store::{Actor, Answer, PendingOp};
 
 /// One request's operations on their way.
 #[derive(Debug)]
@@ -55,9 +55,9 @@ impl Submission {
     #[must_use]
     pub fn finish(
         verdicts: Vec<Option<StoredVerdict>>,
-        decided: Vec<StoredVerdict>,
+        decided: Vec<Answer>,
     ) -> Vec<StoredVerdict> {
-        let mut decided = decided.into_iter();
+        let mut decided = decided.into_iter().map(Answer::into_verdict);
         verdicts.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect()
     }
 

@@ -260,8 +260,12 @@ label! {
         Stale = "stale",
         /// It cannot be applied and is a dead letter.
         Dead = "dead",
-        /// It was refused: not signed, or not well formed.
+        /// It was refused: not signed, not well formed, or not applicable.
         Refused = "refused",
+        /// The store did not answer; it stays in the stream and is tried again.
+        Retried = "retried",
+        /// It came by the channel, and the store or Redis did not answer.
+        Lost = "lost",
     }
 }
 

@@ -7,6 +7,7 @@ mod bounded;
 mod bus;
 mod connections;
 mod http;
+mod ingest;
 mod instances;
 mod isolation;
 mod no_hole;

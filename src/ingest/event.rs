@@ -1,0 +1,330 @@
+//! An event as a backend writes it, and the operation or broadcast it becomes. Pure: bytes in, values out.
+//!
+//! Every member is checked here. An unknown member is an error, because a misspelt `source_version` that
+//! is silently ignored costs data.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::id::{EntityKey, OpId, ProjectId, Room, Seq, UserId};
+use crate::protocol::op::{ChangeKind, Fields, Notify, Op};
+use crate::store::{Actor, PendingOp, SourceVersion};
+use crate::sync::submission;
+
+/// Who acts if the event names nobody.
+const NOBODY: &str = "backend";
+/// Characters of a source's name, and of a broadcast's event name.
+const NAME: usize = 64;
+/// How long an event without an id, heard on the channel, is known by its content, in milliseconds.
+pub const CONTENT_WINDOW_MS: i64 = 2000;
+
+/// What is wrong with an event. It will not be better next time.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// More bytes than `limits.op_bytes`.
+    #[error("the event is larger than `limits.op_bytes` ({0})")]
+    TooLarge(usize),
+    /// Not JSON, a member of the wrong form, or an unknown one.
+    #[error("the event is malformed: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A member is missing, or does not belong to the kind.
+    #[error("{0}")]
+    Unfit(&'static str),
+}
+
+impl EventError {
+    /// The reason for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge(_) => "limit_exceeded",
+            Self::Malformed(_) | Self::Unfit(_) => "bad_request",
+        }
+    }
+}
+
+/// An event that can be applied.
+#[derive(Debug)]
+pub struct Event {
+    /// Its idempotency key, unless the backend leaves it to the hub.
+    pub id: Option<OpId>,
+    /// Where it happens.
+    pub project: ProjectId,
+    /// The backend, for signatures and versions.
+    pub source: Option<String>,
+    /// Who did it.
+    pub actor: UserId,
+    /// What happens.
+    pub body: Body,
+    /// Its bytes as sent.
+    pub bytes: usize,
+}
+
+/// What an event does.
+#[derive(Debug)]
+pub enum Body {
+    /// Something to a row of the log.
+    Write(Box<Write>),
+    /// Something to who is listening.
+    Broadcast(Broadcast),
+}
+
+/// A change of an entity.
+#[derive(Debug)]
+pub struct Write {
+    kind: ChangeKind,
+    entity: EntityKey,
+    fields: Fields,
+    source_version: Option<i64>,
+    notify: Option<Notify>,
+}
+
+/// An ephemeral event for a room.
+#[derive(Debug)]
+pub struct Broadcast {
+    /// The room, of the event's project.
+    pub room: Room,
+    /// The name, for the receivers' dispatch.
+    pub event: String,
+    /// Any JSON.
+    pub data: Option<Box<RawValue>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Upsert,
+    Patch,
+    Delete,
+    Broadcast,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    id: Option<OpId>,
+    project: ProjectId,
+    kind: Kind,
+    entity: Option<EntityKey>,
+    fields: Option<Fields>,
+    source: Option<String>,
+    source_version: Option<i64>,
+    actor: Option<UserId>,
+    notify: Option<Notify>,
+    room: Option<Room>,
+    event: Option<String>,
+    data: Option<Box<RawValue>>,
+}
+
+impl Event {
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// See [`EventError`].
+    pub fn decode(raw: &[u8], op_bytes: usize) -> Result<Self, EventError> {
+        if raw.len() > op_bytes {
+            return Err(EventError::TooLarge(op_bytes));
+        }
+        let mut event: Raw = serde_json::from_slice(raw)?;
+        if event.source.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(EventError::Unfit("`source` must have 1 to 64 printable characters"));
+        }
+        let body = match event.kind {
+            Kind::Broadcast => Body::Broadcast(broadcast(&mut event)?),
+            kind => Body::Write(Box::new(write(kind, &mut event)?)),
+        };
+        let name = event.actor.or_else(|| event.source.as_ref().and_then(|name| name.parse().ok()));
+        Ok(Self {
+            id: event.id,
+            project: event.project,
+            actor: name.unwrap_or_else(nobody),
+            source: event.source,
+            body,
+            bytes: raw.len(),
+        })
+    }
+
+    /// The operation for the engine; none for a broadcast. An event that was given no id is nobody's
+    /// repetition of another, so it gets one nobody else has.
+    #[must_use]
+    pub fn operation(&self) -> Option<PendingOp> {
+        let Body::Write(write) = &self.body else { return None };
+        let op = Op {
+            op_id: self.id.clone().unwrap_or_else(fresh_id),
+            kind: write.kind,
+            entity_type: write.entity.kind.clone(),
+            id: write.entity.id.clone(),
+            base: Seq::ZERO,
+            fields: write.fields.clone(),
+            edited_at: None,
+            notify: write.notify.clone(),
+        };
+        let source = self.source.as_deref().unwrap_or(NOBODY);
+        Some(PendingOp {
+            payload_hash: submission::hash(&op),
+            op,
+            // No client's name has a `:`, so none can pass its edits off as a source's.
+            actor: Actor { user: self.actor.to_string(), client: format!("source:{source}") },
+            source: write
+                .source_version
+                .map(|version| SourceVersion { source: source.to_owned(), version }),
+            upsert: true,
+        })
+    }
+}
+
+fn nobody() -> UserId {
+    UserId::new(NOBODY).expect("the literal is a user's name")
+}
+
+/// An id nobody has.
+#[must_use]
+pub fn fresh_id() -> OpId {
+    OpId::new(&uuid::Uuid::now_v7().to_string()).expect("a UUID is an operation's id")
+}
+
+/// The id of an event that has none, from its entry in the stream: the same at each delivery.
+#[must_use]
+pub fn entry_id(entry: &str, raw: &[u8]) -> OpId {
+    // Entry ids start anew when a Redis does; the content tells such entries apart.
+    OpId::new(&format!("entry-{entry}-{}", &content(raw)[..16])).unwrap_or_else(|_| fresh_id())
+}
+
+/// The id of an event that has none, from its content and the time it was heard at.
+#[must_use]
+pub fn content_id(raw: &[u8], now_ms: i64) -> OpId {
+    let window = now_ms / CONTENT_WINDOW_MS;
+    OpId::new(&format!("content-{}-{window}", content(raw))).expect("hexadecimal digits are an id")
+}
+
+/// SHA-256 in hexadecimal digits.
+#[must_use]
+pub fn content(raw: &[u8]) -> String {
+    hex::encode(Sha256::digest(raw))
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+fn write(kind: Kind, event: &mut Raw) -> Result<Write, EventError> {
+    if event.room.is_some() || event.event.is_some() || event.data.is_some() {
+        return Err(EventError::Unfit("`room`, `event` and `data` belong to a broadcast"));
+    }
+    if event.source_version.is_some() && event.source.is_none() {
+        return Err(EventError::Unfit("`source_version` needs a `source`"));
+    }
+    let fields = event.fields.take();
+    let kind = match kind {
+        Kind::Upsert => ChangeKind::Create,
+        Kind::Patch => ChangeKind::Update,
+        _ => ChangeKind::Delete,
+    };
+    match (kind, &fields) {
+        (ChangeKind::Delete, Some(_)) => {
+            return Err(EventError::Unfit("a delete takes no `fields`"));
+        }
+        (ChangeKind::Create | ChangeKind::Update, None) => {
+            return Err(EventError::Unfit("an upsert and a patch need `fields`"));
+        }
+        _ => {}
+    }
+    Ok(Write {
+        kind,
+        entity: event.entity.take().ok_or(EventError::Unfit("the event needs an `entity`"))?,
+        fields: fields.unwrap_or_default(),
+        source_version: event.source_version,
+        notify: event.notify.take(),
+    })
+}
+
+fn broadcast(event: &mut Raw) -> Result<Broadcast, EventError> {
+    let extra = event.entity.is_some() || event.fields.is_some();
+    if extra || event.notify.is_some() || event.source_version.is_some() {
+        return Err(EventError::Unfit(
+            "a broadcast takes no `entity`, `fields`, `notify` or `source_version`",
+        ));
+    }
+    let room = event.room.take().ok_or(EventError::Unfit("a broadcast needs a `room`"))?;
+    if room.project() != Some(&event.project) {
+        return Err(EventError::Unfit("the room is not one of the event's project"));
+    }
+    let name = event.event.take().ok_or(EventError::Unfit("a broadcast needs an `event`"))?;
+    if !is_name(&name) {
+        return Err(EventError::Unfit("`event` must have 1 to 64 printable characters"));
+    }
+    Ok(Broadcast { room, event: name, data: event.data.take() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(text: &str) -> Result<Event, EventError> {
+        Event::decode(text.as_bytes(), 1000)
+    }
+
+    #[test]
+    fn an_event_becomes_an_operation() {
+        let event = decode(
+            r#"{"id":"e1","project":"p","kind":"upsert","entity":{"type":"task","id":"t"},
+                "fields":{"a":1},"source":"erp","source_version":7,"actor":"ana",
+                "notify":{"users":["bo"],"title":"hi"}}"#,
+        )
+        .unwrap();
+        let op = event.operation().unwrap();
+        assert_eq!((op.op.op_id.as_str(), op.op.kind, op.upsert), ("e1", ChangeKind::Create, true));
+        assert_eq!((op.actor.user.as_str(), op.actor.client.as_str()), ("ana", "source:erp"));
+        assert_eq!(op.source, Some(SourceVersion { source: "erp".into(), version: 7 }));
+        assert_eq!(op.op.notify.unwrap().title, "hi");
+    }
+
+    #[test]
+    fn the_actor_is_the_source_or_the_backend() {
+        let actor = |source: &str| {
+            decode(&format!(
+                r#"{{"project":"p","kind":"delete","entity":{{"type":"t","id":"1"}}{source}}}"#
+            ))
+            .unwrap()
+            .actor
+            .to_string()
+        };
+        assert_eq!((actor(r#","source":"erp""#), actor("")), ("erp".into(), "backend".into()));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for text in [
+            "",
+            "[]",
+            "\"x\"",
+            r#"{"project":"p","kind":"upsert","fields":{}}"#,
+            r#"{"project":"p","kind":"rename","entity":{"type":"t","id":"1"}}"#,
+            r#"{"project":"p q","kind":"delete","entity":{"type":"t","id":"1"}}"#,
+            r#"{"project":"p","kind":"delete","entity":{"type":"T","id":"1"}}"#,
+            r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"fields":{}}"#,
+            r#"{"project":"p","kind":"patch","entity":{"type":"t","id":"1"}}"#,
+            r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"souce":"x"}"#,
+            r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"source":"a\u0000b"}"#,
+            r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"source_version":1}"#,
+            r#"{"project":"p","kind":"broadcast","room":"room:q:x","event":"e"}"#,
+            r#"{"project":"p","kind":"broadcast","room":"user:ana","event":"e"}"#,
+            r#"{"project":"p","kind":"broadcast","room":"room:p:x"}"#,
+            r#"{"project":"p","kind":"broadcast","room":"room:p:x","event":"e","fields":{}}"#,
+        ] {
+            assert!(decode(text).is_err(), "{text} was taken for an event");
+        }
+        let large = format!("\"{}\"", "x".repeat(1000));
+        assert!(matches!(decode(&large), Err(EventError::TooLarge(1000))));
+    }
+
+    #[test]
+    fn events_without_an_id_are_told_apart() {
+        assert_eq!(entry_id("5-0", b"a"), entry_id("5-0", b"a"));
+        assert_ne!(entry_id("5-0", b"a"), entry_id("5-1", b"a"));
+        assert_eq!(content_id(b"a", 1), content_id(b"a", 1999));
+        assert_ne!(content_id(b"a", 1), content_id(b"b", 1));
+        assert_ne!(content_id(b"a", 1), content_id(b"a", 2000));
+    }
+}
