@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bus;
+mod poison;
 mod presence;
 mod quota;
 mod rooms;
