@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::error::{ErrorCode, Refusal};
+use super::json;
 use super::op::Op;
 use crate::id::{ClientId, Epoch, ProjectId, Room, Seq};
 
@@ -118,6 +119,7 @@ impl Write {
     /// # Errors
     /// A `bad_request` that says what is wrong with it.
     pub fn op(raw: &RawValue) -> Result<Op, Refusal> {
+        json::check(raw)?;
         serde_json::from_str(raw.get()).map_err(|error| malformed(&error))
     }
 }
@@ -163,8 +165,26 @@ struct Envelope<'a> {
 /// A frame that could not be read, with the request id if that much could be.
 pub type Unreadable = (Option<RequestId>, Refusal);
 
+/// Characters of what is wrong with a frame: the reason may quote a value as long as the frame.
+const REASON_CHARS: usize = 200;
+
 fn malformed(error: &serde_json::Error) -> Refusal {
-    Refusal::new(ErrorCode::BadRequest, format!("the frame is malformed: {error}"))
+    let mut reason = error.to_string();
+    if let Some((end, _)) = reason.char_indices().nth(REASON_CHARS) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    Refusal::new(ErrorCode::BadRequest, format!("the frame is malformed: {reason}"))
+}
+
+/// Checks the values that go on as the text they came as.
+fn check_values(frame: &ClientFrame) -> Result<(), Refusal> {
+    match frame {
+        ClientFrame::Connect(connect) => connect.device.as_deref().map_or(Ok(()), json::check),
+        ClientFrame::Broadcast(broadcast) => broadcast.data.as_deref().map_or(Ok(()), json::check),
+        ClientFrame::Presence(presence) => json::check(&presence.state),
+        _ => Ok(()),
+    }
 }
 
 /// Reads one text frame.
@@ -201,7 +221,7 @@ pub fn decode(text: &str) -> Result<Request, Unreadable> {
             format!("there is no frame type {:?}", other.chars().take(64).collect::<String>()),
         )),
     };
-    match frame {
+    match frame.and_then(|frame| check_values(&frame).map(|()| frame)) {
         Ok(frame) => Ok(Request { id, frame }),
         Err(refusal) => Err((id, refusal)),
     }
@@ -237,5 +257,25 @@ mod tests {
         assert_eq!(refusal.code, ErrorCode::BadRequest);
         assert_eq!(decode("[]").unwrap_err().1.code, ErrorCode::BadRequest);
         assert_eq!(decode("").unwrap_err().1.code, ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn a_refusal_does_not_repeat_a_whole_frame() {
+        let frame = format!(r#"{{"id":1,"type":"ack","seq":"{}"}}"#, "é".repeat(100_000));
+        let (_, refusal) = decode(&frame).unwrap_err();
+        assert!(refusal.message.len() < 1000, "{} bytes", refusal.message.len());
+        assert!(refusal.message.ends_with('…'));
+    }
+
+    #[test]
+    fn values_for_others_are_checked_before_they_get_there() {
+        for text in [
+            r#"{"id":1,"type":"connect","device":1e400}"#,
+            r#"{"id":1,"type":"broadcast","room":"room:p:x","event":"e","data":"\ud800"}"#,
+            r#"{"id":1,"type":"presence","room":"room:p:x","state":[18446744073709551616]}"#,
+        ] {
+            let (id, refusal) = decode(text).unwrap_err();
+            assert_eq!((id, refusal.code), (Some(RequestId::Number(1)), ErrorCode::BadRequest));
+        }
     }
 }

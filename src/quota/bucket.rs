@@ -66,11 +66,16 @@ impl TokenBucket {
     }
 }
 
-/// Milliseconds since the start, also for an instant before it; wraps.
+/// Milliseconds since the start, also for an instant before it; wraps. Always rounded down, so that an
+/// instant n ms after another is n stamps after it.
 fn stamp(now: Instant) -> u32 {
-    match now.checked_duration_since(*START) {
+    stamp_since(*START, now)
+}
+
+fn stamp_since(start: Instant, now: Instant) -> u32 {
+    match now.checked_duration_since(start) {
         Some(since) => since.as_millis() as u32,
-        None => (START.duration_since(now).as_millis() as u32).wrapping_neg(),
+        None => (start.duration_since(now).as_nanos().div_ceil(1_000_000) as u32).wrapping_neg(),
     }
 }
 
@@ -91,6 +96,19 @@ mod tests {
         assert_eq!(bucket.take(50, now), Ok(()));
         assert_eq!(bucket.take(1, now), Err(Duration::from_millis(3100)));
         assert_eq!(bucket.take(1, now + Duration::from_millis(3100)), Ok(()));
+    }
+
+    #[test]
+    fn stamps_are_as_far_apart_as_their_instants() {
+        let start = Instant::now() + Duration::from_secs(1);
+        for micros in [0, 1, 500, 999, 1000, 1500] {
+            let before = start - Duration::from_micros(micros);
+            let stamps = [0, 1, 2, 500].map(|ms| {
+                let later = before + Duration::from_millis(ms);
+                stamp_since(start, later).wrapping_sub(stamp_since(start, before))
+            });
+            assert_eq!(stamps, [0, 1, 2, 500], "{micros} µs before the start");
+        }
     }
 
     #[test]

@@ -247,7 +247,7 @@ impl Session {
                     .then_some(Tick::Close(CloseCode::ConnectTimeout))
             }
             Phase::Open { expires_at, warned } => {
-                let left = *expires_at - now_s;
+                let left = expires_at.saturating_sub(now_s);
                 let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
                 if left.saturating_add(seconds(auth.expiry_grace)) <= 0 {
                     return Some(Tick::Close(CloseCode::TokenExpired));

@@ -11,6 +11,7 @@ use crate::auth::Permit;
 use crate::config::Limits;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::json;
 use crate::protocol::op::{Op, StoredVerdict};
 use crate::store::{Actor, Answer, PendingOp};
 
@@ -94,9 +95,14 @@ fn unread(raw: &RawValue, refusal: &Refusal) -> StoredVerdict {
         #[serde(borrow)]
         id: Option<&'a RawValue>,
     }
-    // Names longer than any valid one are not repeated to the sender.
+    // Only what can be a name is repeated to the sender: a text that every reader takes, and no longer
+    // than any valid one.
     let short = |name: Option<&RawValue>| {
-        name.filter(|name| name.get().len() <= 600).map(RawValue::to_owned)
+        let is_name = |name: &&RawValue| {
+            let text = name.get();
+            text.starts_with('"') && text.len() <= 600 && json::check(name).is_ok()
+        };
+        name.filter(is_name).map(RawValue::to_owned)
     };
     let named = serde_json::from_str::<Named<'_>>(raw.get()).ok();
     let (op_id, id) = named.map_or((None, None), |n| (short(n.op_id), short(n.id)));

@@ -12,6 +12,7 @@ mod instances;
 mod isolation;
 mod no_hole;
 mod operators;
+mod poison;
 mod presence;
 mod presence_rooms;
 mod protocol;

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -63,6 +65,12 @@ impl Client {
     /// Sends a text as it is, if the connection still stands.
     pub(crate) async fn try_send(&mut self, text: &str) -> Result<(), End> {
         self.socket.send(Message::text(text)).await.map_err(|_| End::Broken)
+    }
+
+    /// Sends a text frame of any bytes, UTF-8 or not; the hub may refuse to read to its end.
+    pub(crate) async fn send_bytes(&mut self, bytes: Vec<u8>) {
+        let frame = Frame::message(bytes, OpCode::Data(Data::Text), true);
+        let _refused = self.socket.send(Message::Frame(frame)).await;
     }
 
     /// Sends a request under a fresh id and returns its answer.
