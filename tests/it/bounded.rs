@@ -56,9 +56,14 @@ async fn stalled_readers_are_sent_away_and_resume_without_a_hole() {
     while (hub.metric("syncline_subscriptions") > 6.0 || head < 20) && head < MOST_ROUNDS {
         head += 1;
         let op = if head == 1 {
-            create("1", "t1", &json!({ "x": filler, "n": head }))
+            create("1", "t1", &json!({ "x": format!("{head} {filler}"), "n": head }))
         } else {
-            update(&format!("{head}"), "t1", head - 1, &json!({ "x": filler, "n": head }))
+            update(
+                &format!("{head}"),
+                "t1",
+                head - 1,
+                &json!({ "x": format!("{head} {filler}"), "n": head }),
+            )
         };
         writer.write("p", json!([op])).await;
         let noise = json!({ "type": "broadcast", "room": "room:p:noise", "event": "noise",

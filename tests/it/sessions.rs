@@ -355,7 +355,10 @@ async fn losing_a_project_lets_no_room_of_it_read_on() {
     let mut writer = Client::connect(&hub.ws(), &editor("ana")).await;
     let filler = "x".repeat(4000);
     let mut ops = vec![create("0", "t1", &json!({ "x": filler }))];
-    ops.extend((1..200).map(|n| update(&format!("{n}"), "t1", n, &json!({ "x": filler, "n": n }))));
+    ops.extend(
+        (1..200)
+            .map(|n| update(&format!("{n}"), "t1", n, &json!({ "x": format!("{n} {filler}") }))),
+    );
     writer.write("p", ops.into()).await;
     // The reader stops reading: its catch-up of the project's room stands still in the middle.
     let mut reader = Raw::open_narrow(&hub.ws()).await;
