@@ -191,10 +191,10 @@ async fn who_takes_too_long_to_begin_is_cut_off() {
     })
     .await;
     let mut silent = Raw::open(&hub.ws()).await;
-    assert_eq!(silent.to_end().await, "", "nothing sent");
+    assert_eq!(silent.read_out().await, "", "nothing sent");
     let mut slow = Raw::open(&hub.ws()).await;
     slow.send("GET /v1/ws HTTP/1.1\r\nHost: hub\r\n").await;
-    assert!(!slow.to_end().await.contains(" 101 "), "half a head");
+    assert!(!slow.read_out().await.contains(" 101 "), "half a head");
 
     let mut nameless = Client::open(&hub.ws(), None).await.unwrap();
     nameless.ask(json!({ "type": "ping" })).await;

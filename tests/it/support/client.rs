@@ -138,14 +138,6 @@ impl Client {
         }
     }
 
-    /// The next frame that is already known or arrives, in order.
-    pub(crate) async fn next(&mut self) -> Result<Value, End> {
-        match self.seen.pop_front() {
-            Some(frame) => Ok(frame),
-            None => timeout(DEADLINE, self.read()).await.expect("a frame arrives in time"),
-        }
-    }
-
     /// Reads to the end of the connection: all frames not taken yet, and how it ended.
     pub(crate) async fn end(&mut self) -> (Vec<Value>, End) {
         let reading = async {

@@ -115,7 +115,7 @@ impl Raw {
     }
 
     /// The head and the rest, to the end of the connection.
-    pub(crate) async fn to_end(&mut self) -> String {
+    pub(crate) async fn read_out(&mut self) -> String {
         while self.more().await {}
         String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
     }
