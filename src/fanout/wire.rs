@@ -29,9 +29,10 @@ pub enum Wire {
     Signal(Box<Signal>),
 }
 
-/// Rare messages between instances.
+/// Rare messages between instances. The tag stands outside: serde reads the content of an inner tag through
+/// a buffer that cannot hold the raw JSON of a presence state.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "signal", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Signal {
     /// Who came and went in a room.
     Presence {
@@ -181,6 +182,16 @@ mod tests {
             panic!()
         };
         assert_eq!((got_room, got_frame), (room, frame));
+    }
+
+    #[test]
+    fn presence_states_cross_the_bus() {
+        let text = r#"{"room":"room:p:x","joined":[{"user":"a","state":{"at":[1.50]}}],"updated":[{"user":"b","state":null}],"users":2}"#;
+        let delta: Delta = serde_json::from_str(text).unwrap();
+        let message = signal(&Signal::Presence { delta: delta.clone() });
+        let Wire::Signal(got) = decode(message).unwrap() else { panic!() };
+        let Signal::Presence { delta: got } = *got else { panic!() };
+        assert_eq!(got, delta);
     }
 
     #[test]
