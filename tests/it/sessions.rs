@@ -363,7 +363,8 @@ async fn losing_a_project_lets_no_room_of_it_read_on() {
     // The reader stops reading: its catch-up of the project's room stands still in the middle.
     let mut reader = Raw::open_narrow(&hub.ws()).await;
     reader.upgrade(&editor("bo")).await;
-    let rooms = json!([{ "room": "project:p", "since": 0 }, { "room": "entity:p:task:t1" }]);
+    let rooms =
+        json!([{ "room": "project:p", "since": 0 }, { "room": "entity:p:task:t1", "since": 0 }]);
     reader.send(text(&json!({ "type": "subscribe", "rooms": rooms }))).await;
     eventually("it stands still", || async { hub.metric("syncline_outbox_bytes") > 0.0 }).await;
     let less = json!({ "type": "refresh", "token": token("bo", &json!({})) });
