@@ -54,22 +54,6 @@ async fn reader_write(hub: &TestHub) -> serde_json::Value {
     other.write("p", json!([update("4", "t1", 1, &json!({ "title": "late" }))])).await.remove(0)
 }
 
-#[tokio::test]
-async fn a_new_connection_hears_nothing_of_the_rooms_of_one_that_left() {
-    // One shard, so that the new connection gets the place of the old one.
-    let hub = TestHub::start_with(|config| config.server.shards = 1).await;
-    let editor = token("ana", &json!({ "p": "editor" }));
-    let mut old = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "editor" }))).await;
-    old.subscribe(json!([{ "room": "project:p" }, { "room": "entity:p:task:t1" }])).await;
-    old.close().await;
-    eventually("it is gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
-    let mut stranger = Client::connect(&hub.ws(), &token("cy", &json!({}))).await;
-    let mut writer = Client::connect(&hub.ws(), &editor).await;
-    writer.write("p", json!([create("1", "t1", &json!({}))])).await;
-    assert_eq!(seqs(&stranger.settle().await), [] as [u64; 0]);
-    hub.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_while_they_are_written_to_leave_nothing_behind() {
     let hub = TestHub::start_with(|config| {
