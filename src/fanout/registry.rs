@@ -1,6 +1,6 @@
 //! Who on this shard reads what: rooms, their readers, and how far each reader is.
 //!
-//! Used by one thread only, by [`super::shard`]; it decides which frames a reader gets and hands them to
+//! Used by one thread only, by [`crate::session::shard`]; it decides which frames a reader gets and hands them to
 //! a sink, knowing nothing of sockets. Invariants: a reader's cursor only rises; a change reaches a
 //! connection through its project room or else through the entity's room, never through both.
 

@@ -31,7 +31,7 @@ async fn nobody_misses_or_repeats_a_change_while_everything_breaks() {
     .await;
     let mut crowd = Crowd::new(cluster.urls(), seed);
     crowd.read_all_ways();
-    let (ops, rest) = if full() { (125_000, 15) } else { (3_600, 110) };
+    let (ops, rest) = if full() { (126_000, 15) } else { (3_600, 110) };
     for _ in 0..6 {
         crowd.write(ops / 6, Duration::from_millis(rest));
     }
