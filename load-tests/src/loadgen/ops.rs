@@ -69,7 +69,8 @@ impl Ops {
                 ("create", format!("e{op_id}"), 0)
             }
         };
-        let fields = json!({ "n": n, "pad": self.padding });
+        // `op` differs every time: an update that changes nothing would not be written.
+        let fields = json!({ "n": n, "op": number, "pad": self.padding });
         let op = format!(
             r#"{{"op_id":"{op_id}","kind":"{kind}","type":"bench","id":"{id}","base":{base},"fields":{fields}}}"#
         );
