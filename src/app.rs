@@ -217,6 +217,8 @@ fn assemble(
         let (hub, stop) = (hub.clone(), stop.clone());
         async move {
             while let Some(Some(delta)) = stop.run_until_cancelled(deltas.recv()).await {
+                let announced = delta.joined.len() + delta.left.len() + delta.updated.len();
+                hub.metrics.presence_announcements.inc_by(announced as u64);
                 hub.relay.presence(delta);
             }
         }

@@ -166,7 +166,7 @@ metrics! {
     ingest_events: Counters<(IngestWay, IngestOutcome)> = Counters::new();
     /// Entries of the ingest stream that wait.
     ingest_lag: Gauge = both();
-    /// Users present in rooms, as this instance knows them.
+    /// Connections of this instance that are present in a room, over all rooms.
     presence_members: Gauge = both();
     /// Joins, leaves and updates announced.
     presence_announcements: Counter = both();

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::id::{EntityKey, OpId, ProjectId, Room, Seq, UserId};
+use crate::protocol::json;
 use crate::protocol::op::{ChangeKind, Fields, Notify, Op};
 use crate::store::{Actor, PendingOp, SourceVersion};
 use crate::sync::submission;
@@ -28,6 +29,9 @@ pub enum EventError {
     /// Not JSON, a member of the wrong form, or an unknown one.
     #[error("the event is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// A value that a reader could not read as it was written.
+    #[error("{0}")]
+    Value(String),
     /// A member is missing, or does not belong to the kind.
     #[error("{0}")]
     Unfit(&'static str),
@@ -39,7 +43,7 @@ impl EventError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLarge(_) => "limit_exceeded",
-            Self::Malformed(_) | Self::Unfit(_) => "bad_request",
+            Self::Malformed(_) | Self::Value(_) | Self::Unfit(_) => "bad_request",
         }
     }
 }
@@ -126,7 +130,9 @@ impl Event {
         if raw.len() > op_bytes {
             return Err(EventError::TooLarge(op_bytes));
         }
-        let mut event: Raw = serde_json::from_slice(raw)?;
+        let text: &RawValue = serde_json::from_slice(raw)?;
+        json::check(text).map_err(|refusal| EventError::Value(refusal.message))?;
+        let mut event: Raw = serde_json::from_str(text.get())?;
         if event.source.as_ref().is_some_and(|name| !is_name(name)) {
             return Err(EventError::Unfit("`source` must have 1 to 64 printable characters"));
         }
@@ -263,6 +269,20 @@ mod tests {
 
     fn decode(text: &str) -> Result<Event, EventError> {
         Event::decode(text.as_bytes(), 1000)
+    }
+
+    #[test]
+    fn a_value_that_readers_would_choke_on_is_refused() {
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        for value in [deep.as_str(), r#""\ud800""#, "1e400"] {
+            let text = format!(
+                r#"{{"project":"p","kind":"upsert","entity":{{"type":"task","id":"1"}},"fields":{{"f":{value}}}}}"#
+            );
+            assert!(
+                matches!(decode(&text), Err(EventError::Value(_) | EventError::Malformed(_))),
+                "{value}"
+            );
+        }
     }
 
     #[test]

@@ -394,6 +394,9 @@ impl Shard {
             }
         }
         self.hub.metrics.subscriptions.dec();
+        if presence {
+            self.hub.metrics.presence_members.dec();
+        }
         if let Some(identity) = conn.identity.as_ref().filter(|_| presence) {
             self.hub.presence.leave(room, identity.grants.user(), conn.id, departure);
         }

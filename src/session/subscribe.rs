@@ -172,6 +172,9 @@ impl Shard {
             }
         }
         let joined = Joined { room: name, presence: asked.presence };
+        if asked.presence && at.is_none_or(|at| !known.rooms[at].presence) {
+            self.hub.metrics.presence_members.inc();
+        }
         match at {
             Some(at) => known.rooms[at].presence |= joined.presence,
             None => {

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -270,6 +271,10 @@ impl Follower {
     }
 
     fn tidy(&self) {
+        let stats = self.relay.bus.stats();
+        let since = |counter: &Counter, now: u64| counter.inc_by(now.saturating_sub(counter.get()));
+        since(&self.metrics.bus_published, stats.published);
+        since(&self.metrics.bus_received, stats.received);
         for feed in self.relay.feeds.all() {
             feed.flush();
         }

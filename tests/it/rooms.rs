@@ -175,7 +175,9 @@ async fn a_connection_never_inherits_the_rooms_of_one_that_left() {
             { "room": "room:p:screen" },
         ]))
         .await;
-        drop(gone);
+        assert_eq!(hub.metric("syncline_presence_members"), 1.0);
+        gone.close().await;
+        eventually("it is gone", async || hub.metric("syncline_connections") == 0.0).await;
     }
     eventually("the hub forgot the rooms", async || hub.metric("syncline_connections") == 0.0)
         .await;
