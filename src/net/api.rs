@@ -153,11 +153,9 @@ async fn changes(
     let last = page.rows.last().map(|(_, row)| row.version);
     let next = if page.more { last.unwrap_or(page.head) } else { page.head };
     let visible = page.rows.into_iter().filter(|(entity, _)| role.can_read(&entity.kind));
-    let rows = visible.map(|(entity, row)| DeltaRow {
-        entity,
-        version: row.version,
-        deleted: row.deleted,
-        fields: row.fields,
+    let rows = visible.map(|(entity, mut row)| {
+        role.redact(&entity.kind, &mut row.fields);
+        DeltaRow { entity, version: row.version, deleted: row.deleted, fields: row.fields }
     });
     Ok(Json(Delta { changes: rows.collect(), next, more: page.more, epoch: page.epoch, resync }))
 }
@@ -175,10 +173,11 @@ async fn entity(
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
     let room = Room::Entity(project.clone(), key.clone());
-    let _permit = read(&hub, &headers, &room).await?;
+    let permit = read(&hub, &headers, &room).await?;
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
-    let EntityRow { version, deleted, fields, .. } =
+    let EntityRow { version, deleted, mut fields, .. } =
         row.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such entity"))?;
+    permit.in_project()?.1.redact(&key.kind, &mut fields);
     Ok(Json(EntityState { version, deleted, fields }))
 }
 
