@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod api;
+mod conflicts;
 pub mod operator;
 pub mod problem;
 pub mod publish;
