@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::admin;
+use super::cors;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
@@ -45,6 +46,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
+        .layer(cors::layer(&hub.config.server.allowed_origins))
         .with_state(hub)
 }
 

@@ -18,6 +18,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Duration, sleep};
 use tower_service::Service;
 
+use super::guest::{Guest, turn_away};
 use super::upgrade;
 use crate::session::shard::Shard;
 
@@ -44,9 +45,10 @@ pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
     let draining = shard.hub.draining.clone();
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => {
-                spawn_local(http(shard.clone(), socket, peer.ip(), api.clone()));
-            }
+            Ok((socket, peer)) => match Guest::admit(&shard.hub, peer.ip()) {
+                Some(guest) => drop(spawn_local(http(shard.clone(), socket, guest, api.clone()))),
+                None => turn_away(socket),
+            },
             // Out of file descriptors, or the peer is gone: others can still be served.
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -56,12 +58,12 @@ pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
     }
 }
 
-async fn http(shard: Rc<Shard>, socket: TcpStream, peer: IpAddr, api: Router) {
+async fn http(shard: Rc<Shard>, socket: TcpStream, guest: Guest, api: Router) {
     if let Err(error) = socket.set_nodelay(true) {
         return tracing::debug!(%error, "the connection was gone at once");
     }
     let timeout = shard.hub.config.server.connect_timeout;
-    let service = service_fn(move |request| answer(shard.clone(), request, peer, api.clone()));
+    let service = service_fn(move |request| answer(shard.clone(), request, guest.ip, api.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)

@@ -24,6 +24,7 @@ use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
 use crate::protocol::{BEARER_PROTOCOL_PREFIX, SUBPROTOCOL};
 use crate::session::connection::{self, Accepted};
 use crate::session::shard::Shard;
+use crate::telemetry::RateLimit;
 
 /// The path clients connect to.
 pub const PATH: &str = "/v1/ws";
@@ -96,11 +97,18 @@ fn admit(
         return Err(CloseCode::ShuttingDown);
     }
     let limits = &hub.config.limits;
-    if hub.relay.fanout.connections() > limits.connections || hub.memory.is_high() {
-        return Err(CloseCode::OverCapacity);
+    let refused = |what: RateLimit, code| {
+        hub.metrics.rate_limited.of(what).inc();
+        Err(code)
+    };
+    if hub.relay.fanout.connections() > limits.connections {
+        return refused(RateLimit::Connections, CloseCode::OverCapacity);
+    }
+    if hub.memory.is_high() {
+        return refused(RateLimit::Memory, CloseCode::OverCapacity);
     }
     if hub.relay.fanout.connections_from(ip) > limits.connections_per_ip {
-        return Err(CloseCode::RateLimited);
+        return refused(RateLimit::ConnectionsPerIp, CloseCode::RateLimited);
     }
     identity.map_err(|error| {
         hub.metrics.auth_failures.of((&error).into()).inc();

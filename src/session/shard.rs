@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::delivery::Way;
 use super::state::Tick;
 use super::table::{Closing, ConnRef, State};
-use crate::auth::{Claims, concerns};
+use crate::auth::{Claims, Disconnect, concerns};
 use crate::clock;
 use crate::fanout::ToShard;
 use crate::fanout::registry::Slot;
@@ -115,9 +115,9 @@ impl Shard {
             ToShard::Revoke(revocation) => {
                 self.close_revoked(|claims| concerns(&revocation, claims));
             }
-            ToShard::Disconnect(user, code) => {
-                for slot in self.slots_of(&user) {
-                    self.close(slot, Closing::Code(code));
+            ToShard::Disconnect(Disconnect { user, at }) => {
+                for slot in self.sessions_until(&user, at) {
+                    self.close(slot, Closing::Code(CloseCode::Forbidden));
                 }
             }
             ToShard::Drain => drop(tokio::task::spawn_local(self.clone().drain())),

@@ -60,6 +60,7 @@ mod heads;
 mod log;
 mod migrate;
 mod model;
+mod notifications;
 mod open;
 mod push;
 mod revocations;

@@ -5,7 +5,7 @@
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
 //! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
-//! verdicts make that safe.
+//! verdicts make that safe, and [`super::retold`] tells what nobody was told of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::plan::{self, Graces};
+use super::retold;
 use crate::auth::Permit;
 use crate::clock;
 use crate::config;
@@ -25,7 +26,7 @@ use crate::id::ProjectId;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::Outcome;
 use crate::store::{Answer, Batch, Committed, PendingOp, Store, StoreError};
-use crate::telemetry::{Metrics, WriteOutcome};
+use crate::telemetry::{Dropped, Metrics, WriteOutcome};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -115,6 +116,7 @@ impl Engine {
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
+            self.0.metrics.drops.of(Dropped::WriteQueue).inc();
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "too many writes wait for this project; send the same operations again later",
@@ -208,16 +210,21 @@ impl Inner {
         let ops = batches.iter().map(|batch| batch.ops.len()).sum::<usize>();
         let deadline = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
+        let mut again = false;
         loop {
             match self.store.commit(&batches, clock::now_ms(), plan).await {
                 Ok(committed) => {
                     self.metrics.group_ops.observe(ops as f64);
                     for one in &committed {
                         self.relay.committed(one);
+                        if again {
+                            retold::tell(&self.store, &self.relay, one).await;
+                        }
                     }
                     return Ok(committed);
                 }
                 Err(error) if error.retryable() && Instant::now() + pause < deadline => {
+                    again = true;
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "a commit failed or its outcome is unknown; running it again");
                     sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;

@@ -80,6 +80,9 @@ fn check(permit: &Permit, raw: &RawValue, limits: &Limits) -> Result<Op, StoredV
         return Err(unread(raw, &Refusal::limit("op_bytes", limits.op_bytes as u64)));
     }
     let op = Write::op(raw).map_err(|refusal| unread(raw, &refusal))?;
+    if op.notify.as_ref().is_some_and(|notify| notify.users.len() > limits.notify_users) {
+        return Err(unread(raw, &Refusal::limit("notify_users", limits.notify_users as u64)));
+    }
     permit
         .allows(&op)
         .map_err(|r| plan::rejected(&op.op_id, &op.id, r.code.as_str(), &r.message))?;

@@ -333,6 +333,8 @@ label! {
         ConnectionsPerUser = "connections_per_user",
         /// Connections from an address.
         ConnectionsPerIp = "connections_per_ip",
+        /// Connections that are no WebSocket, or not yet.
+        HttpConnections = "http_connections",
         /// Resident memory.
         Memory = "memory",
     }
