@@ -12,7 +12,8 @@
 -- {base}:dirty:{room}     HASH user -> '' or '=' and the state, as last announced
 -- {base}:quiet:{room}     exists for a batch time after a delta
 -- {base}:flush            ZSET room -> when its delta is due  {base}:grace  ZSET user:room -> when given up
--- {base}:version:{room}   when its last delta was announced; rises with each, forgotten after a day
+-- {base}:version:{room}   when its last delta was announced; rises with each, forgotten when the room
+--                         is empty, or after a day
 -- {base}:held:{holder}    HASH connection:room -> user, the sessions of one holder
 -- {base}:reaped:{holder}  exists for a day after a dead holder's sessions were removed by others
 
@@ -164,7 +165,9 @@ local function announce(room)
   end
   if changes > 0 then
     local version, before = number(room)
-    return { room, version, before, call('ZCARD', key('names', room)), joined, left, updated }
+    local here = call('ZCARD', key('names', room))
+    if here == 0 then call('DEL', key('version', room)) end -- nobody is left who could be behind
+    return { room, version, before, here, joined, left, updated }
   end
 end
 
