@@ -193,16 +193,16 @@ impl Relay {
 
     /// Ends a user's sessions, on every instance.
     pub fn disconnect(&self, disconnect: &Disconnect) {
-        self.disconnect_here(disconnect.clone());
+        self.disconnect_here(disconnect);
         self.signal(&Topic::Control, &Signal::Disconnect(disconnect.clone()));
     }
 
     /// Ends a user's sessions on this instance; whether it was news here. While a shard's queue is full
     /// it stays news, and is met again in the store.
-    pub fn disconnect_here(&self, disconnect: Disconnect) -> bool {
-        let new = self.disconnects.add(&disconnect);
+    pub fn disconnect_here(&self, disconnect: &Disconnect) -> bool {
+        let new = self.disconnects.add(disconnect);
         if new && self.fanout.to_all(&ToShard::Disconnect(disconnect.clone())) > 0 {
-            self.disconnects.forget(&disconnect);
+            self.disconnects.forget(disconnect);
         }
         new
     }
@@ -241,7 +241,7 @@ impl Relay {
                     self.revoked_here(entry);
                 }
                 (Topic::Control, Signal::Disconnect(disconnect)) => {
-                    self.disconnect_here(disconnect);
+                    self.disconnect_here(&disconnect);
                 }
                 _ => self.dropped(Dropped::BusMessage, 1),
             },

@@ -28,7 +28,7 @@ use crate::protocol::server::ResyncReason;
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
 use crate::sync::submission::Submission;
-use crate::telemetry::RateLimit;
+use crate::telemetry::{AuthFailure, RateLimit};
 
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,6 +69,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
 /// What the bearer token grants.
 async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
     let token = bearer(headers).ok_or_else(|| {
+        hub.metrics.auth_failures.of(AuthFailure::Missing).inc();
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
     let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {

@@ -287,8 +287,6 @@ pub enum ResyncReason {
     CursorTooOld,
     /// The sequence was replaced, or the cursor is from a future that was lost.
     EpochChanged,
-    /// More happened than could be buffered.
-    Overflow,
     /// A new token may read other types of entity than the old one: some were not sent, or are to be purged.
     AccessChanged,
 }

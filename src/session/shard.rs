@@ -41,7 +41,8 @@ pub struct Shard {
     /// What all connections share.
     pub hub: Arc<Hub>,
     pub(super) state: RefCell<State>,
-    pub(super) read_buffer: RefCell<Box<[u8]>>,
+    /// Where its sockets are read into.
+    pub read_buffer: RefCell<Box<[u8]>>,
     /// Outbox bytes and rooms, as the metrics have them.
     reported: Cell<[i64; 2]>,
     /// The generation of revocations that every connection here was asked about.

@@ -238,7 +238,7 @@ impl Follower {
     /// Whether the revocation was news.
     fn enforce(&self, row: &RevocationRow) -> bool {
         if let Some(disconnect) = Disconnect::read(row) {
-            return self.relay.disconnect_here(disconnect);
+            return self.relay.disconnect_here(&disconnect);
         }
         match RevocationEntry::read(row) {
             Ok(entry) => self.relay.revoked_here(entry),

@@ -404,6 +404,8 @@ async fn no_endpoint_answers_without_the_right_token() {
             assert_eq!(refused(&site.hub, &endpoint, token).await, (401, json!("unauthorized")));
         }
     }
+    let missing = site.hub.metric("syncline_auth_failures_total{reason=\"missing\"}");
+    assert_eq!(missing, endpoints().len() as f64, "each was counted");
     let wrong = site.hub.metric("syncline_auth_failures_total{reason=\"admin_token\"}");
     assert_eq!(wrong, (admin_endpoints().len() * 4) as f64, "each was counted");
     site.talk().await;
