@@ -4,10 +4,11 @@
 //! a sink, knowing nothing of sockets. Invariants: a reader's cursor only rises; a change reaches a
 //! connection through its project room or else through the entity's room, never through both.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::feed::{EncodedChange, Feed};
 use super::reader::{Advance, Reader};
@@ -29,10 +30,10 @@ pub struct Project {
     name: ProjectId,
     /// Where its changes come from.
     pub feed: Arc<Feed>,
-    readers: HashMap<Slot, Reader>,
-    entities: HashMap<EntityKey, HashMap<Slot, Reader>>,
-    ephemeral: HashMap<Arc<Room>, HashSet<Slot>>,
-    presence: HashMap<Arc<Room>, HashSet<Slot>>,
+    readers: FxHashMap<Slot, Reader>,
+    entities: HashMap<EntityKey, FxHashMap<Slot, Reader>>,
+    ephemeral: HashMap<Arc<Room>, FxHashSet<Slot>>,
+    presence: HashMap<Arc<Room>, FxHashSet<Slot>>,
 }
 
 /// Takes the frames for a connection.
@@ -62,7 +63,7 @@ impl Registry {
         self.projects.entry(project.clone()).or_insert_with(|| Project {
             name: project.clone(),
             feed: watch(),
-            readers: HashMap::new(),
+            readers: FxHashMap::default(),
             entities: HashMap::new(),
             ephemeral: HashMap::new(),
             presence: HashMap::new(),
@@ -312,11 +313,11 @@ impl Project {
     }
 }
 
-fn add(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Arc<Room>) {
+fn add(rooms: &mut HashMap<Arc<Room>, FxHashSet<Slot>>, slot: Slot, room: &Arc<Room>) {
     rooms.entry(room.clone()).or_default().insert(slot);
 }
 
-fn remove(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Room) {
+fn remove(rooms: &mut HashMap<Arc<Room>, FxHashSet<Slot>>, slot: Slot, room: &Room) {
     if let Some(slots) = rooms.get_mut(room) {
         slots.remove(&slot);
         if slots.is_empty() {
@@ -326,7 +327,7 @@ fn remove(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Room
 }
 
 fn push_all(
-    slots: Option<&HashSet<Slot>>,
+    slots: Option<&FxHashSet<Slot>>,
     frame: &Bytes,
     except: Option<Slot>,
     sink: &mut impl Sink,
