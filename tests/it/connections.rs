@@ -324,7 +324,7 @@ async fn what_cannot_be_read_is_answered_and_survived() {
 async fn a_connection_that_answers_no_ping_is_closed() {
     let hub = TestHub::start_with(|config| {
         config.server.ping_interval = Duration::from_secs(1);
-        config.server.pong_timeout = Duration::from_secs(1);
+        config.server.pong_timeout = Duration::from_secs(3);
     })
     .await;
     let mut silent = session(&hub).await;
