@@ -12,9 +12,10 @@ use crate::auth::{Authenticator, Disconnect, Disconnects, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, UserId};
 use crate::presence::{Delta, Presence};
+use crate::protocol::conflict::ConflictState;
 use crate::protocol::frame;
 use crate::protocol::server::{Notification, PresenceDelta, PresenceList, ServerFrame};
-use crate::store::{Committed, NewNotification};
+use crate::store::{Committed, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
@@ -68,6 +69,15 @@ impl Relay {
         for notification in &committed.notifications {
             self.notification(project, notification);
         }
+        for Parked { conflict, .. } in &committed.conflicts {
+            // What a strategy decided at once is in the verdict.
+            if conflict.state != ConflictState::Closed
+                && let Ok(user) = UserId::new(&conflict.user)
+            {
+                let frame = ServerFrame::Conflict { project, conflict }.encode();
+                self.to_user(&user, project, &frame);
+            }
+        }
     }
 
     fn offer(&self, project: &ProjectId, epoch: Epoch, changes: Vec<Arc<EncodedChange>>) {
@@ -103,11 +113,16 @@ impl Relay {
             at: n.created_at,
         })
         .encode();
-        self.to_user_here(&n.user, project, &frame);
-        let payload = frame::payload(&frame);
+        self.to_user(&n.user, project, &frame);
+    }
+
+    /// Passes on a finished frame to all connections of a user that hold the project.
+    fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+        self.to_user_here(user, project, frame);
+        let payload = frame::payload(frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
         let project = project.clone();
-        self.signal(&Topic::User(n.user.clone()), &Signal::User { project, frame });
+        self.signal(&Topic::User(user.clone()), &Signal::User { project, frame });
     }
 
     fn to_user_here(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {

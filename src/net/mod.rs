@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod api;
+mod conflicts;
 mod cors;
 mod first;
 mod guest;

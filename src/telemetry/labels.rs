@@ -187,7 +187,11 @@ label! {
         Applied = "applied",
         /// It was right and changed nothing.
         Noop = "noop",
-        /// It met a newer change.
+        /// It changed the log together with somebody else's edit.
+        Merged = "merged",
+        /// Somebody else's edit stands.
+        Superseded = "superseded",
+        /// It waits for its user's decision.
         Conflict = "conflict",
         /// It was refused for good.
         Rejected = "rejected",
@@ -214,7 +218,7 @@ label! {
         /// The sequence was replaced.
         EpochChanged = "epoch_changed",
         /// A new token reads with another role.
-        AccessChanged = "access_changed",
+        ScopeChanged = "scope_changed",
     }
 }
 
@@ -223,7 +227,7 @@ impl From<ResyncReason> for Resync {
         match reason {
             ResyncReason::CursorTooOld => Self::CursorTooOld,
             ResyncReason::EpochChanged => Self::EpochChanged,
-            ResyncReason::AccessChanged => Self::AccessChanged,
+            ResyncReason::ScopeChanged => Self::ScopeChanged,
         }
     }
 }

@@ -379,6 +379,8 @@ fn endpoints() -> Vec<(Method, &'static str, String)> {
         (Method::GET, "/v1/projects/p/changes?since=0", String::new()),
         (Method::GET, "/v1/projects/p/entities/task/t1", String::new()),
         (Method::GET, "/v1/projects/p/entities/task/none", String::new()),
+        (Method::GET, "/v1/projects/p/entities/task/t1/explain", String::new()),
+        (Method::GET, "/v1/projects/p/conflicts", String::new()),
         (Method::POST, "/v1/projects/p/ops", ops.to_string()),
         (Method::GET, "/v1/rooms/room:p:screen/presence", String::new()),
         (Method::GET, "/v1/rooms/project:p/presence", String::new()),
@@ -387,6 +389,7 @@ fn endpoints() -> Vec<(Method, &'static str, String)> {
 
 fn admin_endpoints() -> Vec<(Method, &'static str, String)> {
     vec![
+        (Method::GET, "/v1/admin/projects/p/conflicts", String::new()),
         (Method::POST, "/v1/admin/users/insider/disconnect", String::new()),
         (
             Method::POST,
