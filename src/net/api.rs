@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin;
 use super::conflicts;
+use super::cors;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
@@ -27,7 +28,7 @@ use crate::protocol::op::{EntityState, Fields, StoredVerdict};
 use crate::protocol::server::ResyncReason;
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
-use crate::telemetry::RateLimit;
+use crate::telemetry::{AuthFailure, RateLimit};
 
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,6 +49,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
+        .layer(cors::layer(&hub.config.server.allowed_origins))
         .with_state(hub)
 }
 
@@ -70,6 +72,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
 /// What the bearer token grants.
 async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
     let token = bearer(headers).ok_or_else(|| {
+        hub.metrics.auth_failures.of(AuthFailure::Missing).inc();
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
     let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {

@@ -61,6 +61,7 @@ mod heads;
 mod log;
 mod migrate;
 mod model;
+mod notifications;
 mod open;
 mod push;
 mod queue;

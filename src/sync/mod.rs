@@ -3,7 +3,7 @@
 //! [`submission`] reads a request's operations within their [`limits`] and puts them in [`order`];
 //! [`engine`] queues, groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
 //! a single field, [`notify`] who is to hear of it. [`follow`] keeps this instance's feeds true to the
-//! store, [`pages`] reads the log for those who catch up.
+//! store, [`pages`] reads the log for those who catch up; `retold` makes up for a commit nobody was told of.
 
 pub mod engine;
 pub mod follow;
@@ -13,5 +13,6 @@ pub mod notify;
 mod order;
 pub mod pages;
 pub mod plan;
+mod retold;
 pub mod rules;
 pub mod submission;
