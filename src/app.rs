@@ -33,6 +33,8 @@ use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
+use crate::sync::checksums::Checksums;
+use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
 use crate::sync::pages::Pages;
@@ -183,6 +185,8 @@ fn assemble(
         engine,
         ingest: ingest.clone(),
         pages: Pages::new(store.clone(), &config.limits),
+        deltas: Deltas::new(store.clone(), &config.store),
+        checksums: Checksums::new(store.clone(), Handle::current()),
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),

@@ -66,6 +66,12 @@ impl Role {
         self.read.contains(entity_type)
     }
 
+    /// Whether it may see entities of every type.
+    #[must_use]
+    pub fn reads_everything(&self) -> bool {
+        self.read == Types::All
+    }
+
     /// Whether it may create and update entities of this type.
     #[must_use]
     pub fn can_write(&self, entity_type: &EntityType) -> bool {

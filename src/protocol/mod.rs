@@ -2,9 +2,10 @@
 //!
 //! [`frame`] cuts WebSocket frames, [`client`] reads what clients say, [`server`] writes what the hub
 //! answers, [`op`] is the vocabulary of writes both sides share, [`json`] says which values are taken,
-//! [`error`] the typed codes.
+//! [`checksum`] is what a client verifies its copy with, [`error`] the typed codes.
 //! `docs/PROTOCOL.md` is the same contract for readers.
 
+pub mod checksum;
 pub mod client;
 pub mod error;
 pub mod frame;

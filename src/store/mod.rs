@@ -54,6 +54,7 @@ macro_rules! in_transaction {
 }
 
 mod commit;
+mod delta;
 mod entities;
 mod error;
 mod heads;
@@ -63,13 +64,15 @@ mod model;
 mod open;
 mod push;
 mod revocations;
+mod scope;
 mod value;
 
 pub use commit::Plan;
+pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
 pub use model::{
-    Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Head, LogEntry,
-    LogPage, NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,
+    Actor, Answer, Batch, Committed, DueIntent, Effects, EntityRow, Head, LogEntry, LogPage,
+    NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,
 };
 
 /// A handle on the store; clones share its connections.

@@ -1,8 +1,11 @@
 //! From an operation to a committed change, and from the log back to a reader.
 //!
 //! [`plan`] decides (pure), [`engine`] queues, groups and commits, [`follow`] keeps this instance's feeds
-//! true to the store, [`pages`] reads the log for those who catch up.
+//! true to the store, [`pages`] reads the log for those who catch up, [`delta`] the state for those who
+//! were away, [`checksums`] is how they know that they have it.
 
+pub mod checksums;
+pub mod delta;
 pub mod engine;
 pub mod follow;
 pub mod pages;
