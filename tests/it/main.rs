@@ -5,6 +5,7 @@
 mod architecture;
 mod bounded;
 mod bus;
+mod changes;
 mod connections;
 mod fuzz_corpus;
 mod http;
