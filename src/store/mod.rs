@@ -58,11 +58,13 @@ mod delta;
 mod entities;
 mod error;
 mod heads;
+mod lease;
 mod log;
 mod migrate;
 mod model;
 mod open;
 mod push;
+pub mod retention;
 mod revocations;
 mod scope;
 mod value;
@@ -70,6 +72,7 @@ mod value;
 pub use commit::Plan;
 pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
+pub use lease::Lease;
 pub use model::{
     Actor, Answer, Batch, Committed, DueIntent, Effects, EntityRow, Head, LogEntry, LogPage,
     NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,

@@ -2,7 +2,8 @@
 //!
 //! [`plan`] decides (pure), [`engine`] queues, groups and commits, [`follow`] keeps this instance's feeds
 //! true to the store, [`pages`] reads the log for those who catch up, [`delta`] the state for those who
-//! were away, [`checksums`] is how they know that they have it.
+//! were away, [`checksums`] is how they know that they have it. [`retention`] purges
+//! what is past its time.
 
 pub mod checksums;
 pub mod delta;
@@ -10,4 +11,5 @@ pub mod engine;
 pub mod follow;
 pub mod pages;
 pub mod plan;
+pub mod retention;
 pub mod submission;

@@ -24,3 +24,4 @@ mod delta;
 mod lifecycle;
 mod push;
 mod read;
+mod retention;
