@@ -20,6 +20,7 @@ mod revocation;
 #[cfg(test)]
 mod testing;
 mod token;
+mod visibility;
 
 pub use authenticator::Authenticator;
 pub use claims::{Claims, MAX_PROJECTS, MAX_TEXT_BYTES};

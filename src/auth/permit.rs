@@ -110,13 +110,16 @@ impl Permit {
             ChangeKind::Create | ChangeKind::Update => (role.can_write(entity_type), "write"),
             ChangeKind::Delete => (role.can_delete(entity_type), "delete"),
         };
-        if may && role.can_read(entity_type) {
-            return Ok(());
+        if !may || !role.can_read(entity_type) {
+            let message = format!("the role `{}` may not {verb} `{entity_type}`", role.name);
+            return Err(Refusal::new(ErrorCode::Forbidden, message));
         }
-        Err(Refusal::new(
-            ErrorCode::Forbidden,
-            format!("the role `{}` may not {verb} `{entity_type}`", role.name),
-        ))
+        if let Some(field) = op.fields.keys().find(|field| role.hides(entity_type, field)) {
+            let message =
+                format!("the role `{}` may not write `{field}` of `{entity_type}`", role.name);
+            return Err(Refusal::new(ErrorCode::Forbidden, message));
+        }
+        Ok(())
     }
 }
 

@@ -20,6 +20,13 @@ static SAMPLE: LazyLock<Value> = LazyLock::new(|| {
 
 fn sample() -> Config {
     let one = || vec![String::new()];
+    let role = Role {
+        read: one(),
+        write: one(),
+        delete: one(),
+        broadcast: false,
+        hidden: [(ANY.to_owned(), one())].into(),
+    };
     Config {
         server: Server { allowed_origins: one(), ..Server::default() },
         auth: Auth {
@@ -30,10 +37,7 @@ fn sample() -> Config {
             audiences: one(),
             ..Auth::default()
         },
-        roles: Roles(
-            [(ANY.to_owned(), Role { read: one(), write: one(), delete: one(), broadcast: false })]
-                .into(),
-        ),
+        roles: Roles([(ANY.to_owned(), role)].into()),
         ingest: Ingest { sources: vec![Source::default()], ..Ingest::default() },
         ..Config::default()
     }

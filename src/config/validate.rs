@@ -107,7 +107,7 @@ impl Config {
                 .help(format!("the roles are: {}", names.join(", "))),
             );
         }
-        for (name, Role { read, write, delete, .. }) in roles {
+        for (name, Role { read, write, delete, hidden, .. }) in roles {
             if let Err(error) = RoleName::new(name) {
                 problems.push(Problem::error(format!("roles.{name}"), error.to_string()));
             }
@@ -117,6 +117,23 @@ impl Config {
                         let what = format!("{kind:?}: {error}, or `*` for every type");
                         problems.push(Problem::error(format!("roles.{name}.{verb}.{index}"), what));
                     }
+                }
+            }
+            for (kind, fields) in hidden {
+                let key = format!("roles.{name}.hidden.{kind}");
+                if let Err(error) = EntityType::new(kind)
+                    && kind != "*"
+                {
+                    let what = format!("{kind:?}: {error}, or `*` for every type");
+                    problems.push(Problem::error(&key, what));
+                }
+                for (index, _) in
+                    fields.iter().enumerate().filter(|(_, f)| f.is_empty() || *f == "*")
+                {
+                    problems.push(
+                        Problem::error(format!("{key}.{index}"), "must name a field")
+                            .help("a whole type is hidden by leaving it out of `read`"),
+                    );
                 }
             }
         }

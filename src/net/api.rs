@@ -122,10 +122,11 @@ async fn entity(
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
     let room = Room::Entity(project.clone(), key.clone());
-    let _permit = read(&hub, &headers, &room).await?;
+    let permit = read(&hub, &headers, &room).await?;
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
-    let EntityRow { version, deleted, fields, .. } =
+    let EntityRow { version, deleted, mut fields, .. } =
         row.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such entity"))?;
+    permit.in_project()?.1.redact(&key.kind, &mut fields);
     Ok(Json(EntityState { version, deleted, fields }))
 }
 

@@ -11,15 +11,16 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::api::{name, read, unavailable};
 use super::problem::Problem;
+use crate::auth::Role;
 use crate::hub::Hub;
 use crate::id::{EntityKey, EntityType, Epoch, ProjectId, Room, Seq};
 use crate::protocol::checksum::BucketSet;
 use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::op::Fields;
 use crate::protocol::server::ResyncReason;
 use crate::store::DeltaRow;
 use crate::sync::delta::{self, Cursor, DeltaError, Reading, Wanted};
@@ -36,6 +37,8 @@ pub(super) struct Asked {
     since: Seq,
     /// The epoch `since` belongs to.
     epoch: Option<Epoch>,
+    /// The scope `since` belongs to.
+    scope: Option<String>,
     /// From a reply with `more` that began at 0.
     begun: Option<Seq>,
     limit: Option<u32>,
@@ -83,12 +86,13 @@ pub(super) async fn changes(
         since: asked.since,
         epoch: asked.epoch,
         begun: asked.begun,
-        access_changed: false,
+        scope_changed: asked.scope.as_deref().is_some_and(|scope| scope != role.scope()),
     };
     let begun = hub.deltas.begin(&project, wanted, cursor, room).await;
     let (reading, rows) = begun.map_err(|error| unavailable(&error))?;
     let mut text = Vec::from(*b"{\"changes\":[");
-    let rest = Rest { reading: Some(reading), empty: true, until: Instant::now() + LONGEST };
+    let until = Instant::now() + LONGEST;
+    let rest = Rest { reading: Some(reading), role: role.clone(), empty: true, until };
     let rest = rest.write(&rows, &mut text);
     let body = match rest.reading {
         None => Body::from(text),
@@ -105,6 +109,7 @@ pub(super) async fn changes(
 struct Rest {
     /// None once the end is written.
     reading: Option<Reading>,
+    role: Arc<Role>,
     /// Whether no row was written yet.
     empty: bool,
     until: Instant,
@@ -129,13 +134,13 @@ impl Rest {
             if !std::mem::take(&mut self.empty) {
                 text.push(b',');
             }
-            put(text, &Row::from(row));
+            put_row(text, row, &self.role);
         }
         let over = Instant::now() > self.until;
         if let Some(reading) = self.reading.take_if(|reading| reading.is_full() || over) {
             text.extend_from_slice(b"],");
             let at = text.len();
-            put(text, &End::from(&reading));
+            put(text, &End::new(&reading, &self.role));
             text.remove(at); // its brace: the rows' object goes on
         }
         self
@@ -148,29 +153,36 @@ fn put(text: &mut Vec<u8>, value: &impl Serialize) {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct Row<'a, F> {
     entity: &'a EntityKey,
     version: Seq,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
-    fields: &'a RawValue,
+    fields: F,
 }
 
-impl<'a> From<&'a DeltaRow> for Row<'a> {
-    fn from(row: &'a DeltaRow) -> Self {
-        let DeltaRow { key, version, deleted, fields } = row;
-        Self { entity: key, version: *version, deleted: *deleted, fields }
+/// Writes a row with the fields the role may read: as they are stored, if it may read them all.
+fn put_row(text: &mut Vec<u8>, row: &DeltaRow, role: &Role) {
+    let DeltaRow { key: entity, version, deleted, fields } = row;
+    let (version, deleted) = (*version, *deleted);
+    if role.hidden(&entity.kind).is_empty() {
+        return put(text, &Row { entity, version, deleted, fields });
     }
+    let mut fields: Fields = serde_json::from_str(fields.get()).unwrap_or_default();
+    role.redact(&entity.kind, &mut fields);
+    put(text, &Row { entity, version, deleted, fields });
 }
 
 /// What follows the rows.
 #[derive(Serialize)]
-struct End {
+struct End<'a> {
     /// The cursor to store with these rows, and to ask on from.
     next: Seq,
     /// Whether another page follows now.
     more: bool,
     epoch: Epoch,
+    /// What the role may read; to bring along with the cursor.
+    scope: &'a str,
     /// To bring along while `more`.
     #[serde(skip_serializing_if = "Option::is_none")]
     begun: Option<Seq>,
@@ -180,12 +192,13 @@ struct End {
     resync: Option<ResyncReason>,
 }
 
-impl From<&Reading> for End {
-    fn from(reading: &Reading) -> Self {
+impl<'a> End<'a> {
+    fn new(reading: &Reading, role: &'a Role) -> Self {
         Self {
             next: reading.cursor(),
             more: reading.more(),
             epoch: reading.epoch(),
+            scope: role.scope(),
             begun: reading.begun(),
             resync: reading.resync(),
         }

@@ -27,6 +27,7 @@ pub(super) struct Answer {
     /// The position it is good for.
     head: Seq,
     epoch: Epoch,
+    scope: String,
     buckets: Vec<Bucket>,
 }
 
@@ -43,5 +44,10 @@ pub(super) async fn checksum(
     let types = types(asked.types.as_deref())?;
     let wanted = Wanted { role: role.clone(), types, buckets: None };
     let sum = hub.checksums.read(&project, wanted).await.map_err(|error| unavailable(&error))?;
-    Ok(Json(Answer { head: sum.head, epoch: sum.epoch, buckets: sum.sums.0.to_vec() }))
+    Ok(Json(Answer {
+        head: sum.head,
+        epoch: sum.epoch,
+        scope: role.scope().to_owned(),
+        buckets: sum.sums.0.to_vec(),
+    }))
 }

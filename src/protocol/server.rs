@@ -285,8 +285,9 @@ pub enum ResyncReason {
     EpochChanged,
     /// More happened than could be buffered.
     Overflow,
-    /// A new token may read other types of entity than the old one: some were not sent, or are to be purged.
-    AccessChanged,
+    /// The role now in force may read other types or fields than the one the cursor was kept under: some
+    /// were not sent.
+    ScopeChanged,
 }
 
 /// `change`: identical for every recipient of one visibility class.

@@ -243,7 +243,7 @@ impl Shard {
             self.send(conn.slot, &gone.encode());
         }
         for room in regraded {
-            self.resync(conn.slot, &room, ResyncReason::AccessChanged);
+            self.resync(conn.slot, &room, ResyncReason::ScopeChanged);
         }
         match connect {
             Some(connect) => self.introduce(conn, id, connect),

@@ -75,7 +75,7 @@ pub struct Cursor {
     /// have been missed.
     pub begun: Option<Seq>,
     /// Whether the role reads otherwise than when the cursor was stored.
-    pub access_changed: bool,
+    pub scope_changed: bool,
 }
 
 impl Cursor {
@@ -84,8 +84,8 @@ impl Cursor {
         let known = self.begun.map_or(self.since, |begun| self.since.max(begun));
         if known > piece.head || self.epoch.is_some_and(|epoch| epoch != piece.epoch) {
             Some(ResyncReason::EpochChanged)
-        } else if self.since > Seq::ZERO && self.access_changed {
-            Some(ResyncReason::AccessChanged)
+        } else if self.since > Seq::ZERO && self.scope_changed {
+            Some(ResyncReason::ScopeChanged)
         } else if self.since > Seq::ZERO && known < piece.floor {
             Some(ResyncReason::CursorTooOld)
         } else {

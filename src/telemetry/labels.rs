@@ -222,7 +222,7 @@ label! {
         /// More happened than could be buffered.
         Overflow = "overflow",
         /// A new token reads with another role.
-        AccessChanged = "access_changed",
+        ScopeChanged = "scope_changed",
     }
 }
 
@@ -232,7 +232,7 @@ impl From<ResyncReason> for Resync {
             ResyncReason::CursorTooOld => Self::CursorTooOld,
             ResyncReason::EpochChanged => Self::EpochChanged,
             ResyncReason::Overflow => Self::Overflow,
-            ResyncReason::AccessChanged => Self::AccessChanged,
+            ResyncReason::ScopeChanged => Self::ScopeChanged,
         }
     }
 }

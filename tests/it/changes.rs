@@ -4,7 +4,8 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use syncline::protocol::checksum::bucket;
 
-use crate::support::client::create;
+use crate::support::client::{Client, create};
+use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 use crate::support::plan::task;
 
@@ -190,5 +191,79 @@ async fn what_is_asked_wrongly_is_a_problem() {
     }
     let other = send(&hub, "editor", "/v1/projects/q/checksum", false).await;
     assert_eq!(other.status(), 403);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn hidden_fields_stay_out_and_another_scope_begins_anew() {
+    let hub = TestHub::start_with(|config| {
+        let viewer = config.roles.0.get_mut("viewer").unwrap();
+        viewer.hidden = [("task".to_owned(), vec!["wage".to_owned()])].into();
+    })
+    .await;
+    let fields = json!({ "n": 1, "wage": 4_711 });
+    write(&hub, &[create("1", "t1", &fields), create("2", "t2", &fields)]).await;
+    let editor = get(&hub, "/v1/projects/p/changes").await;
+    assert_eq!(editor["changes"][0]["fields"], fields);
+    let viewer = send(&hub, "viewer", "/v1/projects/p/changes", false).await.text().await.unwrap();
+    assert!(!viewer.contains("wage") && !viewer.contains("4711"), "{viewer}");
+    let viewer: Value = serde_json::from_str(&viewer).unwrap();
+    assert_eq!(viewer["changes"][0]["fields"], json!({ "n": 1 }));
+
+    let (mine, theirs) = (viewer["scope"].as_str().unwrap(), editor["scope"].as_str().unwrap());
+    assert_ne!(mine, theirs);
+    let same = get(&hub, &format!("/v1/projects/p/changes?since=1&scope={theirs}")).await;
+    assert_eq!((&same["resync"], same["changes"].as_array().unwrap().len()), (&Value::Null, 1));
+    let other = get(&hub, &format!("/v1/projects/p/changes?since=1&scope={mine}")).await;
+    assert_eq!(other["resync"], "scope_changed");
+    assert_eq!(other["changes"].as_array().unwrap().len(), 2);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_purge_sends_old_cursors_back_and_nobody_else() {
+    let short = std::time::Duration::from_millis(1);
+    let hub = TestHub::start_with(|config| {
+        let retention = &mut config.retention;
+        (retention.interval, retention.consumers) = (short * 20, short);
+        (retention.log, retention.tombstones) = (short, short);
+    })
+    .await;
+    write(&hub, &tasks(0..6)).await;
+    let delete = json!({ "op_id": "d", "kind": "delete", "type": "task", "id": "t1", "base": 2 });
+    write(&hub, &[delete]).await;
+    let before = get(&hub, "/v1/projects/p/changes?since=5").await["epoch"].clone();
+    eventually("the tombstone and the log are purged", async || {
+        let purged =
+            |table| hub.metric(&format!("syncline_retention_purged_total{{table=\"{table}\"}}"));
+        purged("tombstones") > 0.0 && purged("changes") >= 7.0
+    })
+    .await;
+    assert!(hub.metric("syncline_retention_last_run") > 0.0);
+    let old = get(&hub, "/v1/projects/p/changes?since=5").await;
+    assert_eq!((&old["resync"], &old["epoch"]), (&json!("cursor_too_old"), &before));
+    assert_eq!(old["changes"].as_array().unwrap().len(), 5);
+    let new = get(&hub, "/v1/projects/p/changes?since=7").await;
+    assert_eq!((&new["resync"], &new["next"]), (&Value::Null, &json!(7)));
+
+    // Whoever reads everything in pages is below the floor for a while, and yet misses nothing.
+    let (mut since, mut begun, mut seen) = (0, String::new(), 0);
+    for page in 0..10 {
+        let page_of_two = format!("/v1/projects/p/changes?since={since}&limit=2{begun}");
+        let answer = get(&hub, &page_of_two).await;
+        assert_eq!(answer["resync"], Value::Null, "page {page}");
+        seen += answer["changes"].as_array().unwrap().len();
+        if answer["more"] == false {
+            break;
+        }
+        since = answer["next"].as_u64().unwrap();
+        begun = format!("&begun={}", answer["begun"]);
+    }
+    assert_eq!(seen, 5);
+    // The same over a socket: the log is gone too.
+    let token = token("ana", &json!({ "p": "editor" }));
+    let mut socket = Client::connect(&hub.ws(), &token).await;
+    let rooms = socket.subscribe(json!([{ "room": "project:p", "since": 5 }])).await;
+    assert_eq!(rooms[0]["resync"], "cursor_too_old");
     hub.stop().await;
 }

@@ -164,7 +164,7 @@ async fn a_role_that_reads_other_types_makes_readers_begin_anew() {
     let resync = client.expect("resync").await;
     assert_eq!(
         (&resync["room"], &resync["reason"]),
-        (&json!("project:p"), &json!("access_changed"))
+        (&json!("project:p"), &json!("scope_changed"))
     );
     assert_eq!(client.expect("gone").await["room"], "entity:p:payroll:1");
     let payroll =

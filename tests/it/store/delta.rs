@@ -180,8 +180,8 @@ async fn a_cursor_is_refused_when_it_cannot_be_trusted(site: Site) {
     assert_eq!(read(Cursor { epoch: other, ..at(4) }).await, changed);
     assert_eq!(read(at(7)).await, changed);
     assert_eq!(read(Cursor { begun: Some(Seq(7)), ..at(4) }).await, changed);
-    let access = Cursor { access_changed: true, ..at(4) };
-    assert_eq!(read(access).await, (Some(ResyncReason::AccessChanged), 6));
+    let access = Cursor { scope_changed: true, ..at(4) };
+    assert_eq!(read(access).await, (Some(ResyncReason::ScopeChanged), 6));
 }
 
 async fn a_reader_of_few_among_many_gets_on(site: Site) {

@@ -155,7 +155,7 @@ impl Client {
             since: reading.cursor(),
             epoch: Some(reading.epoch()),
             begun: reading.begun(),
-            access_changed: false,
+            scope_changed: false,
         };
         reading.more()
     }
