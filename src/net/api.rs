@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,7 +19,7 @@ use super::admin;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
-use super::{changes, checksum};
+use super::{changes, checksum, policies};
 use crate::auth::{Command, Grants, Permit, authorize};
 use crate::clock;
 use crate::hub::Hub;
@@ -45,6 +45,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/projects/{project}/entities/{type}/{id}", get(entity))
         .route("/v1/projects/{project}/ops", post(ops))
         .route("/v1/rooms/{room}/presence", get(presence))
+        .route("/v1/cache-policies", get(policies::list))
+        .route("/v1/admin/cache-policies/{type}", put(policies::put).delete(policies::delete))
         .route("/v1/publish", post(publish::publish))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
@@ -79,7 +81,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
 }
 
 /// What the bearer token grants.
-async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+pub(super) async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
     let token = bearer(headers).ok_or_else(|| {
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;

@@ -2,13 +2,14 @@
 //!
 //! [`server`] accepts on every shard and serves HTTP; [`upgrade`] takes the socket out of it;
 //! [`api`] and [`admin`] are the same commands for those who cannot hold a socket, for backends and for
-//! operators; [`changes`] and [`checksum`] are delta sync; [`problem`] is the one mapping of refusals to HTTP; [`operator`] is the second listener.
+//! operators; [`changes`] and [`checksum`] are delta sync, [`policies`] say how to cache; [`problem`] is the one mapping of refusals to HTTP; [`operator`] is the second listener.
 
 pub mod admin;
 pub mod api;
 mod changes;
 mod checksum;
 pub mod operator;
+mod policies;
 pub mod problem;
 pub mod publish;
 pub mod server;

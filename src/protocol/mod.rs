@@ -2,7 +2,8 @@
 //!
 //! [`frame`] cuts WebSocket frames, [`client`] reads what clients say, [`server`] writes what the hub
 //! answers, [`op`] is the vocabulary of writes both sides share, [`notify`] whom a write has to reach, [`json`] says
-//! which values are taken, [`checksum`] is what a client verifies its copy with, [`error`] the typed codes.
+//! which values are taken, [`checksum`] is what a client verifies its copy with, [`policy`] how it is to cache,
+//! [`error`] the typed codes.
 //! `docs/PROTOCOL.md` is the same contract for readers.
 
 pub mod checksum;
@@ -12,6 +13,7 @@ pub mod frame;
 pub mod json;
 pub mod notify;
 pub mod op;
+pub mod policy;
 pub mod server;
 
 /// The WebSocket subprotocol the hub speaks (RFC 6455, section 1.9).

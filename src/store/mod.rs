@@ -63,6 +63,7 @@ mod log;
 mod migrate;
 mod model;
 mod open;
+mod policies;
 mod push;
 pub mod retention;
 mod revocations;

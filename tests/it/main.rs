@@ -15,6 +15,7 @@ mod isolation;
 mod no_hole;
 mod operators;
 mod poison;
+mod policies;
 mod presence;
 mod presence_rooms;
 mod protocol;
