@@ -25,3 +25,4 @@ mod lifecycle;
 mod push;
 mod read;
 mod retention;
+mod upgrade;
