@@ -18,6 +18,9 @@ pub struct Retention {
     /// Verdicts: as long as an operation may be sent again. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub verdicts: Duration,
+    /// Conflicts, after they were decided. Default 180 days.
+    #[serde(with = "humantime_serde")]
+    pub conflicts: Duration,
     /// How far a device is, after it was last seen. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub devices: Duration,
@@ -37,6 +40,7 @@ impl Default for Retention {
             log: Duration::from_secs(30 * DAY),
             tombstones: Duration::from_secs(90 * DAY),
             verdicts: Duration::from_secs(180 * DAY),
+            conflicts: Duration::from_secs(180 * DAY),
             devices: Duration::from_secs(180 * DAY),
             consumers: Duration::from_secs(30 * DAY),
             batch: 1000,

@@ -12,10 +12,11 @@ use crate::auth::{Authenticator, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, UserId};
 use crate::presence::Delta;
+use crate::protocol::conflict::ConflictState;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
-use crate::store::{Committed, NewNotification};
+use crate::store::{Committed, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
@@ -64,6 +65,15 @@ impl Relay {
         for notification in &committed.notifications {
             self.notification(project, notification);
         }
+        for Parked { conflict, .. } in &committed.conflicts {
+            // What a strategy decided at once is in the verdict.
+            if conflict.state != ConflictState::Closed
+                && let Ok(user) = UserId::new(&conflict.user)
+            {
+                let frame = ServerFrame::Conflict { project, conflict }.encode();
+                self.to_user(&user, project, &frame);
+            }
+        }
     }
 
     fn offer(&self, project: &ProjectId, epoch: Epoch, changes: Vec<Arc<EncodedChange>>) {
@@ -91,11 +101,16 @@ impl Relay {
             at: n.created_at,
         })
         .encode();
-        self.fanout.to_user(&n.user, project, &frame);
-        let payload = frame::payload(&frame);
+        self.to_user(&n.user, project, &frame);
+    }
+
+    /// Passes on a finished frame to all connections of a user that hold the project.
+    fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+        self.fanout.to_user(user, project, frame);
+        let payload = frame::payload(frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
         let project = project.clone();
-        self.signal(&Topic::User(n.user.clone()), &Signal::User { project, frame });
+        self.signal(&Topic::User(user.clone()), &Signal::User { project, frame });
     }
 
     /// Passes on a broadcast's finished frame.

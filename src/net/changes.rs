@@ -18,10 +18,10 @@ use super::problem::Problem;
 use crate::auth::Role;
 use crate::hub::Hub;
 use crate::id::{EntityKey, EntityType, Epoch, ProjectId, Room, Seq};
-use crate::protocol::checksum::BucketSet;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::Fields;
 use crate::protocol::server::ResyncReason;
+use crate::protocol::sums::BucketSet;
 use crate::store::DeltaRow;
 use crate::sync::delta::{self, Cursor, DeltaError, Reading, Wanted};
 

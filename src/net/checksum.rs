@@ -12,7 +12,7 @@ use super::changes::types;
 use super::problem::Problem;
 use crate::hub::Hub;
 use crate::id::{Epoch, ProjectId, Room, Seq};
-use crate::protocol::checksum::Bucket;
+use crate::protocol::sums::Bucket;
 use crate::sync::delta::Wanted;
 
 #[derive(Debug, Deserialize)]

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod api;
 mod changes;
 mod checksum;
+mod conflicts;
 pub mod operator;
 mod policies;
 pub mod problem;

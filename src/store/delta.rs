@@ -10,7 +10,8 @@ use super::{Inner, Store, StoreError, value};
 use crate::id::{EntityKey, Epoch, ProjectId, Seq};
 
 /// One statement, so that the head and the entities are of one snapshot; see `log::PAGE` for the bytes.
-/// `$wanted` chooses the entities of project `$1`.
+/// A tombstone keeps the last state for the hub; it is nobody else's. `$wanted` chooses the entities of
+/// project `$1`.
 macro_rules! page {
     ($wanted:literal) => {
         concat!(
@@ -21,8 +22,9 @@ macro_rules! page {
                 SELECT p.*, COUNT(*) OVER () AS present,
                        SUM(bytes) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
                 FROM (
-                    SELECT type, id, version, data,
-                           deleted_at IS NOT NULL AS deleted, octet_length(data) AS bytes
+                    SELECT type, id, version, deleted_at IS NOT NULL AS deleted,
+                           CASE WHEN deleted_at IS NULL THEN data ELSE '{}' END AS data,
+                           CASE WHEN deleted_at IS NULL THEN octet_length(data) ELSE 2 END AS bytes
                     FROM entities WHERE project = $1 AND ",
             $wanted,
             "   ) p

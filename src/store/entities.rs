@@ -1,11 +1,11 @@
 //! Reading one entity; what a project has of them is read by [`super::delta`].
 
-use super::{EntityRow, Store, StoreError, value};
+use super::{EntityRow, Stamp, Stamps, Store, StoreError, value};
 use crate::id::{EntityKey, ProjectId};
+use crate::protocol::op::Fields;
 
 const ONE: &str = "
-    SELECT type, id, version, deleted_at IS NOT NULL AS deleted, data, writer, writer_base,
-           source_versions
+    SELECT type, id, version, deleted_at IS NOT NULL AS deleted, data, writer, stamps, source_versions
     FROM entities WHERE project = $1 AND type = $2 AND id = $3";
 
 /// A row of `entities`.
@@ -17,20 +17,29 @@ pub(super) struct StoredEntity {
     deleted: bool,
     data: String,
     writer: String,
-    writer_base: i64,
+    stamps: String,
     source_versions: String,
 }
 
 impl StoredEntity {
     pub(super) fn read(self) -> Result<(EntityKey, EntityRow), StoreError> {
         let key = value::entity_key(&self.r#type, &self.id)?;
+        let version = value::seq(self.version);
+        let mut stamps: Stamps = value::json(&self.stamps)?;
+        if stamps.newest() < version {
+            // The latest change is of a binary that stamps no fields: each may be part of it.
+            stamps = Stamps::whole(Stamp(version, self.writer.into(), "".into(), 0));
+        }
+        let (data, none) = (value::json(&self.data)?, Fields::new());
+        let (fields, buried) = if self.deleted { (none, data) } else { (data, none) };
         let row = EntityRow {
-            version: value::seq(self.version),
+            version,
             deleted: self.deleted,
-            fields: value::json(&self.data)?,
-            writer: self.writer,
-            writer_base: value::seq(self.writer_base),
+            fields,
+            buried,
+            stamps,
             source_versions: value::json(&self.source_versions)?,
+            bytes: self.data.len(),
         };
         Ok((key, row))
     }

@@ -54,6 +54,7 @@ macro_rules! in_transaction {
 }
 
 mod commit;
+mod conflicts;
 mod delta;
 mod entities;
 mod error;
@@ -65,19 +66,25 @@ mod model;
 mod open;
 mod policies;
 mod push;
+mod queue;
 pub mod retention;
 mod revocations;
 mod scope;
+mod stamps;
 mod value;
 
 pub use commit::Plan;
+pub use conflicts::ConflictQuery;
 pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
 pub use lease::Lease;
 pub use model::{
-    Actor, Answer, Batch, Committed, DueIntent, Effects, EntityRow, Head, LogEntry, LogPage,
-    NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,
+    Access, Actor, Answer, Batch, Committed, DueIntent, Effects, EntityRow, Given, Head, LocalName,
+    LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused, RevocationRow,
+    Snapshot, SourceVersion,
 };
+pub use queue::Submitted;
+pub use stamps::{Stamp, Stamps};
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]

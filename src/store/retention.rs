@@ -25,6 +25,18 @@ pub struct Aged {
 
 /// Verdicts of clients' operations and backends' events: what makes sending again safe.
 pub const VERDICTS: Aged = Aged { table: "sync_queue", key: "project, op_id", expired: "at < $1" };
+/// The ids the server gave to what clients named themselves: needed as long as verdicts are.
+pub const MAPPINGS: Aged = Aged {
+    table: "id_mappings",
+    key: "project, user_id, client, type, local_id",
+    expired: "at < $1",
+};
+/// Conflicts that nobody has to decide any more.
+pub const CONFLICTS: Aged = Aged {
+    table: "conflict_log",
+    key: "project, id",
+    expired: "state <> 'open' AND created_at < $1 AND COALESCE(resolved_at, created_at) < $1",
+};
 /// Revocations, until the last token they concern has expired.
 pub const REVOCATIONS: Aged =
     Aged { table: "revocations", key: "body", expired: "expires_at < $1 / 1000" };

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::delta::Wanted;
 use crate::id::{EntityType, Epoch, ProjectId, Seq};
-use crate::protocol::checksum::Sums;
+use crate::protocol::sums::Sums;
 use crate::store::{Store, StoreError};
 
 /// Checksums kept.

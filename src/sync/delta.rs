@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use crate::auth::Role;
 use crate::config;
 use crate::id::{EntityKey, EntityType, Epoch, ProjectId, Seq};
-use crate::protocol::checksum::BucketSet;
 use crate::protocol::server::ResyncReason;
+use crate::protocol::sums::BucketSet;
 use crate::store::{DeltaRow, Store, StoreError};
 
 /// Rows in a piece.

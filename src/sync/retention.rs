@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config;
-use crate::store::retention::{Aged, Ages, DEVICES, Past, REVOCATIONS, VERDICTS};
+use crate::store::retention::{
+    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, Past, REVOCATIONS, VERDICTS,
+};
 use crate::store::{Lease, Store, StoreError};
 use crate::telemetry::{Metrics, Purged};
 
@@ -57,12 +59,14 @@ impl Retention {
     }
 
     /// What is purged, what it counts as, and how long it is kept. A new table is a line here.
-    fn rules(&self) -> [(Purged, Rule, Duration); 5] {
+    fn rules(&self) -> [(Purged, Rule, Duration); 7] {
         let config = &self.config;
         [
             (Purged::Changes, Rule::Past(Past::Log), config.log),
             (Purged::Tombstones, Rule::Past(Past::Tombstones), config.tombstones),
             (Purged::Verdicts, Rule::Aged(VERDICTS), config.verdicts),
+            (Purged::Mappings, Rule::Aged(MAPPINGS), config.verdicts),
+            (Purged::Conflicts, Rule::Aged(CONFLICTS), config.conflicts),
             (Purged::Devices, Rule::Aged(DEVICES), config.devices),
             (Purged::Revocations, Rule::Aged(REVOCATIONS), Duration::ZERO),
         ]

@@ -2,7 +2,7 @@
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use syncline::protocol::checksum::bucket;
+use syncline::protocol::sums::bucket;
 
 use crate::support::client::{Client, create};
 use crate::support::eventually;
@@ -217,6 +217,21 @@ async fn hidden_fields_stay_out_and_another_scope_begins_anew() {
     let other = get(&hub, &format!("/v1/projects/p/changes?since=1&scope={mine}")).await;
     assert_eq!(other["resync"], "scope_changed");
     assert_eq!(other["changes"].as_array().unwrap().len(), 2);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_tombstone_tells_nothing_of_what_it_buries() {
+    let hub = TestHub::start().await;
+    write(&hub, &[create("1", "t1", &json!({ "word": "buried" }))]).await;
+    let delete = json!({ "op_id": "d", "kind": "delete", "type": "task", "id": "t1", "base": 1 });
+    write(&hub, &[delete]).await;
+    for query in ["", "?types=task", "?since=1"] {
+        let path = format!("/v1/projects/p/changes{query}");
+        let text = send(&hub, "editor", &path, false).await.text().await.unwrap();
+        assert!(text.contains("\"deleted\":true,\"fields\":{}"), "{text}");
+        assert!(!text.contains("buried"), "{text}");
+    }
     hub.stop().await;
 }
 

@@ -4,9 +4,9 @@ use serde_json::Value;
 use syncline::auth::Revocation;
 use syncline::config::Limits;
 use syncline::id::{EntityKey, Room, Seq};
-use syncline::protocol::checksum;
 use syncline::protocol::client::{self, ClientFrame, Write};
 use syncline::protocol::error::{CloseCode, ErrorCode};
+use syncline::protocol::sums;
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
 
@@ -127,9 +127,9 @@ fn the_documented_checksums_are_those_of_the_hub() {
         let cells: Vec<_> =
             row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
         let key = EntityKey { kind: cells[0].parse().unwrap(), id: cells[1].parse().unwrap() };
-        assert_eq!(checksum::bucket(&key).to_string(), cells[3], "{row}");
+        assert_eq!(sums::bucket(&key).to_string(), cells[3], "{row}");
         let version = Seq(cells[2].parse().unwrap());
-        assert_eq!(format!("{:016x}", checksum::entry(&key, version)), cells[4], "{row}");
+        assert_eq!(format!("{:016x}", sums::entry(&key, version)), cells[4], "{row}");
         count += 1;
     }
     assert_eq!(count, 4);

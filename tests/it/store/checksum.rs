@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use syncline::id::{EntityKey, Seq};
-use syncline::protocol::checksum::{BucketSet, Sums, bucket};
+use syncline::protocol::sums::{BucketSet, Sums, bucket};
 use syncline::sync::checksums::{Checksum, Checksums};
 use syncline::sync::delta::{Cursor, Deltas, Room, Wanted};
 use tokio::runtime::Handle;

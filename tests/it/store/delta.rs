@@ -8,8 +8,8 @@ use serde_json::json;
 use syncline::auth::Roles;
 use syncline::config;
 use syncline::id::{EntityKey, Epoch, ProjectId, Seq};
-use syncline::protocol::checksum::{BucketSet, bucket};
 use syncline::protocol::server::ResyncReason;
+use syncline::protocol::sums::{BucketSet, bucket};
 use syncline::store::{DeltaRow, PendingOp, Store};
 use syncline::sync::delta::{Cursor, DeltaError, Deltas, Reading, Room, Wanted};
 

@@ -47,6 +47,19 @@ fn sets(name: &str, range: std::ops::Range<u32>) -> Vec<PendingOp> {
     range.map(|i| set(&format!("{name}{i}"), &format!("t{i}"), json!({}))).collect()
 }
 
+/// Of each something old; a conflict that is open, one decided yesterday, and something new.
+const MORE: &str = "
+    INSERT INTO id_mappings (project, user_id, client, type, local_id, server_id, at) VALUES
+        ('p', 'ana', 'phone', 'task', 'l1', 't1', 1000), ('p', 'ana', 'phone', 'task', 'l2', 't2', {now});
+    INSERT INTO conflict_log (project, id, user_id, client, op_id, type, entity_id, kind, op_kind,
+        strategy, outcome, state, base, server_version, fields, created_at, resolved_at) VALUES
+        ('p', '1', 'ana', 'phone', 'o1', 'task', 't1', 'fields', 'update', 'merge', 'merged', 'closed', 1, 2, '[]', 1000, NULL),
+        ('p', '2', 'ana', 'phone', 'o2', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'open', 1, 2, '[]', 1000, NULL),
+        ('p', '3', 'ana', 'phone', 'o3', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'resolved', 1, 2, '[]', 1000, 2000),
+        ('p', '4', 'ana', 'phone', 'o4', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'resolved', 1, 2, '[]', 1000, {now}),
+        ('p', '5', 'ana', 'phone', 'o5', 'task', 't1', 'fields', 'update', 'merge', 'merged', 'closed', 1, 2, '[]', {now}, NULL);
+";
+
 async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
     let store = site.open().await;
     // Old: 30 creates and 10 deletes. New: 5 creates and 5 deletes. And a project of new things alone.
@@ -66,11 +79,15 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
     store.revoke(&revoked("old", 5)).await.unwrap();
     store.revoke(&revoked("new", clock::now_s() + 1000)).await.unwrap();
 
+    site.run(&MORE.replace("{now}", &clock::now_ms().to_string())).await;
+
     let retention = retention(&store, |_| {});
     let expected = vec![
         (Purged::Changes, 40),
         (Purged::Tombstones, 10),
         (Purged::Verdicts, 40),
+        (Purged::Mappings, 1),
+        (Purged::Conflicts, 2),
         (Purged::Devices, 1),
         (Purged::Revocations, 1),
     ];
