@@ -16,7 +16,8 @@
 //! - the sessions of this instance are the truth about themselves: whatever Redis lost is told to it again.
 //!
 //! `room` is the pure core, `local` runs it in one process; `registry` holds this instance's sessions
-//! (`session`), `heard` what its clients were told, and `redis` keeps Redis in step with them.
+//! (`session`), `heard` what its clients were told, and `redis` with its `worker` keeps Redis in step with
+//! them.
 
 mod heard;
 mod local;
@@ -27,6 +28,7 @@ mod script;
 mod session;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::sync::Arc;
 
