@@ -16,6 +16,7 @@ use tower_http::compression::predicate::SizeAbove;
 
 use super::admin;
 use super::conflicts;
+use super::cors;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
@@ -30,7 +31,7 @@ use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{EntityState, StoredVerdict};
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
-use crate::telemetry::RateLimit;
+use crate::telemetry::{AuthFailure, RateLimit};
 
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,6 +57,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
+        .layer(cors::layer(&hub.config.server.allowed_origins))
         .with_state(hub)
 }
 
@@ -86,6 +88,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
 /// What the bearer token grants.
 pub(super) async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
     let token = bearer(headers).ok_or_else(|| {
+        hub.metrics.auth_failures.of(AuthFailure::Missing).inc();
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
     let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {

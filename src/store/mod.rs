@@ -63,6 +63,7 @@ mod lease;
 mod log;
 mod migrate;
 mod model;
+mod notifications;
 mod open;
 mod policies;
 mod push;
