@@ -22,7 +22,8 @@ use crate::store::{DeltaRow, Store, StoreError};
 const PIECE_ROWS: u32 = 500;
 /// Bytes of fields in a piece, beyond its first row.
 const PIECE_BYTES: u64 = 64 << 10;
-/// Entities looked at in one statement by a reader that does not want all.
+/// Entities looked at in one statement by a reader that does not want all: it begins with as many as a
+/// piece has rows, and doubles while few of them are wanted.
 const PIECE_KEYS: u32 = 5_000;
 /// Entities looked at for one reply by a reader that does not want all.
 const MOST_KEYS: u32 = 100_000;
@@ -141,6 +142,7 @@ impl Deltas {
             rows_left: room.rows.max(1),
             bytes_left: room.bytes,
             keys_left: MOST_KEYS,
+            look: PIECE_ROWS,
             more: true,
         };
         let mut piece = reading.piece().await?;
@@ -172,6 +174,7 @@ pub struct Reading {
     rows_left: u32,
     bytes_left: u64,
     keys_left: u32,
+    look: u32,
     more: bool,
 }
 
@@ -248,6 +251,8 @@ impl Reading {
         self.rows_left = self.rows_left.saturating_sub(rows);
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
         self.keys_left = self.keys_left.saturating_sub(piece.keys);
+        let few = rows < PIECE_ROWS / 2;
+        self.look = if few { (self.look * 2).min(PIECE_KEYS) } else { PIECE_ROWS };
         self.at = piece.at;
         self.more = !piece.last;
         piece.rows
@@ -278,7 +283,7 @@ impl Reading {
     }
 
     async fn some(&self) -> Result<Piece, StoreError> {
-        let (store, limit) = (&self.deltas.store, self.keys_left.min(PIECE_KEYS));
+        let (store, limit) = (&self.deltas.store, self.keys_left.min(self.look));
         let keys = store.delta_keys(&self.project, self.at, limit).await?;
         let looked_at = keys.rows.len();
         let reached = keys.rows.last().map(|(_, version)| *version);

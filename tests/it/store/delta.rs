@@ -198,14 +198,15 @@ async fn a_reader_of_few_among_many_gets_on(site: Site) {
     let room = Room { rows: 10, bytes: u64::MAX };
     let (mut reading, rows) =
         deltas.begin(&p, wanted(&["note"]), Cursor::default(), room).await.unwrap();
-    assert_eq!((rows.len(), reading.cursor(), reading.more()), (0, Seq(5_000), true));
+    assert_eq!((rows.len(), reading.cursor(), reading.more()), (0, Seq(500), true));
     assert_eq!(reading.begun(), Some(Seq(12_000)));
     let mut turns = 1;
     while let Some(rows) = reading.next().await.unwrap() {
         assert!(rows.is_empty());
         turns += 1;
     }
-    assert_eq!((turns, reading.cursor(), reading.more()), (3, Seq(12_000), false));
+    // 500, 1000, 2000, 4000, and 5000 keys.
+    assert_eq!((turns, reading.cursor(), reading.more()), (5, Seq(12_000), false));
     // One bucket of 64: each row once, and no more than asked for.
     let wanted = Wanted { buckets: BucketSet::parse("7"), ..wanted(&["*"]) };
     let expected = (0..12_000).filter(|i| bucket(&key(&format!("t{i}"))) == 7).count();

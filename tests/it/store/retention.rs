@@ -30,6 +30,7 @@ on_both_engines!(
     a_cursor_from_before_a_purge_is_told_and_misses_nothing,
     two_instances_never_purge_at_once,
     who_was_killed_in_the_middle_is_replaced,
+    the_command_counts_and_purges,
 );
 
 fn retention(store: &Store, change: impl FnOnce(&mut config::Retention)) -> Retention {
@@ -293,4 +294,28 @@ async fn who_was_killed_in_the_middle_is_replaced(site: Site) {
     .await;
     let log = store.page(&p, Seq::ZERO, 100, u64::MAX).await.unwrap();
     assert_eq!((log.floor, log.entries.len()), (Seq(40), 0));
+}
+
+async fn the_command_counts_and_purges(site: Site) {
+    let store = site.open().await;
+    let p = project("p");
+    commit(&store, &p, &sets("c", 0..12)).await.unwrap();
+    let run = async |flags: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_syncline"));
+        command.arg("--set").arg(format!("store.url={}", site.config.url));
+        let output = command.args(["retention", "run"]).args(flags).output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let changes = text.lines().find_map(|line| line.trim().strip_suffix(" changes"));
+        (output.status.code().unwrap(), changes.map(str::to_owned))
+    };
+    let left = async || store.page(&p, Seq::ZERO, 100, u64::MAX).await.unwrap().entries.len();
+    assert_eq!(run(&["--dry-run"]).await, (0, Some("12".into())));
+    assert_eq!(left().await, 12);
+    let lease = store.lease("retention", "other", Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(run(&[]).await, (1, None));
+    assert_eq!(left().await, 12);
+    store.release(&lease).await.unwrap();
+    assert_eq!(run(&[]).await, (0, Some("12".into())));
+    assert_eq!(left().await, 0);
+    assert_eq!(run(&["--dry-run"]).await, (0, Some("0".into())));
 }
