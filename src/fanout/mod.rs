@@ -1,7 +1,7 @@
 //! Fan-out: from a committed change to every subscribed socket, in order, encoded once.
 //!
 //! [`feed`] puts a project's changes in order and keeps the recent ones; [`registry`] is one shard's rooms
-//! and who reads them; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each
+//! and who reads them, [`view`] what they see; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each
 //! other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
 //! [`crate::session`].
 //!
@@ -23,6 +23,7 @@ pub mod feed;
 pub mod outbox;
 pub mod registry;
 pub mod relay;
+pub mod view;
 pub mod wire;
 
 pub use feed::{EncodedChange, Feed, Feeds};

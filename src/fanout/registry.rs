@@ -335,16 +335,16 @@ impl Reader {
         let mut sent = 0;
         let mut hidden = None;
         for change in changes.iter().filter(|change| change.seq > self.cursor) {
-            if self.role.can_read(&change.entity.kind) {
-                if let Some(seq) = hidden.take() {
-                    sink.push(slot, advance.frame(seq));
-                    sent += 1;
-                }
-                sink.push(slot, &change.frame);
-                sent += 1;
-            } else {
+            let Some(frame) = change.seen_by(&self.role) else {
                 hidden = Some(change.seq);
+                continue;
+            };
+            if let Some(seq) = hidden.take() {
+                sink.push(slot, advance.frame(seq));
+                sent += 1;
             }
+            sink.push(slot, frame);
+            sent += 1;
         }
         if let Some(seq) = hidden {
             sink.push(slot, advance.frame(seq));
@@ -364,8 +364,8 @@ impl Reader {
     ) -> usize {
         let mut sent = 0;
         for change in changes {
-            if change.seq > self.cursor && self.role.can_read(&change.entity.kind) {
-                sink.push(slot, &change.frame);
+            if let Some(frame) = change.seen_by(&self.role).filter(|_| change.seq > self.cursor) {
+                sink.push(slot, frame);
                 self.cursor = change.seq;
                 sent += 1;
             }
@@ -465,7 +465,7 @@ mod tests {
 
     fn change(seq: u64) -> Arc<EncodedChange> {
         let entity = EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() };
-        Arc::new(EncodedChange { seq: Seq(seq), entity, frame: seq.to_string().into() })
+        Arc::new(EncodedChange::from_frame(Seq(seq), entity, seq.to_string().into()))
     }
 
     #[test]

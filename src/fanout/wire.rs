@@ -134,7 +134,7 @@ fn decode_changes(mut body: Bytes) -> Option<Wire> {
         let length = u32::from_be_bytes(take(&mut body, 4)?.as_ref().try_into().ok()?);
         let frame = take(&mut body, length as usize)?;
         let routed: Routed = serde_json::from_slice(&frame::payload(&frame)).ok()?;
-        changes.push(EncodedChange { seq: routed.seq, entity: routed.entity, frame });
+        changes.push(EncodedChange::from_frame(routed.seq, routed.entity, frame));
     }
     Some(Wire::Changes(epoch, changes))
 }
@@ -152,21 +152,10 @@ mod tests {
     use crate::protocol::server::{Member, RawState};
 
     fn change(seq: u64) -> EncodedChange {
-        EncodedChange {
-            seq: Seq(seq),
-            entity: EntityKey {
-                kind: "task".parse().unwrap(),
-                id: "t:1".replace(':', "-").parse().unwrap(),
-            },
-            frame: frame::text(|p| {
-                p.extend(
-                    format!(
-                        r#"{{"type":"change","seq":{seq},"entity":{{"type":"task","id":"t-1"}}}}"#
-                    )
-                    .bytes(),
-                );
-            }),
-        }
+        let text =
+            format!(r#"{{"type":"change","seq":{seq},"entity":{{"type":"task","id":"t-1"}}}}"#);
+        let entity = EntityKey { kind: "task".parse().unwrap(), id: "t-1".parse().unwrap() };
+        EncodedChange::from_frame(Seq(seq), entity, frame::text(|p| p.extend(text.bytes())))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! [`frame`] cuts WebSocket frames, [`client`] reads what clients say, [`server`] writes what the hub
 //! answers, [`op`] is the vocabulary of writes both sides share, [`json`] says which values are taken,
-//! [`error`] the typed codes.
+//! [`redact`] takes out what a reader may not see, [`error`] the typed codes.
 //! `docs/PROTOCOL.md` is the same contract for readers.
 
 pub mod client;
@@ -10,6 +10,7 @@ pub mod error;
 pub mod frame;
 pub mod json;
 pub mod op;
+pub mod redact;
 pub mod server;
 
 /// The WebSocket subprotocol the hub speaks (RFC 6455, section 1.9).
