@@ -13,6 +13,7 @@ use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::json;
 use crate::protocol::op::{Op, StoredVerdict};
+use crate::protocol::redact;
 use crate::store::{Actor, Answer, PendingOp};
 
 /// One request's operations on their way.
@@ -22,8 +23,17 @@ pub struct Submission {
     pub ops: Vec<PendingOp>,
     /// Their bytes as sent.
     pub bytes: usize,
-    /// A place per operation sent; filled already where it goes no further.
-    verdicts: Vec<Option<StoredVerdict>>,
+    /// A place per operation sent.
+    places: Vec<Place>,
+}
+
+/// Where the verdict of one operation goes.
+#[derive(Debug)]
+pub enum Place {
+    /// It goes no further: this is its verdict.
+    Filled(StoredVerdict),
+    /// The engine decides. The verdict is stored for everyone; this sender sees it without these fields.
+    Decided(Box<[Box<str>]>),
 }
 
 impl Submission {
@@ -31,10 +41,11 @@ impl Submission {
     #[must_use]
     pub fn read(permit: &Permit, raws: &[Box<RawValue>], client: &str, limits: &Limits) -> Self {
         let mut submission =
-            Self { ops: Vec::new(), bytes: 0, verdicts: Vec::with_capacity(raws.len()) };
+            Self { ops: Vec::new(), bytes: 0, places: Vec::with_capacity(raws.len()) };
         for raw in raws {
-            let verdict = match check(permit, raw, limits) {
+            let place = match check(permit, raw, limits) {
                 Ok(op) => {
+                    let hidden = permit.role().map(|role| role.hidden(&op.entity_type));
                     submission.bytes += raw.get().len();
                     submission.ops.push(PendingOp {
                         payload_hash: hash(&op),
@@ -43,29 +54,31 @@ impl Submission {
                         source: None,
                         upsert: false,
                     });
-                    None
+                    Place::Decided(hidden.unwrap_or_default().into())
                 }
-                Err(verdict) => Some(verdict),
+                Err(verdict) => Place::Filled(verdict),
             };
-            submission.verdicts.push(verdict);
+            submission.places.push(place);
         }
         submission
     }
 
     /// All verdicts in the order the operations were sent in, with the engine's in their places.
     #[must_use]
-    pub fn finish(
-        verdicts: Vec<Option<StoredVerdict>>,
-        decided: Vec<Answer>,
-    ) -> Vec<StoredVerdict> {
+    pub fn finish(places: Vec<Place>, decided: Vec<Answer>) -> Vec<StoredVerdict> {
         let mut decided = decided.into_iter().map(Answer::into_verdict);
-        verdicts.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect()
+        let verdicts = places.into_iter().filter_map(|place| match place {
+            Place::Filled(verdict) => Some(verdict),
+            Place::Decided(hidden) if hidden.is_empty() => decided.next(),
+            Place::Decided(hidden) => Some(redact::verdict(decided.next()?, &hidden)),
+        });
+        verdicts.collect()
     }
 
     /// Splits what the engine takes from what [`Self::finish`] needs.
     #[must_use]
-    pub fn into_parts(self) -> (Vec<PendingOp>, usize, Vec<Option<StoredVerdict>>) {
-        (self.ops, self.bytes, self.verdicts)
+    pub fn into_parts(self) -> (Vec<PendingOp>, usize, Vec<Place>) {
+        (self.ops, self.bytes, self.places)
     }
 }
 
