@@ -16,7 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::plan::{self, Graces};
+use super::notify::Graces;
+use super::plan;
 use crate::auth::Permit;
 use crate::clock;
 use crate::config;

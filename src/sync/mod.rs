@@ -1,10 +1,12 @@
 //! From an operation to a committed change, and from the log back to a reader.
 //!
-//! [`plan`] decides (pure), [`engine`] queues, groups and commits, [`follow`] keeps this instance's feeds
-//! true to the store, [`pages`] reads the log for those who catch up.
+//! [`plan`] decides (pure) and asks [`notify`] who is to hear of it, [`engine`] queues, groups and
+//! commits, [`follow`] keeps this instance's feeds true to the store, [`pages`] reads the log for those who
+//! catch up.
 
 pub mod engine;
 pub mod follow;
+pub mod notify;
 pub mod pages;
 pub mod plan;
 pub mod submission;

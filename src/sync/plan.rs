@@ -5,51 +5,17 @@
 //! goes back with the verdict. A client's own unbroken run of edits never conflicts with itself, because
 //! it cannot know the versions its queued edits will get.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use serde_json::value::to_raw_value;
-use uuid::Uuid;
 
-use crate::config;
-use crate::id::{EntityKey, OpId, Seq, UserId};
-use crate::protocol::op::{
-    ChangeKind, EntityState, Fields, Lane, Notify, Outcome, StoredVerdict, Verdict,
-};
-use crate::store::{
-    Answer, Effects, EntityRow, LogEntry, NewNotification, PendingOp, Recorded, Snapshot,
-};
+use super::notify::{self, Graces};
+use crate::id::{EntityKey, OpId, Seq};
+use crate::protocol::op::{ChangeKind, EntityState, Fields, Outcome, StoredVerdict, Verdict};
+use crate::store::{Answer, Effects, EntityRow, LogEntry, PendingOp, Recorded, Snapshot};
 
 /// The code of a `noop` verdict for an event that is not newer than what its source sent before.
 pub const STALE: &str = "stale";
-
-/// How long an acknowledgement is waited for before a push, in milliseconds by lane.
-#[derive(Debug, Clone, Copy)]
-pub struct Graces {
-    critical: i64,
-    high: i64,
-    normal: i64,
-}
-
-impl From<&config::Push> for Graces {
-    fn from(push: &config::Push) -> Self {
-        let ms = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        Self {
-            critical: ms(push.grace_critical),
-            high: ms(push.grace_high),
-            normal: ms(push.grace_normal),
-        }
-    }
-}
-
-impl Graces {
-    fn of(&self, lane: Lane) -> i64 {
-        match lane {
-            Lane::Critical => self.critical,
-            Lane::High => self.high,
-            Lane::Normal => self.normal,
-        }
-    }
-}
 
 /// Decides the operations in order, each on the state the earlier ones leave.
 #[must_use]
@@ -186,31 +152,8 @@ impl<'a> Planner<'a> {
             at: self.now_ms,
         });
         self.touched.insert(key, row);
-        if let Some(notify) = &pending.op.notify {
-            self.notify(notify, &pending.actor.user);
-        }
-    }
-
-    fn notify(&mut self, notify: &Notify, actor: &str) {
-        let recipients: BTreeSet<&UserId> =
-            notify.users.iter().filter(|user| user.as_str() != actor).collect();
-        for user in recipients {
-            self.effects.notifications.push(NewNotification {
-                nid: Uuid::now_v7().to_string(),
-                user: user.clone(),
-                seq: self.head,
-                title: notify.title.clone(),
-                body: notify.body.clone(),
-                data: notify
-                    .data
-                    .as_ref()
-                    .map(|data| serde_json::to_string(data).expect("data has string keys")),
-                link: notify.link.clone(),
-                lane: notify.lane,
-                not_before: self.now_ms.saturating_add(self.graces.of(notify.lane)),
-                created_at: self.now_ms,
-            });
-        }
+        let notifications = notify::plan(pending, self.head, self.now_ms, self.graces);
+        self.effects.notifications.extend(notifications);
     }
 }
 
@@ -380,6 +323,8 @@ fn reused(pending: &PendingOp) -> StoredVerdict {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::id::Epoch;
     use crate::store::{Actor, SourceVersion};

@@ -12,6 +12,7 @@ use syncline::protocol::op::{ChangeKind, Fields, Outcome, Verdict};
 use syncline::store::{
     Actor, Answer, Effects, EntityRow, PendingOp, Recorded, Snapshot, SourceVersion,
 };
+use syncline::sync::notify::Graces;
 use syncline::sync::{plan, submission};
 
 use super::{choose, number};
@@ -105,7 +106,7 @@ struct World {
     snapshot: Snapshot,
     /// Entities as the log alone tells them.
     told: HashMap<EntityKey, (Seq, Option<Fields>)>,
-    graces: plan::Graces,
+    graces: Graces,
 }
 
 impl World {

@@ -27,6 +27,7 @@ macro_rules! on_tx {
     };
 }
 
+mod notify;
 mod read;
 mod write;
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::super::{
     Answer, Batch, EntityRow, LogEntry, NewNotification, PendingOp, StoreError, value,
 };
-use super::{Decision, Tx};
+use super::{Decision, Tx, notify};
 use crate::id::EntityKey;
 use crate::protocol::op::{Outcome, StoredVerdict};
 
@@ -31,8 +31,8 @@ pub(super) async fn decisions(
         verdicts(tx, &rows.verdicts, now_ms).await?;
     }
     if !rows.notifications.is_empty() {
-        notifications(tx, &rows.notifications).await?;
-        push_intents(tx, &rows.notifications).await?;
+        notify::notifications(tx, &rows.notifications).await?;
+        notify::push_intents(tx, &rows.notifications).await?;
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ impl<'a> Rows<'a> {
 }
 
 /// One column of some rows, as an array for PostgreSQL.
-fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
+pub(super) fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 
@@ -245,89 +245,6 @@ async fn verdicts(
             .bind(column(rows, |(_, _, verdict, _)| verdict.get()))
             .bind(column(rows, |(_, op, ..)| op.actor.client.as_str()))
             .bind(now_ms)
-            .execute(&mut **tx)
-            .await?;
-        }
-    }
-    Ok(())
-}
-
-async fn notifications(tx: &mut Tx, rows: &[(&str, &NewNotification)]) -> Result<(), StoreError> {
-    match tx {
-        Tx::Sqlite(tx) => {
-            let rows = column(rows, |(project, n)| {
-                let (title, body) = (value::text(&n.title), value::text(&n.body));
-                let link = n.link.as_deref().map(value::text);
-                let lane = n.lane.as_str();
-                (&n.nid, project, &n.user, n.seq, title, body, &n.data, link, lane, n.created_at)
-            });
-            sqlx::query(
-                "INSERT INTO notifications
-                     (nid, project, user_id, evt_seq, title, body, data, link, lane, created_at)
-                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
-                     value->>6, value->>7, value->>8, value->>9
-                 FROM json_each($1)",
-            )
-            .bind(value::json_text(&rows))
-            .execute(&mut **tx)
-            .await?;
-        }
-        Tx::Postgres(tx) => {
-            sqlx::query(
-                "INSERT INTO notifications
-                     (nid, project, user_id, evt_seq, title, body, data, link, lane, created_at)
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
-                     $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[])",
-            )
-            .bind(column(rows, |(_, n)| n.nid.as_str()))
-            .bind(column(rows, |(project, _)| *project))
-            .bind(column(rows, |(_, n)| n.user.as_str()))
-            .bind(column(rows, |(_, n)| value::from_seq(n.seq)))
-            .bind(column(rows, |(_, n)| value::text(&n.title)))
-            .bind(column(rows, |(_, n)| value::text(&n.body)))
-            .bind(column(rows, |(_, n)| n.data.as_deref()))
-            .bind(column(rows, |(_, n)| n.link.as_deref().map(value::text)))
-            .bind(column(rows, |(_, n)| n.lane.as_str()))
-            .bind(column(rows, |(_, n)| n.created_at))
-            .execute(&mut **tx)
-            .await?;
-        }
-    }
-    Ok(())
-}
-
-/// Arms a push for each notification.
-async fn push_intents(tx: &mut Tx, rows: &[(&str, &NewNotification)]) -> Result<(), StoreError> {
-    match tx {
-        Tx::Sqlite(tx) => {
-            let rows = column(rows, |(project, n)| {
-                let lane = n.lane.as_str();
-                (&n.nid, project, &n.user, n.seq, lane, n.not_before, n.created_at)
-            });
-            sqlx::query(
-                "INSERT INTO push_intents
-                     (nid, project, user_id, evt_seq, lane, not_before, updated_at)
-                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6
-                 FROM json_each($1)",
-            )
-            .bind(value::json_text(&rows))
-            .execute(&mut **tx)
-            .await?;
-        }
-        Tx::Postgres(tx) => {
-            sqlx::query(
-                "INSERT INTO push_intents
-                     (nid, project, user_id, evt_seq, lane, not_before, updated_at)
-                 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
-                     $6::bigint[], $7::bigint[])",
-            )
-            .bind(column(rows, |(_, n)| n.nid.as_str()))
-            .bind(column(rows, |(project, _)| *project))
-            .bind(column(rows, |(_, n)| n.user.as_str()))
-            .bind(column(rows, |(_, n)| value::from_seq(n.seq)))
-            .bind(column(rows, |(_, n)| n.lane.as_str()))
-            .bind(column(rows, |(_, n)| n.not_before))
-            .bind(column(rows, |(_, n)| n.created_at))
             .execute(&mut **tx)
             .await?;
         }
