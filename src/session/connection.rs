@@ -14,7 +14,8 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::shard::{Closing, ConnRef, Shard};
+use super::shard::Shard;
+use super::table::{Closing, ConnRef};
 use crate::auth::Claims;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame::{self, Decoder, FrameError, Incoming};
