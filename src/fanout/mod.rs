@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -67,6 +67,8 @@ pub enum ToShard {
     },
     /// Close every connection whose token the revocation concerns.
     Revoke(Arc<Revocation>),
+    /// Ask anew what a user's connections are granted.
+    Regrant(UserId),
     /// Close every connection of a user.
     Disconnect(UserId, CloseCode),
     /// Say goodbye to everyone, spread over the configured time.
@@ -77,6 +79,8 @@ pub enum ToShard {
 #[derive(Debug, Clone)]
 pub struct ShardHandle {
     queue: mpsc::Sender<ToShard>,
+    /// Whether it was not told that somebody's grants changed.
+    regrant_all: Arc<AtomicBool>,
 }
 
 impl ShardHandle {
@@ -84,13 +88,19 @@ impl ShardHandle {
     #[must_use]
     pub fn channel() -> (Self, mpsc::Receiver<ToShard>) {
         let (queue, receiver) = mpsc::channel(SHARD_QUEUE);
-        (Self { queue }, receiver)
+        (Self { queue, regrant_all: Arc::default() }, receiver)
     }
 
     /// Puts a message into the queue unless it is full; whether it did.
     #[must_use]
     pub fn send(&self, message: ToShard) -> bool {
         self.queue.try_send(message).is_ok()
+    }
+
+    /// Whether the shard has to ask anew for everyone, because its queue was full once; asking clears it.
+    #[must_use]
+    pub fn take_regrant_all(&self) -> bool {
+        self.regrant_all.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -171,6 +181,17 @@ impl Fanout {
                     let frame = frame.clone();
                     let _dropped = shard.send(ToShard::User { user, project, frame });
                 }
+            }
+        }
+    }
+
+    /// Has the shards where a user is connected ask anew what they are granted. One whose queue is full
+    /// asks for everyone when it next sweeps.
+    pub fn regrant(&self, user: &UserId) {
+        let Some(counts) = self.users.get(user.as_str()) else { return };
+        for (shard, _) in self.shards.iter().zip(counts.iter()).filter(|(_, count)| **count > 0) {
+            if !shard.send(ToShard::Regrant(user.clone())) {
+                shard.regrant_all.store(true, Ordering::Release);
             }
         }
     }

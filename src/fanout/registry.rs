@@ -193,10 +193,15 @@ impl Project {
         }
     }
 
-    /// Replaces the role a connection reads one room with; whether the new one may read other types.
-    pub fn set_role(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>) -> bool {
-        let Some(reader) = self.reader(slot, entity) else { return false };
-        std::mem::replace(&mut reader.role, role.clone()).class != role.class
+    /// Replaces the role a connection reads one room with, and returns the one before.
+    pub fn set_role(
+        &mut self,
+        slot: Slot,
+        entity: Option<&EntityKey>,
+        role: &Arc<Role>,
+    ) -> Option<Arc<Role>> {
+        let reader = self.reader(slot, entity)?;
+        Some(std::mem::replace(&mut reader.role, role.clone()))
     }
 
     fn reader(&mut self, slot: Slot, entity: Option<&EntityKey>) -> Option<&mut Reader> {
@@ -440,6 +445,11 @@ impl Users {
                 self.slots.remove(user.as_str());
             }
         }
+    }
+
+    /// The users with a connection here.
+    pub fn all(&self) -> impl Iterator<Item = &UserId> {
+        self.slots.keys()
     }
 
     /// A user's connections.

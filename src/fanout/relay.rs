@@ -1,6 +1,7 @@
 //! What happens on this instance goes to its shards and to the other instances; what happens on the
 //! others comes to its shards. Local delivery never waits for the bus.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,17 +9,20 @@ use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
 use super::{ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
-use crate::auth::{Authenticator, RevocationEntry};
+use crate::auth::{Access, Authenticator, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, UserId};
 use crate::presence::Delta;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
-use crate::store::{Committed, NewNotification};
+use crate::store::{Committed, Membership, NewNotification};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
+
+/// Changes of memberships in one message between instances.
+const MEMBERS_PER_MESSAGE: usize = 500;
 
 /// Both directions between the local shards and the other instances.
 pub struct Relay {
@@ -29,6 +33,7 @@ pub struct Relay {
     /// The way to the other instances.
     pub bus: Bus,
     auth: Arc<Authenticator>,
+    access: Arc<Access>,
     metrics: Arc<Metrics>,
     /// Feeds that need the store, for the follower.
     doubtful: mpsc::UnboundedSender<Arc<Feed>>,
@@ -42,10 +47,11 @@ impl Relay {
         fanout: Fanout,
         bus: Bus,
         auth: Arc<Authenticator>,
+        access: Arc<Access>,
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
         let (doubtful, receiver) = mpsc::unbounded_channel();
-        (Self { feeds, fanout, bus, auth, metrics, doubtful }, receiver)
+        (Self { feeds, fanout, bus, auth, access, metrics, doubtful }, receiver)
     }
 
     /// Passes on what a commit made true.
@@ -158,6 +164,25 @@ impl Relay {
         new
     }
 
+    /// Puts changes of memberships in force, on every instance.
+    pub fn members(&self, changes: &[Membership]) {
+        self.members_here(changes);
+        for changes in changes.chunks(MEMBERS_PER_MESSAGE) {
+            self.signal(&Topic::Control, &Signal::Members { changes: changes.to_vec() });
+        }
+    }
+
+    /// Puts changes of memberships in force on this instance; how many were news here.
+    pub fn members_here(&self, changes: &[Membership]) -> usize {
+        let Some(memberships) = self.access.memberships() else { return 0 };
+        let news: Vec<_> =
+            changes.iter().filter(|change| memberships.apply(change)).map(|c| &c.user).collect();
+        for user in news.iter().collect::<BTreeSet<_>>() {
+            self.fanout.regrant(user);
+        }
+        news.len()
+    }
+
     /// Closes every connection of a user, on every instance.
     pub fn disconnect(&self, user: UserId) {
         self.disconnect_here(user.clone());
@@ -200,6 +225,9 @@ impl Relay {
                 }
                 (Topic::Control, Signal::Revoked { entry }) => {
                     self.revoked_here(entry);
+                }
+                (Topic::Control, Signal::Members { changes }) => {
+                    self.members_here(&changes);
                 }
                 (Topic::Control, Signal::Disconnect { user }) => self.disconnect_here(user),
                 _ => self.dropped(Dropped::BusMessage, 1),

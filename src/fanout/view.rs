@@ -28,9 +28,9 @@ impl Views {
     fn of(&self, class: u16, make: impl Fn() -> Option<Bytes>) -> Option<&Bytes> {
         let mut views = self;
         loop {
-            let view = views.0.get_or_init(|| {
-                Box::new(View { class, frame: make(), next: Self::default() })
-            });
+            let view = views
+                .0
+                .get_or_init(|| Box::new(View { class, frame: make(), next: Self::default() }));
             if view.class == class {
                 return view.frame.as_ref();
             }

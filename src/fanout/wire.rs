@@ -13,6 +13,7 @@ use crate::auth::RevocationEntry;
 use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::Delta;
 use crate::protocol::frame;
+use crate::store::Membership;
 
 const CHANGES: u8 = b'c';
 const EVENT: u8 = b'e';
@@ -50,6 +51,11 @@ pub enum Signal {
     Revoked {
         /// Which.
         entry: RevocationEntry,
+    },
+    /// Memberships changed.
+    Members {
+        /// How.
+        changes: Vec<Membership>,
     },
     /// A user is to be disconnected.
     Disconnect {

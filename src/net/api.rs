@@ -7,12 +7,13 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::admin;
+use super::members;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
@@ -42,6 +43,11 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/publish", post(publish::publish))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
+        .route("/v1/admin/projects/{project}/members", get(members::list))
+        .route(
+            "/v1/admin/projects/{project}/members/{user}",
+            put(members::set).delete(members::remove),
+        )
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
@@ -73,7 +79,7 @@ async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
         hub.metrics.auth_failures.of((&error).into()).inc();
         error.refusal()
     })?;
-    Ok(Grants::resolve(&claims, &hub.roles))
+    Ok(hub.access.grants(&claims))
 }
 
 /// A path segment as a name.

@@ -115,6 +115,7 @@ impl Shard {
             ToShard::Revoke(revocation) => {
                 self.close_revoked(|claims| concerns(&revocation, claims));
             }
+            ToShard::Regrant(user) => self.regrant_user(&user),
             ToShard::Disconnect(user, code) => {
                 for slot in self.slots_of(&user) {
                     self.close(slot, Closing::Code(code));
@@ -125,7 +126,7 @@ impl Shard {
     }
 
     /// Looks at every connection for what is due.
-    fn sweep(&self) {
+    fn sweep(self: &Rc<Self>) {
         let (now, now_s) = (Instant::now(), clock::now_s());
         let config = &self.hub.config;
         let mut due = Vec::new();
@@ -141,6 +142,7 @@ impl Shard {
         }
         self.report(waiting, self.state.borrow().registry.rooms());
         self.enforce_revocations();
+        self.enforce_grants();
         for (slot, tick) in due {
             match tick {
                 Tick::Idle => {}

@@ -1,7 +1,7 @@
 //! The store: every project's log, entities, verdicts and notifications, in SQLite or PostgreSQL.
 //!
 //! Called by the sync engine ([`Store::commit`], [`Store::page`]), by the push workers
-//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`]). One file per topic, both engines
+//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`], [`Store::memberships_after`]). One file per topic, both engines
 //! side by side in it; `tests/it/store.rs` is the one suite both have to pass.
 //!
 //! Invariants: a project's sequence is dense and in commit order, because its `sync_head` row is locked
@@ -58,6 +58,7 @@ mod entities;
 mod error;
 mod heads;
 mod log;
+mod memberships;
 mod migrate;
 mod model;
 mod open;
@@ -69,7 +70,8 @@ pub use commit::Plan;
 pub use error::StoreError;
 pub use model::{
     Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Head, LogEntry,
-    LogPage, NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,
+    LogPage, MemberAnswer, MemberEvent, Membership, MembershipHead, NewNotification, PendingOp,
+    Recorded, RevocationRow, Snapshot, SourceVersion, Standing,
 };
 
 /// A handle on the store; clones share its connections.

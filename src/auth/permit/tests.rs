@@ -3,7 +3,6 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
-use crate::auth::claims::Claims;
 use crate::auth::policy::Roles;
 use crate::id::RoleName;
 
@@ -27,15 +26,7 @@ fn grants() -> Grants {
     let roles = Roles::compile(&config::Roles(roles)).unwrap();
     let projects = ["viewer", "editor", "clerk", "lead", "ghost"]
         .map(|name| (ProjectId::new(name).unwrap(), RoleName::new(name).unwrap()));
-    let claims = Claims {
-        user: UserId::new("ana").unwrap(),
-        projects: projects.into(),
-        device: None,
-        jti: None,
-        issued_at: None,
-        expires_at: 0,
-    };
-    Grants::resolve(&claims, &roles)
+    Grants::resolve(&UserId::new("ana").unwrap(), &projects.into(), &roles)
 }
 
 fn op(kind: &str, entity_type: &str) -> Op {
