@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::auth::Revocation;
-use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
+use crate::id::{EntityType, Epoch, ProjectId, Room, Seq, UserId};
 use crate::protocol::error::CloseCode;
 
 pub mod feed;
@@ -56,12 +57,12 @@ pub enum ToShard {
     },
     /// A finished presence frame for those in a room who asked for presence.
     Presence(Arc<Room>, Bytes),
-    /// A finished frame for every connection of a user whose token grants the project it is about.
+    /// A finished frame for every connection of a user that may read what it is about.
     User {
         /// The user.
         user: UserId,
         /// What the frame is about.
-        project: ProjectId,
+        about: Arc<About>,
         /// The message.
         frame: Bytes,
     },
@@ -73,6 +74,16 @@ pub enum ToShard {
     Disconnect(UserId, CloseCode),
     /// Say goodbye to everyone, spread over the configured time.
     Drain,
+}
+
+/// What a frame for a user is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The project.
+    pub project: ProjectId,
+    /// The type of entity; older instances do not say.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<EntityType>,
 }
 
 /// The sending side of one shard's queue.
@@ -172,14 +183,15 @@ impl Fanout {
         self.users.iter().map(|entry| entry.key().clone()).collect()
     }
 
-    /// Sends a finished frame about a project to every connection of a user on this instance.
-    pub fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+    /// Sends a finished frame to those connections of a user on this instance that may read what it is
+    /// about.
+    pub fn to_user(&self, user: &UserId, about: &Arc<About>, frame: &Bytes) {
         if let Some(counts) = self.users.get(user.as_str()) {
             for (shard, count) in self.shards.iter().zip(counts.iter()) {
                 if *count > 0 {
-                    let (user, project) = (user.clone(), project.clone());
+                    let (user, about) = (user.clone(), about.clone());
                     let frame = frame.clone();
-                    let _dropped = shard.send(ToShard::User { user, project, frame });
+                    let _dropped = shard.send(ToShard::User { user, about, frame });
                 }
             }
         }

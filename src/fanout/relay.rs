@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
-use super::{ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
+use super::{About, ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
 use crate::auth::{Access, Authenticator, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, UserId};
@@ -68,7 +68,9 @@ impl Relay {
             self.bus.publish(&Topic::Project(project.clone()), &message);
         }
         for notification in &committed.notifications {
-            self.notification(project, notification);
+            let change = committed.entries.iter().find(|entry| entry.seq == notification.seq);
+            let kind = change.map(|entry| entry.entity.kind.clone());
+            self.notification(About { project: project.clone(), kind }, notification);
         }
     }
 
@@ -80,14 +82,14 @@ impl Relay {
         }
     }
 
-    fn notification(&self, project: &ProjectId, n: &NewNotification) {
+    fn notification(&self, about: About, n: &NewNotification) {
         let data = n
             .data
             .as_ref()
             .and_then(|data| serde_json::value::RawValue::from_string(data.clone()).ok());
         let frame = ServerFrame::Notification(Notification {
             nid: &n.nid,
-            project,
+            project: &about.project,
             seq: n.seq,
             title: &n.title,
             body: &n.body,
@@ -97,11 +99,10 @@ impl Relay {
             at: n.created_at,
         })
         .encode();
-        self.fanout.to_user(&n.user, project, &frame);
+        self.fanout.to_user(&n.user, &Arc::new(about.clone()), &frame);
         let payload = frame::payload(&frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
-        let project = project.clone();
-        self.signal(&Topic::User(n.user.clone()), &Signal::User { project, frame });
+        self.signal(&Topic::User(n.user.clone()), &Signal::User { about, frame });
     }
 
     /// Passes on a broadcast's finished frame.
@@ -219,9 +220,9 @@ impl Relay {
             }
             (topic, Wire::Signal(signal)) => match (topic, *signal) {
                 (Topic::Project(_), Signal::Presence { delta }) => self.presence_here(&delta),
-                (Topic::User(user), Signal::User { project, frame: text }) => {
+                (Topic::User(user), Signal::User { about, frame: text }) => {
                     let frame = frame::text(|p| p.extend(text.bytes()));
-                    self.fanout.to_user(&user, &project, &frame);
+                    self.fanout.to_user(&user, &Arc::new(about), &frame);
                 }
                 (Topic::Control, Signal::Revoked { entry }) => {
                     self.revoked_here(entry);

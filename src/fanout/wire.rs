@@ -8,9 +8,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::About;
 use super::feed::EncodedChange;
 use crate::auth::RevocationEntry;
-use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq, UserId};
+use crate::id::{EntityKey, Epoch, Room, Seq, UserId};
 use crate::presence::Delta;
 use crate::protocol::frame;
 use crate::store::Membership;
@@ -40,10 +41,11 @@ pub enum Signal {
         /// What happened.
         delta: Delta,
     },
-    /// A frame payload for every connection of the topic's user whose token grants the project.
+    /// A frame payload for those connections of the topic's user that may read what it is about.
     User {
         /// What the frame is about.
-        project: ProjectId,
+        #[serde(flatten)]
+        about: About,
         /// The JSON text of the frame.
         frame: String,
     },

@@ -12,9 +12,10 @@ use slab::Slab;
 
 use super::shard::Shard;
 use super::table::{Closing, Conn, ConnRef, State};
+use crate::fanout::About;
 use crate::fanout::outbox::{Flushed, Outbox};
 use crate::fanout::registry::{Registry, Sink, Slot};
-use crate::id::{ProjectId, UserId};
+use crate::id::UserId;
 use crate::protocol::error::CloseCode;
 use crate::telemetry::{Delivery, Dropped};
 
@@ -52,13 +53,14 @@ impl Shard {
         }
     }
 
-    /// Sends a frame about a project to those connections of a user whose token grants the project.
-    pub(super) fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+    /// Sends a frame to those connections of a user that may read what it is about.
+    pub(super) fn to_user(&self, user: &UserId, about: &About, frame: &Bytes) {
         let slots: Vec<Slot> = {
             let state = self.state.borrow();
             let granted = |slot: &Slot| {
                 let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
-                identity.is_some_and(|who| who.grants.role(project).is_some())
+                let role = identity.and_then(|who| who.grants.role(&about.project));
+                role.is_some_and(|role| about.kind.as_ref().is_none_or(|kind| role.can_read(kind)))
             };
             state.users.of(user).filter(granted).collect()
         };

@@ -109,7 +109,7 @@ impl Shard {
                     registry.get(project).map_or(0, |rooms| rooms.presence(&room, &frame, sink))
                 });
             }
-            ToShard::User { user, project, frame } => self.to_user(&user, &project, &frame),
+            ToShard::User { user, about, frame } => self.to_user(&user, &about, &frame),
             ToShard::Overflow(project) => self.overflow(&project),
             ToShard::NewEpoch(project, epoch, head) => self.new_epoch(&project, epoch, head),
             ToShard::Revoke(revocation) => {

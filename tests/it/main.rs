@@ -11,6 +11,7 @@ mod http;
 mod ingest;
 mod instances;
 mod isolation;
+mod members;
 mod no_hole;
 mod operators;
 mod poison;

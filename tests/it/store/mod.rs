@@ -20,5 +20,6 @@ macro_rules! on_both_engines {
 
 mod commit;
 mod lifecycle;
+mod memberships;
 mod push;
 mod read;
