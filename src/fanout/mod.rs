@@ -108,6 +108,11 @@ impl ShardHandle {
         self.queue.try_send(message).is_ok()
     }
 
+    /// Has the shard ask anew what everyone on it is granted, when it next sweeps.
+    pub fn regrant_all(&self) {
+        self.regrant_all.store(true, Ordering::Release);
+    }
+
     /// Whether the shard has to ask anew for everyone, because its queue was full once; asking clears it.
     #[must_use]
     pub fn take_regrant_all(&self) -> bool {
@@ -203,7 +208,7 @@ impl Fanout {
         let Some(counts) = self.users.get(user.as_str()) else { return };
         for (shard, _) in self.shards.iter().zip(counts.iter()).filter(|(_, count)| **count > 0) {
             if !shard.send(ToShard::Regrant(user.clone())) {
-                shard.regrant_all.store(true, Ordering::Release);
+                shard.regrant_all();
             }
         }
     }
@@ -238,5 +243,29 @@ impl Fanout {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_cannot_be_told_of_a_regrant_asks_for_everyone() {
+        let (handles, mut queues): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| ShardHandle::channel()).unzip();
+        let fanout = Fanout::new(handles.into());
+        let ana: UserId = "ana".parse().unwrap();
+        fanout.regrant(&ana);
+        fanout.user_connected(&ana, 1);
+        fanout.regrant(&ana);
+        assert!(queues[0].try_recv().is_err(), "nobody is connected there");
+        assert!(matches!(queues[1].try_recv(), Ok(ToShard::Regrant(user)) if user == ana));
+        assert!(fanout.shards().iter().all(|shard| !shard.take_regrant_all()));
+        while fanout.shards()[1].send(ToShard::Drain) {}
+        fanout.regrant(&ana);
+        assert!(!fanout.shards()[0].take_regrant_all());
+        assert!(fanout.shards()[1].take_regrant_all());
+        assert!(!fanout.shards()[1].take_regrant_all(), "once is enough");
     }
 }

@@ -17,7 +17,7 @@ use super::members;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
-use crate::auth::{Command, Grants, Permit, authorize};
+use crate::auth::{Claims, Command, Grants, Permit, authorize};
 use crate::clock;
 use crate::hub::Hub;
 use crate::id::{EntityId, EntityKey, EntityType, Epoch, ProjectId, Room, Seq, UserId};
@@ -70,16 +70,20 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
     response
 }
 
-/// What the bearer token grants.
-async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+/// Whom the bearer token names.
+async fn claims(hub: &Hub, headers: &HeaderMap) -> Result<Claims, Problem> {
     let token = bearer(headers).ok_or_else(|| {
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
-    let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
+    Ok(hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
         hub.metrics.auth_failures.of((&error).into()).inc();
         error.refusal()
-    })?;
-    Ok(hub.access.grants(&claims))
+    })?)
+}
+
+/// What they may do now.
+async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+    Ok(hub.access.grants(&claims(hub, headers).await?))
 }
 
 /// A path segment as a name.
@@ -206,8 +210,8 @@ async fn ops(
     body: String,
 ) -> Result<Json<Verdicts>, Problem> {
     let project: ProjectId = name(&project)?;
-    let grants = grants(&hub, &headers).await?;
-    let permit = authorize(&grants, Command::Write(&project))?;
+    let claims = claims(&hub, &headers).await?;
+    let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
     let body: OpsBody = json(&body)?;
     let limits = &hub.config.limits;
     if body.ops.len() > limits.ops_per_write {
@@ -224,6 +228,7 @@ async fn ops(
     let decided = hub.engine.submit(&permit, ops, bytes)?.await.unwrap_or_else(|_| {
         Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
     })?;
+    permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
     Ok(Json(Verdicts { verdicts: Submission::finish(places, decided) }))
 }
 

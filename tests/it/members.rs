@@ -1,8 +1,11 @@
 //! Who is in a project: changed by administrators and backends, in force at once on every instance.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use syncline::config::{Config, Memberships};
+use syncline::store::{Membership, Standing};
 
 use crate::support::client::{Client, create, update};
 use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
@@ -218,7 +221,16 @@ async fn another_role_is_in_force_at_once_and_told() {
 #[tokio::test]
 async fn a_change_is_in_force_on_every_instance_and_after_a_restart() {
     let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
-    let (a, b) = (start_at(&database, &redis.url()).await, start_at(&database, &redis.url()).await);
+    // No poll comes to the bus's help.
+    let start = || {
+        TestHub::start_with(|config| {
+            roles(config);
+            config.store.url.clone_from(&database);
+            config.bus.url = redis.url();
+            config.bus.head_poll = Duration::from_secs(3600);
+        })
+    };
+    let (a, b) = (start().await, start().await);
     linked([&a, &b]).await;
     let mut ana = connect(&b, "ana", json!({ "p": "editor" })).await;
     join(&mut ana, None).await;
@@ -234,7 +246,7 @@ async fn a_change_is_in_force_on_every_instance_and_after_a_restart() {
     let gone = ana.find("the room is lost", |frame| frame["reason"] == "access_lost").await;
     assert_eq!(gone["room"], "project:p");
     b.stop().await;
-    let b = start_at(&database, &redis.url()).await;
+    let b = start().await;
     let ana = connect(&b, "ana", json!({ "p": "editor" })).await;
     assert_eq!(ana.hello["projects"], json!({}));
     let newcomer = connect(&b, "new", json!({})).await;
@@ -272,6 +284,24 @@ async fn a_change_the_bus_lost_is_found_in_the_store() {
     proxy.forward();
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_was_not_told_asks_when_it_sweeps() {
+    let hub = TestHub::start_with(roles).await;
+    let mut ana = connect(&hub, "ana", json!({ "p": "editor" })).await;
+    join(&mut ana, None).await;
+    // As when the shards' queues are full: the change is known, and nobody was told.
+    let memberships = hub.hub().access.memberships().unwrap();
+    memberships.apply(&Membership {
+        project: "p".parse().unwrap(),
+        user: "ana".parse().unwrap(),
+        standing: Standing::Removed,
+        revision: 1,
+    });
+    hub.hub().relay.fanout.shards().iter().for_each(|shard| shard.regrant_all());
+    assert_eq!(ana.expect("gone").await["reason"], "access_lost");
+    hub.stop().await;
 }
 
 #[tokio::test]

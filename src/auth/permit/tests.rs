@@ -107,6 +107,18 @@ fn a_hidden_field_is_not_written() {
 }
 
 #[test]
+fn an_answer_goes_out_under_a_permit_that_sees_the_same() {
+    let grants = grants();
+    let permit =
+        |name: &str| authorize(&grants, Command::Write(&ProjectId::new(name).unwrap())).unwrap();
+    assert!(permit("viewer").still(&permit("editor")).is_ok(), "they read the same");
+    for now in ["clerk", "lead"] {
+        let refusal = permit("editor").still(&permit(now)).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::Unavailable, "{now}");
+    }
+}
+
+#[test]
 fn what_is_not_granted_looks_like_what_does_not_exist() {
     let grants = grants();
     let refusal = |name: &str| {
