@@ -13,7 +13,7 @@ use super::policy::{Grants, Role};
 use crate::config;
 use crate::id::{ProjectId, Room, UserId};
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::protocol::op::{ChangeKind, Op};
+use crate::protocol::op::{Op, OpKind};
 
 /// What a connection asks to do.
 #[derive(Debug, Clone, Copy)]
@@ -120,8 +120,10 @@ impl Permit {
         let (_, role) = self.in_project()?;
         let entity_type = &op.entity_type;
         let (may, verb) = match op.kind {
-            ChangeKind::Create | ChangeKind::Update => (role.can_write(entity_type), "write"),
-            ChangeKind::Delete => (role.can_delete(entity_type), "delete"),
+            OpKind::Create | OpKind::Update | OpKind::Resolve => {
+                (role.can_write(entity_type), "write")
+            }
+            OpKind::Delete => (role.can_delete(entity_type), "delete"),
         };
         if !may || !role.can_read(entity_type) {
             let message = format!("the role `{}` may not {verb} `{entity_type}`", role.name);

@@ -14,6 +14,16 @@ pub struct Limits {
     pub ops_per_write: usize,
     /// Bytes of one operation. Default 256 KiB.
     pub op_bytes: usize,
+    /// Operations in one group. Default 100.
+    pub ops_per_group: usize,
+    /// Fields in one operation. Default 256.
+    pub op_fields: usize,
+    /// How deep arrays and objects nest in a field's value. Default 16, at most 60.
+    pub op_depth: usize,
+    /// Bytes of one text in a field. Default 64 KiB.
+    pub op_string_bytes: usize,
+    /// Bytes of an entity's fields together, as JSON. Default 512 KiB.
+    pub entity_bytes: usize,
     /// Bytes of one presence state. Default 1 KiB.
     pub presence_bytes: usize,
     /// Requests one connection may have unanswered. Default 64.
@@ -58,6 +68,11 @@ impl Default for Limits {
             rooms: 200,
             ops_per_write: 500,
             op_bytes: 256 << 10,
+            ops_per_group: 100,
+            op_fields: 256,
+            op_depth: 16,
+            op_string_bytes: 64 << 10,
+            entity_bytes: 512 << 10,
             presence_bytes: 1 << 10,
             requests_in_flight: 64,
             ops_per_second: 500,

@@ -9,7 +9,11 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use toml::Value;
 
-use super::{Auth, Config, Hmac, Ingest, Jwks, PublicKey, Role, Roles, Server, Source};
+use super::{
+    Auth, Config, Entities, Entity, Field, Hmac, Ingest, Jwks, PublicKey, Role, Roles, Server,
+    Source,
+};
+use crate::protocol::conflict::{Merge, Strategy};
 
 /// Stands for any name in a table whose keys the user chooses.
 pub(crate) const ANY: &str = "*";
@@ -27,6 +31,12 @@ fn sample() -> Config {
         broadcast: false,
         hidden: [(ANY.to_owned(), one())].into(),
     };
+    let field = Field {
+        strategy: Some(Strategy::Merge),
+        merge: Some(Merge::Counter),
+        references: Some(String::new()),
+    };
+    let entity = Entity { fields: [(ANY.to_owned(), field)].into(), ..Entity::default() };
     Config {
         server: Server { allowed_origins: one(), ..Server::default() },
         auth: Auth {
@@ -38,6 +48,7 @@ fn sample() -> Config {
             ..Auth::default()
         },
         roles: Roles([(ANY.to_owned(), role)].into()),
+        entities: Entities([(ANY.to_owned(), entity)].into()),
         ingest: Ingest { sources: vec![Source::default()], ..Ingest::default() },
         ..Config::default()
     }

@@ -13,10 +13,11 @@ use crate::auth::{Access, Authenticator, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, UserId};
 use crate::presence::Delta;
+use crate::protocol::conflict::ConflictState;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
 use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
-use crate::store::{Committed, Membership, NewNotification};
+use crate::store::{Committed, Membership, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
@@ -70,7 +71,17 @@ impl Relay {
         for notification in &committed.notifications {
             let change = committed.entries.iter().find(|entry| entry.seq == notification.seq);
             let kind = change.map(|entry| entry.entity.kind.clone());
-            self.notification(About { project: project.clone(), kind }, notification);
+            self.notification(&About { project: project.clone(), kind }, notification);
+        }
+        for Parked { conflict, .. } in &committed.conflicts {
+            // What a strategy decided at once is in the verdict.
+            if conflict.state != ConflictState::Closed
+                && let Ok(user) = UserId::new(&conflict.user)
+            {
+                let frame = ServerFrame::Conflict { project, conflict }.encode();
+                let kind = Some(conflict.entity.kind.clone());
+                self.to_user(&user, &About { project: project.clone(), kind }, &frame);
+            }
         }
     }
 
@@ -82,7 +93,7 @@ impl Relay {
         }
     }
 
-    fn notification(&self, about: About, n: &NewNotification) {
+    fn notification(&self, about: &About, n: &NewNotification) {
         let data = n
             .data
             .as_ref()
@@ -99,10 +110,16 @@ impl Relay {
             at: n.created_at,
         })
         .encode();
-        self.fanout.to_user(&n.user, &Arc::new(about.clone()), &frame);
-        let payload = frame::payload(&frame);
+        self.to_user(&n.user, about, &frame);
+    }
+
+    /// Passes on a finished frame to those connections of a user that may read what it is about.
+    fn to_user(&self, user: &UserId, about: &About, frame: &Bytes) {
+        self.fanout.to_user(user, &Arc::new(about.clone()), frame);
+        let payload = frame::payload(frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
-        self.signal(&Topic::User(n.user.clone()), &Signal::User { about, frame });
+        let about = about.clone();
+        self.signal(&Topic::User(user.clone()), &Signal::User { about, frame });
     }
 
     /// Passes on a broadcast's finished frame.

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
+use super::About;
 use super::feed::EncodedChange;
 use crate::auth::Role;
 use crate::protocol::{frame, redact};
@@ -56,6 +57,22 @@ impl EncodedChange {
             Some(frame::text(|out| out.extend(payload)))
         })
     }
+}
+
+/// A frame for a user as a connection of theirs with this role may see it; none if it may not.
+#[must_use]
+pub fn for_user(frame: &Bytes, about: &About, role: &Role) -> Option<Bytes> {
+    let Some(kind) = &about.kind else { return Some(frame.clone()) };
+    if !role.can_read(kind) {
+        return None;
+    }
+    let hidden = role.hidden(kind);
+    if hidden.is_empty() {
+        return Some(frame.clone());
+    }
+    // Of what users are sent, conflicts alone hold fields of entities; others pass unchanged.
+    let payload = redact::conflict(&frame::payload(frame), hidden)?;
+    Some(frame::text(|out| out.extend(payload)))
 }
 
 #[cfg(test)]

@@ -350,9 +350,11 @@ fn fate(answer: &Answer) -> Fate {
             duplicate: matches!(answer, Answer::Replayed(_)),
             code: verdict.code,
         }),
-        Outcome::Conflict | Outcome::Rejected => Err(Failed::unfit(
-            verdict.code.as_deref().unwrap_or("rejected"),
-            verdict.message.as_deref().unwrap_or("the log refuses the event"),
-        )),
+        Outcome::Merged | Outcome::Superseded | Outcome::Conflict | Outcome::Rejected => {
+            Err(Failed::unfit(
+                verdict.code.as_deref().unwrap_or("rejected"),
+                verdict.message.as_deref().unwrap_or("the log refuses the event"),
+            ))
+        }
     }
 }

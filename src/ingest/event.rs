@@ -7,9 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::id::{EntityKey, OpId, ProjectId, RoleName, Room, Seq, UserId};
+use crate::id::{EntityKey, EntityRef, OpId, ProjectId, RoleName, Room, Seq, UserId};
 use crate::protocol::json;
-use crate::protocol::op::{ChangeKind, Fields, Notify, Op};
+use crate::protocol::op::{Fields, Lane, Notify, Op, OpKind};
 use crate::store::{Actor, MemberEvent, PendingOp, SourceVersion};
 use crate::sync::submission;
 
@@ -79,7 +79,7 @@ pub enum Body {
 /// A change of an entity.
 #[derive(Debug)]
 pub struct Write {
-    kind: ChangeKind,
+    kind: OpKind,
     entity: EntityKey,
     fields: Fields,
     source_version: Option<i64>,
@@ -202,21 +202,28 @@ impl Event {
             op_id: self.id.clone().unwrap_or_else(fresh_id),
             kind: write.kind,
             entity_type: write.entity.kind.clone(),
-            id: write.entity.id.clone(),
+            id: EntityRef::Id(write.entity.id.clone()),
             base: Seq::ZERO,
             fields: write.fields.clone(),
+            was: Fields::new(),
             edited_at: None,
+            priority: Lane::Normal,
+            group: None,
+            conflict: None,
+            choose: None,
+            expected_version: None,
             notify: write.notify.clone(),
         };
         let source = self.source.as_deref().unwrap_or(NOBODY);
+        // No client's name has a `:`, so none can pass its edits off as a source's.
+        let actor = Actor { user: self.actor.to_string(), client: format!("source:{source}") };
+        let hash = submission::hash(&op);
         Some(PendingOp {
-            payload_hash: submission::hash(&op),
-            op,
-            actor: Actor { user: self.actor.to_string(), client: self.client() },
             source: write
                 .source_version
                 .map(|version| SourceVersion { source: source.to_owned(), version }),
             upsert: true,
+            ..PendingOp::new(op, actor, hash)
         })
     }
 }
@@ -264,15 +271,15 @@ fn write(kind: Kind, event: &mut Raw) -> Result<Write, EventError> {
     }
     let fields = event.fields.take();
     let kind = match kind {
-        Kind::Upsert => ChangeKind::Create,
-        Kind::Patch => ChangeKind::Update,
-        _ => ChangeKind::Delete,
+        Kind::Upsert => OpKind::Create,
+        Kind::Patch => OpKind::Update,
+        _ => OpKind::Delete,
     };
     match (kind, &fields) {
-        (ChangeKind::Delete, Some(_)) => {
+        (OpKind::Delete, Some(_)) => {
             return Err(EventError::Unfit("a delete takes no `fields`"));
         }
-        (ChangeKind::Create | ChangeKind::Update, None) => {
+        (OpKind::Create | OpKind::Update, None) => {
             return Err(EventError::Unfit("an upsert and a patch need `fields`"));
         }
         _ => {}
@@ -350,7 +357,7 @@ mod tests {
         )
         .unwrap();
         let op = event.operation().unwrap();
-        assert_eq!((op.op.op_id.as_str(), op.op.kind, op.upsert), ("e1", ChangeKind::Create, true));
+        assert_eq!((op.op.op_id.as_str(), op.op.kind, op.upsert), ("e1", OpKind::Create, true));
         assert_eq!((op.actor.user.as_str(), op.actor.client.as_str()), ("ana", "source:erp"));
         assert_eq!(op.source, Some(SourceVersion { source: "erp".into(), version: 7 }));
         assert_eq!(op.op.notify.unwrap().title, "hi");

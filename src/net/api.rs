@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::admin;
+use super::conflicts;
 use super::members;
 use super::problem::{self, Problem};
 use super::publish;
@@ -22,12 +22,12 @@ use crate::clock;
 use crate::hub::Hub;
 use crate::id::{EntityId, EntityKey, EntityType, Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::PresencePage;
+use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{EntityState, Fields, StoredVerdict};
 use crate::protocol::server::ResyncReason;
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
-use crate::sync::submission::Submission;
 use crate::telemetry::RateLimit;
 
 /// How long a request may take, its body included.
@@ -38,9 +38,12 @@ pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/v1/projects/{project}/changes", get(changes))
         .route("/v1/projects/{project}/entities/{type}/{id}", get(entity))
+        .route("/v1/projects/{project}/entities/{type}/{id}/explain", get(conflicts::explain))
+        .route("/v1/projects/{project}/conflicts", get(conflicts::mine))
         .route("/v1/projects/{project}/ops", post(ops))
         .route("/v1/rooms/{room}/presence", get(presence))
         .route("/v1/publish", post(publish::publish))
+        .route("/v1/admin/projects/{project}/conflicts", get(conflicts::all))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
         .route("/v1/admin/projects/{project}/members", get(members::list))
@@ -170,7 +173,8 @@ async fn changes(
     Ok(Json(Delta { changes: rows.collect(), next, more: page.more, epoch: page.epoch, resync }))
 }
 
-async fn read(hub: &Hub, headers: &HeaderMap, room: &Room) -> Result<Permit, Problem> {
+/// The permit to hear or read a room.
+pub(super) async fn read(hub: &Hub, headers: &HeaderMap, room: &Room) -> Result<Permit, Problem> {
     let grants = grants(hub, headers).await?;
     Ok(authorize(&grants, Command::Read(room))?)
 }
@@ -191,13 +195,6 @@ async fn entity(
     Ok(Json(EntityState { version, deleted, fields }))
 }
 
-#[derive(Debug, Deserialize)]
-struct OpsBody {
-    ops: Vec<Box<RawValue>>,
-    /// The installation that writes; the user's name without one.
-    client: Option<crate::id::ClientId>,
-}
-
 #[derive(Debug, Serialize)]
 struct Verdicts {
     verdicts: Vec<StoredVerdict>,
@@ -212,7 +209,8 @@ async fn ops(
     let project: ProjectId = name(&project)?;
     let claims = claims(&hub, &headers).await?;
     let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
-    let body: OpsBody = json(&body)?;
+    let body: Write = json(&body)?;
+    body.check()?;
     let limits = &hub.config.limits;
     if body.ops.len() > limits.ops_per_write {
         return Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64).into());
@@ -222,14 +220,14 @@ async fn ops(
         hub.metrics.rate_limited.of(RateLimit::User).inc();
         crate::session::state::too_fast(Duration::from_millis(ms))
     })?;
+    // Who names no installation writes as the user.
     let client = body.client.as_ref().map_or(permit.user().as_str(), |client| client.as_str());
-    let submission = Submission::read(&permit, &body.ops, client, limits);
-    let (ops, bytes, places) = submission.into_parts();
-    let decided = hub.engine.submit(&permit, ops, bytes)?.await.unwrap_or_else(|_| {
+    let (decided, places) = hub.engine.write(&permit, client, &body)?;
+    let decided = decided.await.unwrap_or_else(|_| {
         Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
     })?;
     permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
-    Ok(Json(Verdicts { verdicts: Submission::finish(places, decided) }))
+    Ok(Json(Verdicts { verdicts: places.fill(decided) }))
 }
 
 /// A body as JSON, with a plain error.

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod api;
+mod conflicts;
 pub mod members;
 pub mod operator;
 pub mod problem;

@@ -42,6 +42,8 @@ codes! {
     NotFound = "not_found",
     /// The request needs a subscription that this connection does not have.
     NotSubscribed = "not_subscribed",
+    /// What arrived is not what its checksum says it should be: send it again.
+    ChecksumMismatch = "checksum_mismatch",
     /// A configured limit was met; `detail.limit` names it.
     LimitExceeded = "limit_exceeded",
     /// Too many requests; wait `retry_after_ms`.

@@ -1,7 +1,8 @@
 //! Takes fields that a reader may not see out of finished JSON, and leaves every other byte as it was.
 //!
-//! Called for roles that hide fields: by [`crate::fanout::view`] for changes, and by
-//! [`crate::sync::submission`] for verdicts. What cannot be read is not shown.
+//! Called for roles that hide fields: by [`crate::fanout::view`] for changes, by
+//! [`crate::sync::submission`] for verdicts, and by the session for conflicts. What cannot be read is not
+//! shown.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -40,23 +41,64 @@ pub fn change(payload: &[u8], hidden: &[Box<str>]) -> Option<Vec<u8>> {
 /// A verdict that shows nothing of the hidden fields.
 #[must_use]
 pub fn verdict(verdict: Box<RawValue>, hidden: &[Box<str>]) -> Box<RawValue> {
+    edited(verdict, |name, value| match name {
+        "current" => Some(entity(value, hidden)),
+        "fields" => Some(without(value, hidden).unwrap_or_else(nothing)),
+        _ => None,
+    })
+}
+
+/// A verdict that shows nothing of the entity.
+#[must_use]
+pub fn blind(verdict: Box<RawValue>) -> Box<RawValue> {
+    edited(verdict, |name, _| matches!(name, "current" | "fields").then(nothing))
+}
+
+/// A verdict with some of its members replaced; byte for byte as it was if none is.
+fn edited(
+    verdict: Box<RawValue>,
+    edit: impl Fn(&str, &RawValue) -> Option<Box<RawValue>>,
+) -> Box<RawValue> {
     let Ok(mut members) = serde_json::from_str::<Members<'_>>(verdict.get()) else {
-        return verdict; // the hub writes objects only
+        return nothing(); // the hub writes objects only
     };
-    if members.get("current").is_none() {
-        return verdict;
-    }
+    let mut any = false;
     for (name, value) in &mut members.0 {
-        if name == "current" {
-            *value = Cow::Owned(entity(value, hidden));
+        if let Some(other) = edit(name, value) {
+            *value = Cow::Owned(other);
+            any = true;
         }
     }
-    to_raw_value(&members).expect("members have string keys")
+    if any { to_raw_value(&members).expect("members have string keys") } else { verdict }
+}
+
+/// A `conflict` without the hidden fields.
+#[must_use]
+pub fn conflict(payload: &[u8], hidden: &[Box<str>]) -> Option<Vec<u8>> {
+    #[derive(serde::Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        name: Cow<'a, str>,
+    }
+    let mut frame: Members<'_> = serde_json::from_slice(payload).ok()?;
+    for (_, value) in frame.0.iter_mut().filter(|(name, _)| name == "conflict") {
+        let mut conflict: Members<'_> = serde_json::from_str(value.get()).ok()?;
+        for (_, list) in conflict.0.iter_mut().filter(|(name, _)| name == "fields") {
+            let mut fields: Vec<&RawValue> = serde_json::from_str(list.get()).ok()?;
+            fields.retain(|field| {
+                serde_json::from_str::<Named<'_>>(field.get())
+                    .is_ok_and(|Named { name }| !is_hidden(hidden, &name))
+            });
+            *list = Cow::Owned(to_raw_value(&fields).ok()?);
+        }
+        let conflict = to_raw_value(&conflict).ok()?;
+        *value = Cow::Owned(conflict);
+    }
+    serde_json::to_vec(&frame).ok()
 }
 
 /// An entity's state without the hidden fields.
 fn entity(state: &RawValue, hidden: &[Box<str>]) -> Box<RawValue> {
-    let nothing = || to_raw_value(&()).expect("null is JSON");
     let Ok(mut members) = serde_json::from_str::<Members<'_>>(state.get()) else {
         return nothing();
     };
@@ -68,9 +110,17 @@ fn entity(state: &RawValue, hidden: &[Box<str>]) -> Box<RawValue> {
     to_raw_value(&members).expect("members have string keys")
 }
 
+fn nothing() -> Box<RawValue> {
+    to_raw_value(&()).expect("null is JSON")
+}
+
+fn is_hidden(hidden: &[Box<str>], field: &str) -> bool {
+    hidden.binary_search_by(|name| (**name).cmp(field)).is_ok()
+}
+
 fn without(fields: &RawValue, hidden: &[Box<str>]) -> Option<Box<RawValue>> {
     let mut fields: Members<'_> = serde_json::from_str(fields.get()).ok()?;
-    fields.0.retain(|(name, _)| hidden.binary_search_by(|h| (**h).cmp(name)).is_err());
+    fields.0.retain(|(name, _)| !is_hidden(hidden, name));
     to_raw_value(&fields).ok()
 }
 
@@ -157,5 +207,20 @@ mod tests {
             format!(r#"{{"op_id":"o","current":{{"version":7,"fields":{{{fields}}}}}}}"#)
         };
         assert_eq!(show(&conflict(r#""salary":1,"a":1.0"#)), conflict(r#""a":1.0"#));
+        let merged = r#"{"outcome":"merged","fields":{"a":1,"salary":2}}"#;
+        assert_eq!(show(merged), r#"{"outcome":"merged","fields":{"a":1}}"#);
+        let unseen = r#"{"op_id":"o","current":null}"#;
+        assert_eq!(blind(raw(&conflict(r#""a":1"#))).get(), unseen);
+        assert_eq!(blind(raw(applied)).get(), applied);
+    }
+
+    #[test]
+    fn a_conflict_lists_no_hidden_field() {
+        let whole = r#"{"type":"conflict","conflict":{"id":"c","fields":[{"name":"a","server":1},{"name":"sal\u0061ry","server":2},{"client":3}],"at":1}}"#;
+        let rest = r#"{"type":"conflict","conflict":{"id":"c","fields":[{"name":"a","server":1}],"at":1}}"#;
+        let shown = |payload: &str| conflict(payload.as_bytes(), &hidden());
+        assert_eq!(String::from_utf8(shown(whole).unwrap()).unwrap(), rest);
+        assert_eq!(shown("[]"), None);
+        assert_eq!(shown(r#"{"conflict":{"fields":1}}"#), None);
     }
 }

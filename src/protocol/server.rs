@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::client::RequestId;
+use super::conflict::Conflict;
 use super::error::Refusal;
 use super::frame;
 use super::op::{ChangeKind, StoredVerdict};
@@ -82,6 +83,13 @@ pub enum ServerFrame<'a> {
     Presence(PresenceDelta<'a>),
     /// Something this user should know, on every device.
     Notification(Notification<'a>),
+    /// A conflict of this user's was opened, or is resolved; on every device.
+    Conflict {
+        /// The project.
+        project: &'a ProjectId,
+        /// The conflict.
+        conflict: &'a Conflict,
+    },
     /// The cursor of a room is of no use any more: fetch its state anew.
     Resync {
         /// The room.

@@ -19,7 +19,6 @@ use crate::protocol::client::{Ack, Broadcast, RequestId, SetPresence, Unsubscrib
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::server::{RawState, ServerFrame};
 use crate::quota::Kind;
-use crate::sync::submission::Submission;
 use crate::telemetry::RateLimit;
 
 impl Shard {
@@ -106,9 +105,11 @@ impl Shard {
     }
 
     fn write(self: &Rc<Self>, conn: ConnRef, id: Option<RequestId>, write: &Write) {
+        let project = write.project.as_ref().expect("a decoded frame has its project");
         let submitted = self
-            .permit(conn, Command::Write(&write.project))
+            .permit(conn, Command::Write(project))
             .and_then(|permit| {
+                write.check()?;
                 let count = u32::try_from(write.ops.len()).unwrap_or(u32::MAX);
                 self.spend(&permit, Kind::Ops, count)?;
                 Ok(permit)
@@ -117,10 +118,8 @@ impl Shard {
                 let client = self
                     .with_identity(conn, |identity| identity.client.clone())
                     .ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
-                let limits = &self.hub.config.limits;
-                let submission = Submission::read(&permit, &write.ops, client.as_str(), limits);
-                let (ops, bytes, places) = submission.into_parts();
-                Ok((self.hub.engine.submit(&permit, ops, bytes)?, places, permit))
+                let (verdicts, places) = self.hub.engine.write(&permit, client.as_str(), write)?;
+                Ok((verdicts, places, permit))
             });
         let (verdicts, places, permit) = match submitted {
             Ok(submitted) => submitted,
@@ -129,7 +128,7 @@ impl Shard {
                 return self.refuse(conn, id.as_ref(), &refusal);
             }
         };
-        let (shard, project) = (self.clone(), write.project.clone());
+        let (shard, project) = (self.clone(), project.clone());
         spawn_local(async move {
             let decided = verdicts.await.unwrap_or_else(|_| {
                 Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
@@ -144,7 +143,7 @@ impl Shard {
             });
             match decided {
                 Ok(decided) => {
-                    let verdicts = Submission::finish(places, decided);
+                    let verdicts = places.fill(decided);
                     let id = id.as_ref();
                     let frame = ServerFrame::Written { id, project: &project, verdicts: &verdicts };
                     shard.send(conn.slot, &frame.encode());

@@ -12,9 +12,9 @@ use slab::Slab;
 
 use super::shard::Shard;
 use super::table::{Closing, Conn, ConnRef, State};
-use crate::fanout::About;
 use crate::fanout::outbox::{Flushed, Outbox};
 use crate::fanout::registry::{Registry, Sink, Slot};
+use crate::fanout::{About, view};
 use crate::id::UserId;
 use crate::protocol::error::CloseCode;
 use crate::telemetry::{Delivery, Dropped};
@@ -55,20 +55,20 @@ impl Shard {
 
     /// Sends a frame to those connections of a user that may read what it is about.
     pub(super) fn to_user(&self, user: &UserId, about: &About, frame: &Bytes) {
-        let slots: Vec<Slot> = {
+        let frames: Vec<(Slot, Bytes)> = {
             let state = self.state.borrow();
-            let granted = |slot: &Slot| {
-                let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
-                let role = identity.and_then(|who| who.grants.role(&about.project));
-                role.is_some_and(|role| about.kind.as_ref().is_none_or(|kind| role.can_read(kind)))
+            let seen = |slot: Slot| {
+                let identity = state.conns.get(slot as usize)?.identity.as_ref()?;
+                let role = identity.grants.role(&about.project)?;
+                Some((slot, view::for_user(frame, about, role)?))
             };
-            state.users.of(user).filter(granted).collect()
+            state.users.of(user).filter_map(seen).collect()
         };
         self.deliver(Delivery::Notification, Way::Joined, |_, sink| {
-            for slot in &slots {
+            for (slot, frame) in &frames {
                 sink.push(*slot, frame);
             }
-            slots.len()
+            frames.len()
         });
     }
 

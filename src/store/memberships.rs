@@ -153,7 +153,7 @@ impl Store {
                     .bind(project.as_str())
                     .bind(event.op_id.as_str())
                     .bind(&event.payload_hash[..])
-                    .bind(value::outcome(outcome))
+                    .bind(outcome.as_str())
                     .bind(value::json_text(&event.verdict(outcome)))
                     .bind(value::text(&event.client).as_ref())
                     .bind(now_ms)

@@ -54,25 +54,33 @@ macro_rules! in_transaction {
 }
 
 mod commit;
+mod conflicts;
 mod entities;
 mod error;
 mod heads;
 mod log;
+mod membership;
 mod memberships;
 mod migrate;
 mod model;
 mod open;
 mod push;
+mod queue;
 mod revocations;
+mod stamps;
 mod value;
 
 pub use commit::Plan;
+pub use conflicts::ConflictQuery;
 pub use error::StoreError;
+pub use membership::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing};
 pub use model::{
-    Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Head, LogEntry,
-    LogPage, MemberAnswer, MemberEvent, Membership, MembershipHead, NewNotification, PendingOp,
-    Recorded, RevocationRow, Snapshot, SourceVersion, Standing,
+    Access, Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Given,
+    Head, LocalName, LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused,
+    RevocationRow, Snapshot, SourceVersion,
 };
+pub use queue::Submitted;
+pub use stamps::{Stamp, Stamps};
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]

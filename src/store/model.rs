@@ -5,11 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::id::{EntityId, EntityKey, Epoch, OpId, ProjectId, RoleName, Seq, UserId};
-use crate::protocol::op::{ChangeKind, Fields, Lane, Op, Outcome, StoredVerdict, Verdict};
+use super::Stamps;
+use crate::id::{
+    ConflictId, EntityId, EntityKey, EntityRef, EntityType, Epoch, LocalId, OpId, ProjectId, Seq,
+    UserId,
+};
+use crate::protocol::conflict::Conflict;
+use crate::protocol::op::{ChangeKind, Fields, Lane, Op, Outcome, StoredVerdict};
 
 /// The operations of one project that are to be decided and committed together.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +33,19 @@ pub struct PendingOp {
     pub actor: Actor,
     /// SHA-256 of the operation as it was sent: the same `op_id` with another hash is a client's fault.
     pub payload_hash: [u8; 32],
+    /// When the edit was made, in milliseconds since the Unix epoch, if the client said so; corrected by
+    /// what its clock was off.
+    pub edited_at: Option<i64>,
+    /// The local ids in it, of the entity itself and in fields that refer to others.
+    pub locals: Vec<(EntityType, LocalId)>,
+    /// What the actor must not see or do.
+    pub access: Access,
+    /// Why it is to be rejected; nothing else is looked at then.
+    pub refused: Option<Refused>,
+    /// Takes effect together with the operation before it, or not at all.
+    pub joined: bool,
+    /// Decide again if it was rejected before.
+    pub retry: bool,
     /// The version the backend gave the entity; an event that is not newer is not applied.
     pub source: Option<SourceVersion>,
     /// Act on whatever is there, without regard to `base`: a create updates what exists. So backends
@@ -37,11 +54,48 @@ pub struct PendingOp {
 }
 
 impl PendingOp {
-    /// The entity the operation is about.
+    /// An operation nothing is known about but its text and its actor.
     #[must_use]
-    pub fn entity(&self) -> EntityKey {
-        EntityKey { kind: self.op.entity_type.clone(), id: self.op.id.clone() }
+    pub fn new(op: Op, actor: Actor, payload_hash: [u8; 32]) -> Self {
+        Self {
+            edited_at: op.edited_at,
+            op,
+            actor,
+            payload_hash,
+            locals: Vec::new(),
+            access: Access::default(),
+            refused: None,
+            joined: false,
+            retry: false,
+            source: None,
+            upsert: false,
+        }
     }
+
+    /// An entity by the actor's own name for it.
+    #[must_use]
+    pub fn local_name(&self, kind: &EntityType, id: &LocalId) -> LocalName {
+        let Actor { user, client } = self.actor.clone();
+        LocalName { user, client, kind: kind.clone(), id: id.clone() }
+    }
+}
+
+/// What a verdict must not tell the actor, and an indirect operation must not do for them.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Fields of the entity's type that the actor's role does not see.
+    pub hidden: Vec<Box<str>>,
+    /// The role does not delete entities of the type.
+    pub no_delete: bool,
+}
+
+/// Why an operation is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// For programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
 }
 
 /// Who wrote.
@@ -75,6 +129,32 @@ pub struct Snapshot {
     pub verdicts: HashMap<OpId, Recorded>,
     /// The entities this batch is about, tombstones included; absent if never created.
     pub entities: HashMap<EntityKey, EntityRow>,
+    /// The ids of entities that clients named themselves.
+    pub mappings: HashMap<LocalName, EntityId>,
+    /// The conflicts this batch resolves, and the open ones about entities that backends write.
+    pub conflicts: HashMap<ConflictId, Parked>,
+}
+
+/// A client's own name for an entity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LocalName {
+    /// The user.
+    pub user: String,
+    /// The installation.
+    pub client: String,
+    /// The entity's type.
+    pub kind: EntityType,
+    /// The name.
+    pub id: LocalId,
+}
+
+/// A conflict as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parked {
+    /// What clients see of it.
+    pub conflict: Conflict,
+    /// The parked operation; none if it was decided at once.
+    pub op: Option<Op>,
 }
 
 /// A verdict given before.
@@ -82,8 +162,12 @@ pub struct Snapshot {
 pub struct Recorded {
     /// SHA-256 of the operation it was given to.
     pub payload_hash: [u8; 32],
+    /// The user it was given to; empty if an older binary stored it.
+    pub user: String,
     /// The verdict, byte for byte.
     pub verdict: StoredVerdict,
+    /// What it says.
+    pub outcome: Outcome,
 }
 
 /// An entity as it stands, or its tombstone.
@@ -95,13 +179,14 @@ pub struct EntityRow {
     pub deleted: bool,
     /// All its fields; empty if deleted.
     pub fields: Fields,
-    /// The client that made the latest change.
-    pub writer: String,
-    /// The version before the unbroken run of changes by `writer`: a client's own queued edits do not
-    /// conflict with each other.
-    pub writer_base: Seq,
+    /// What a deleted entity's fields were, so that a late edit can bring it back.
+    pub buried: Fields,
+    /// Who set each field last.
+    pub stamps: Stamps,
     /// The newest version of it that each backend has sent.
     pub source_versions: BTreeMap<String, i64>,
+    /// Bytes of its fields as JSON text, or a little more.
+    pub bytes: usize,
 }
 
 /// What a plan decided; [`super::Store::commit`] writes it as it is.
@@ -115,6 +200,10 @@ pub struct Effects {
     pub entities: Vec<(EntityKey, EntityRow)>,
     /// Who is to hear of it; each also arms a push.
     pub notifications: Vec<NewNotification>,
+    /// Ids given to what clients had named themselves.
+    pub mappings: Vec<(LocalName, EntityId)>,
+    /// Entries of the conflict log, new or changed.
+    pub conflicts: Vec<Parked>,
 }
 
 /// The answer to one operation.
@@ -123,7 +212,22 @@ pub enum Answer {
     /// Nothing is stored: a verdict given before, or the refusal of a reused `op_id`.
     Replayed(StoredVerdict),
     /// A verdict stored in the same transaction as its effect. At most one per `op_id`.
-    New(StoredVerdict, Outcome),
+    New(Given),
+}
+
+/// A new verdict, with what the store keeps beside it.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// What the client is told.
+    pub verdict: StoredVerdict,
+    /// What it says.
+    pub outcome: Outcome,
+    /// Why, for programs.
+    pub code: Option<String>,
+    /// The entity, by its id if it has one.
+    pub id: EntityRef,
+    /// It takes the place of an earlier verdict: the operation was tried again.
+    pub again: bool,
 }
 
 impl Answer {
@@ -131,7 +235,7 @@ impl Answer {
     #[must_use]
     pub fn verdict(&self) -> &StoredVerdict {
         match self {
-            Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
+            Self::Replayed(verdict) | Self::New(Given { verdict, .. }) => verdict,
         }
     }
 
@@ -139,7 +243,7 @@ impl Answer {
     #[must_use]
     pub fn into_verdict(self) -> StoredVerdict {
         match self {
-            Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
+            Self::Replayed(verdict) | Self::New(Given { verdict, .. }) => verdict,
         }
     }
 }
@@ -207,6 +311,8 @@ pub struct Committed {
     pub entries: Vec<LogEntry>,
     /// What was stored for users.
     pub notifications: Vec<NewNotification>,
+    /// What changed in the conflict log.
+    pub conflicts: Vec<Parked>,
 }
 
 /// Where a project's sequence stands.
@@ -283,103 +389,4 @@ pub struct RevocationRow {
     pub body: String,
     /// When it is of no use any more, in seconds since the Unix epoch.
     pub expires_at: i64,
-}
-
-/// What is known of a user in a project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Membership {
-    /// The project.
-    pub project: ProjectId,
-    /// The user.
-    pub user: UserId,
-    /// Where they stand.
-    pub standing: Standing,
-    /// When that changed: it rises with every change of any membership.
-    pub revision: i64,
-}
-
-/// Where a user stands in a project.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// They have this role.
-    Role(RoleName),
-    /// They have none, whatever a token says.
-    Removed,
-    /// Nothing is known of them any more.
-    Forgotten,
-}
-
-impl Standing {
-    /// The role, if it is one.
-    #[must_use]
-    pub fn role(self) -> Option<RoleName> {
-        match self {
-            Self::Role(role) => Some(role),
-            Self::Removed | Self::Forgotten => None,
-        }
-    }
-}
-
-impl From<Option<RoleName>> for Standing {
-    fn from(role: Option<RoleName>) -> Self {
-        role.map_or(Self::Removed, Self::Role)
-    }
-}
-
-/// How far memberships have changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MembershipHead {
-    /// The latest revision.
-    pub revision: i64,
-    /// The revision of the latest deletion, of which no row tells.
-    pub forgotten: i64,
-}
-
-/// A backend's event about a member.
-#[derive(Debug, Clone)]
-pub struct MemberEvent {
-    /// The event's id.
-    pub op_id: OpId,
-    /// SHA-256 of what it says: the same id with another hash is the backend's fault.
-    pub payload_hash: [u8; 32],
-    /// The user.
-    pub user: UserId,
-    /// Their role; none takes them out.
-    pub role: Option<RoleName>,
-    /// Who sent it: [`Actor::client`].
-    pub client: String,
-}
-
-impl MemberEvent {
-    /// The verdict that answers a repetition. A user's name has the form of an entity's id.
-    pub(super) fn verdict(&self, outcome: Outcome) -> Verdict {
-        let id = EntityId::new(self.user.as_str()).expect("a user's name is an entity's id");
-        Verdict {
-            op_id: self.op_id.clone(),
-            outcome,
-            id,
-            seq: None,
-            version: None,
-            code: None,
-            message: None,
-            current: None,
-        }
-    }
-
-    pub(super) fn change(&self, project: &ProjectId, revision: i64) -> Membership {
-        let standing = self.role.clone().into();
-        Membership { project: project.clone(), user: self.user.clone(), standing, revision }
-    }
-}
-
-/// What became of a backend's event about a member.
-#[derive(Debug, Clone)]
-pub enum MemberAnswer {
-    /// It was applied; none if that changed nothing.
-    New(Option<Membership>),
-    /// It was answered before.
-    Replayed(StoredVerdict),
-    /// Its id was used for something else.
-    Reused,
 }

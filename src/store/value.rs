@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::id::{EntityId, EntityKey, EntityType, Epoch, InvalidName, Seq};
-use crate::protocol::op::{ChangeKind, Lane, Outcome};
+use crate::protocol::op::{ChangeKind, Lane};
 
 /// A position as a column; one beyond what a column holds is beyond every head as well.
 pub(super) fn from_seq(seq: Seq) -> i64 {
@@ -66,11 +66,16 @@ pub(super) fn lane(column: &str) -> Result<Lane, StoreError> {
         .ok_or_else(|| StoreError::unreadable("lane", &"unknown"))
 }
 
-pub(super) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Applied => "applied",
-        Outcome::Noop => "noop",
-        Outcome::Conflict => "conflict",
-        Outcome::Rejected => "rejected",
+/// One of a small set of values, each a text in JSON.
+pub(super) fn word<T: serde::de::DeserializeOwned>(column: &str) -> Result<T, StoreError> {
+    let text = serde_json::Value::from(column);
+    serde_json::from_value(text).map_err(|e| StoreError::unreadable("word", &e))
+}
+
+/// Such a value as a column.
+pub(super) fn from_word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("{other:?} is not a word"),
     }
 }

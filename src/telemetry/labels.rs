@@ -193,7 +193,11 @@ label! {
         Applied = "applied",
         /// It was right and changed nothing.
         Noop = "noop",
-        /// It met a newer change.
+        /// It changed the log together with somebody else's edit.
+        Merged = "merged",
+        /// Somebody else's edit stands.
+        Superseded = "superseded",
+        /// It waits for its user's decision.
         Conflict = "conflict",
         /// It was refused for good.
         Rejected = "rejected",

@@ -43,7 +43,7 @@ async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
         assert_eq!(reader.expect("change").await["seq"], seq);
     }
     let stale = reader_write(&hub).await;
-    assert_eq!(stale["outcome"], "conflict");
+    assert_eq!(stale["outcome"], "superseded");
     assert_eq!(stale["current"]["fields"], json!({ "title": "one", "done": true }));
     assert_eq!(seqs(&reader.settle().await), [] as [u64; 0], "nothing came twice");
     hub.stop().await;
@@ -51,7 +51,7 @@ async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
 
 async fn reader_write(hub: &TestHub) -> serde_json::Value {
     let mut other = Client::connect(&hub.ws(), &token("cy", &json!({ "p": "editor" }))).await;
-    other.write("p", json!([update("4", "t1", 1, &json!({ "title": "late" }))])).await.remove(0)
+    other.write("p", json!([update("4", "t1", 0, &json!({ "title": "late" }))])).await.remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

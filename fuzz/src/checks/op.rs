@@ -5,14 +5,15 @@ use std::collections::HashMap;
 
 use arbitrary::Unstructured;
 use serde_json::value::RawValue;
-use syncline::config;
+use syncline::config::{self, Config};
 use syncline::id::{EntityKey, Epoch, Seq};
 use syncline::protocol::client::Write;
-use syncline::protocol::op::{ChangeKind, Fields, Outcome, Verdict};
+use syncline::protocol::conflict::Merge;
+use syncline::protocol::op::{ChangeKind, Fields, Verdict};
 use syncline::store::{
     Actor, Answer, Effects, EntityRow, PendingOp, Recorded, Snapshot, SourceVersion,
 };
-use syncline::sync::notify::Graces;
+use syncline::sync::rules::Rules;
 use syncline::sync::{plan, submission};
 
 use super::{choose, number};
@@ -50,8 +51,10 @@ pub(super) fn check(data: &[u8]) {
                 group.extend(pending(&mut input));
             }
         }
+        // A group of what is decided together is part of what was sent together.
+        group.iter_mut().take(1).for_each(|op| op.joined = false);
         world.run(&group);
-        sent.extend(group);
+        sent.extend(group.into_iter().map(|op| PendingOp { joined: false, ..op }));
     }
     world.replays_all(&sent);
 }
@@ -63,12 +66,13 @@ fn pending(input: &mut Unstructured<'_>) -> Option<PendingOp> {
     let client = choose(input, &["a", "b", "c"]);
     let source = (number(input, 0..=4) == 0)
         .then(|| SourceVersion { source: "erp".into(), version: number(input, 0..=3).into() });
+    let actor = Actor { user: format!("user of {client}"), client: client.into() };
+    let hash = submission::hash(&op);
     Some(PendingOp {
-        payload_hash: submission::hash(&op),
-        op,
-        actor: Actor { user: format!("user of {client}"), client: client.into() },
         upsert: source.is_some(),
         source,
+        joined: number(input, 0..=3) == 0,
+        ..PendingOp::new(op, actor, hash)
     })
 }
 
@@ -79,6 +83,18 @@ fn text(input: &mut Unstructured<'_>) -> String {
         9 => input.arbitrary::<u64>().unwrap_or_default(),
         n => u64::from(n),
     };
+    let (fields, was) = (members(input), members(input));
+    let notify = match number(input, 0..=3) {
+        0 => r#","notify":{"users":["user of a","bo","bo"],"title":"t","lane":"critical"}"#,
+        _ => "",
+    };
+    format!(
+        r#"{{"op_id":"o{op_id}","kind":"{kind}","type":"task","id":"t{id}","base":{base},"fields":{{{fields}}},"was":{{{was}}}{notify}}}"#,
+    )
+}
+
+/// Some fields with values.
+fn members(input: &mut Unstructured<'_>) -> String {
     let mut fields = Vec::new();
     for name in ["x", "y"] {
         match number(input, 0..=4) {
@@ -91,14 +107,17 @@ fn text(input: &mut Unstructured<'_>) -> String {
             _ => fields.push(format!("\"{name}\":{}", choose(input, &VALUES))),
         }
     }
-    let notify = match number(input, 0..=3) {
-        0 => r#","notify":{"users":["user of a","bo","bo"],"title":"t","lane":"critical"}"#,
-        _ => "",
-    };
-    format!(
-        r#"{{"op_id":"o{op_id}","kind":"{kind}","type":"task","id":"t{id}","base":{base},"fields":{{{}}}{notify}}}"#,
-        fields.join(",")
-    )
+    fields.join(",")
+}
+
+/// The rules of a task whose `x` is a counter and whose `y` is a set.
+fn rules() -> Rules {
+    let field = |merge| config::Field { merge: Some(merge), ..config::Field::default() };
+    let fields = [("x", Merge::Counter), ("y", Merge::Set)];
+    let fields = fields.map(|(name, merge)| (name.to_owned(), field(merge))).into();
+    let mut config = Config::default();
+    config.entities.0.insert("task".into(), config::Entity { fields, ..Default::default() });
+    Rules::new(&config)
 }
 
 /// A store in memory.
@@ -106,7 +125,7 @@ struct World {
     snapshot: Snapshot,
     /// Entities as the log alone tells them.
     told: HashMap<EntityKey, (Seq, Option<Fields>)>,
-    graces: Graces,
+    rules: Rules,
 }
 
 impl World {
@@ -118,14 +137,16 @@ impl World {
                 epoch: Epoch(uuid::Uuid::nil()),
                 verdicts: HashMap::new(),
                 entities: HashMap::new(),
+                mappings: HashMap::new(),
+                conflicts: HashMap::new(),
             },
             told: HashMap::new(),
-            graces: (&config::Push::default()).into(),
+            rules: rules(),
         }
     }
 
     fn run(&mut self, ops: &[PendingOp]) {
-        let effects = plan::plan(&self.snapshot, ops, 1000, self.graces);
+        let effects = plan::plan(&self.snapshot, ops, 1000, &self.rules);
         assert_eq!(effects.answers.len(), ops.len(), "one answer per operation");
         self.read_log(&effects);
         self.read_answers(ops, &effects);
@@ -170,11 +191,15 @@ impl World {
             assert_eq!(verdict.op_id, op.op.op_id);
             assert_eq!(verdict.code.is_some(), verdict.message.is_some());
             match answer {
-                Answer::New(text, outcome) => {
-                    assert_eq!(verdict.outcome, *outcome);
-                    applied += usize::from(*outcome == Outcome::Applied);
-                    let recorded =
-                        Recorded { payload_hash: op.payload_hash, verdict: text.clone() };
+                Answer::New(given) => {
+                    assert_eq!(verdict.outcome, given.outcome);
+                    applied += usize::from(verdict.seq.is_some());
+                    let recorded = Recorded {
+                        payload_hash: op.payload_hash,
+                        user: op.actor.user.clone(),
+                        verdict: given.verdict.clone(),
+                        outcome: given.outcome,
+                    };
                     let before = self.snapshot.verdicts.insert(op.op.op_id.clone(), recorded);
                     assert!(before.is_none(), "a second verdict");
                 }
@@ -186,7 +211,7 @@ impl World {
 
     fn check_replay(&self, op: &PendingOp, text: &RawValue) {
         let first = &self.snapshot.verdicts[&op.op.op_id];
-        if first.payload_hash == op.payload_hash {
+        if first.payload_hash == op.payload_hash && first.user == op.actor.user {
             assert_eq!(first.verdict.get(), text.get(), "the same verdict for ever");
         } else {
             assert!(text.get().contains("op_id_reused"), "{text}");
@@ -209,7 +234,7 @@ impl World {
 
     /// Sent again all at once, as after a long time offline, nothing happens twice.
     fn replays_all(&mut self, sent: &[PendingOp]) {
-        let effects = plan::plan(&self.snapshot, sent, 2000, self.graces);
+        let effects = plan::plan(&self.snapshot, sent, 2000, &self.rules);
         assert!(effects.entries.is_empty() && effects.entities.is_empty());
         for (op, answer) in sent.iter().zip(&effects.answers) {
             let Answer::Replayed(text) = answer else { panic!("decided twice: {op:?}") };

@@ -27,6 +27,7 @@ macro_rules! on_tx {
     };
 }
 
+mod conflicts;
 mod notify;
 mod read;
 mod write;
@@ -84,6 +85,7 @@ impl Decision {
             answers: effects.answers,
             entries: effects.entries,
             notifications: effects.notifications,
+            conflicts: effects.conflicts,
         }
     }
 }
