@@ -8,7 +8,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use syncline::auth::mint;
 use syncline::clock;
-use syncline::config::{Config, Hmac, Role};
+use syncline::config::{Config, Entity, Hmac, Role};
+use syncline::protocol::conflict::Strategy;
 
 use crate::support::client::{Client, End, create};
 use crate::support::eventually;
@@ -418,11 +419,15 @@ async fn sent_to_worker(hub: &TestHub, insider: &mut Client) -> Vec<(String, Str
         (Method::GET, "entities/task/a1", String::new()),
         (Method::GET, "entities/task/b1", String::new()),
         (Method::GET, "entities/payroll/p1", String::new()),
+        (Method::GET, "entities/task/a1/explain", String::new()),
+        (Method::GET, "entities/task/a1/explain?field=salary", String::new()),
+        (Method::GET, "entities/payroll/p1/explain", String::new()),
+        (Method::GET, "conflicts", String::new()),
         (Method::POST, "ops", json!({ "ops": ops }).to_string()),
     ] {
         let request = http.request(method, hub.http(&format!("/v1/projects/p/{path}"))).body(body);
         let answer = request.bearer_auth(&worker).send().await.unwrap();
-        let shows_nothing = ["entities/task/b1", "entities/payroll/p1"].contains(&path);
+        let shows_nothing = path.contains("b1") || path.contains("p1") || path.contains("salary");
         let text = answer.text().await.unwrap();
         keep(path, if shows_nothing { format!("{SEEN}{text}") } else { text });
     }
@@ -451,6 +456,61 @@ async fn a_hidden_type_and_a_hidden_field_reach_a_role_by_no_way() {
         assert!(all.matches(CANARY).count() >= 8, "{all}");
         hub.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_a_wider_role_was_told_is_not_told_again_to_a_narrower_one() {
+    let hub = TestHub::start_with(|config| {
+        worker(config);
+        for kind in ["task", "payroll"] {
+            let manual = Entity { strategy: Strategy::Manual, ..Entity::default() };
+            config.entities.0.insert(kind.into(), manual);
+        }
+    })
+    .await;
+    let editor = |user: &str| token(user, &json!({ "p": "editor" }));
+    let mut insider = Client::connect(&hub.ws(), &editor("insider")).await;
+    insider.write("p", secrets(1)).await;
+    let mut wide = Client::connect(&hub.ws(), &editor("ana")).await;
+    let op = |id: &str, kind: &str, of: &str, entity: &str, fields: Value| json!({ "op_id": id, "kind": kind, "type": of, "id": entity, "base": 0, "fields": fields });
+    // Each is parked; each verdict shows the entity, the last conflict its salary.
+    let ops = json!([
+        op("1", "update", "payroll", "p1", json!({ "pay": 1 })),
+        op("2", "update", "task", "c1", json!({ "title": 1 })),
+        op("3", "delete", "task", "a1", json!({})),
+    ]);
+    for verdict in wide.write("p", ops.clone()).await {
+        assert_eq!(verdict["outcome"], "conflict", "{verdict}");
+        assert!(verdict["current"].to_string().contains(CANARY), "{verdict}");
+    }
+    let narrow = token("ana", &json!({ "p": "worker" }));
+    let mut ana = Client::connect(&hub.ws(), &narrow).await;
+    let verdicts = Value::from(ana.write("p", ops.clone()).await);
+    assert!(verdicts.to_string().contains(SEEN), "{verdicts}");
+    clean(&verdicts);
+    let list = async |token: &str| {
+        let request = reqwest::Client::new().get(hub.http("/v1/projects/p/conflicts"));
+        request.bearer_auth(token).send().await.unwrap().text().await.unwrap()
+    };
+    assert!(list(&editor("ana")).await.contains(CANARY));
+    let listed = list(&narrow).await;
+    assert!(listed.contains(SEEN), "{listed}");
+    clean(&listed);
+
+    // The same user on both: what opens a conflict is told to each by its own role.
+    let again = json!([
+        op("4", "delete", "task", "c1", json!({})),
+        op("5", "update", "payroll", "p1", json!({ "pay": 2 })),
+    ]);
+    wide.settle().await;
+    wide.write("p", again).await;
+    let seen = [wide.expect("conflict").await, wide.expect("conflict").await];
+    assert!(seen.iter().all(|frame| frame.to_string().contains(CANARY)), "{seen:?}");
+    let told = ana.find("the conflict", |frame| frame["conflict"]["op_id"] == "4").await;
+    assert!(told.to_string().contains(SEEN), "{told}");
+    clean(&told);
+    clean(&Value::from(ana.settle().await));
+    hub.stop().await;
 }
 
 /// Every endpoint, as a method, a path and a body.
