@@ -12,6 +12,7 @@
 mod access;
 mod authenticator;
 mod claims;
+mod disconnect;
 mod jwks;
 mod keys;
 mod memberships;
@@ -27,6 +28,7 @@ mod visibility;
 pub use access::Access;
 pub use authenticator::Authenticator;
 pub use claims::{Claims, MAX_PROJECTS, MAX_TEXT_BYTES};
+pub use disconnect::{Disconnect, Disconnects};
 pub use memberships::Memberships;
 pub use mint::{MintError, mint};
 pub use permit::{

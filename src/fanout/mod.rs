@@ -1,34 +1,40 @@
 //! Fan-out: from a committed change to every subscribed socket, in order, encoded once.
 //!
-//! [`feed`] puts a project's changes in order and keeps the recent ones; [`registry`] is one shard's rooms
-//! and who reads them, [`view`] what they see; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each
-//! other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
+//! [`feed`] puts a project's changes in order and keeps the recent ones, [`feeds`] are all of them;
+//! [`registry`] is one shard's rooms, `reader` one connection's reading in them, [`view`] what it sees,
+//! [`users`] who is on the shard; [`outbox`] is what waits for one socket; [`wire`] is what instances tell
+//! each other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
 //! [`crate::session`].
 //!
 //! Invariant: nothing here awaits a socket or takes a lock per delivery.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::auth::Revocation;
+use crate::auth::{Disconnect, Revocation};
 use crate::id::{EntityType, Epoch, ProjectId, Room, Seq, UserId};
-use crate::protocol::error::CloseCode;
 
 pub mod feed;
+pub mod feeds;
 pub mod outbox;
+mod reader;
 pub mod registry;
 pub mod relay;
+pub mod tally;
+pub mod users;
 pub mod view;
 pub mod wire;
 
-pub use feed::{EncodedChange, Feed, Feeds};
+pub use feed::{EncodedChange, Feed};
+pub use feeds::Feeds;
 pub use relay::Relay;
+pub use tally::Tally;
 
 /// One connection of this process, never reused.
 pub type ConnId = u64;
@@ -70,8 +76,8 @@ pub enum ToShard {
     Revoke(Arc<Revocation>),
     /// Ask anew what a user's connections are granted.
     Regrant(UserId),
-    /// Close every connection of a user.
-    Disconnect(UserId, CloseCode),
+    /// Close the connections of a user that an administrator ended.
+    Disconnect(Disconnect),
     /// Say goodbye to everyone, spread over the configured time.
     Drain,
 }
@@ -126,21 +132,14 @@ pub struct Fanout {
     shards: Arc<[ShardHandle]>,
     /// Connections of each user, per shard.
     users: DashMap<UserId, Box<[u32]>>,
-    connections: AtomicUsize,
-    /// Connections from each address.
-    addresses: DashMap<IpAddr, usize>,
+    connections: Tally,
 }
 
 impl Fanout {
     /// A fan-out over these shards.
     #[must_use]
     pub fn new(shards: Arc<[ShardHandle]>) -> Self {
-        Self {
-            shards,
-            users: DashMap::new(),
-            connections: AtomicUsize::new(0),
-            addresses: DashMap::new(),
-        }
+        Self { shards, users: DashMap::new(), connections: Tally::default() }
     }
 
     /// The shards, by index.
@@ -189,17 +188,14 @@ impl Fanout {
     }
 
     /// Sends a finished frame to those connections of a user on this instance that may read what it is
-    /// about.
-    pub fn to_user(&self, user: &UserId, about: &Arc<About>, frame: &Bytes) {
-        if let Some(counts) = self.users.get(user.as_str()) {
-            for (shard, count) in self.shards.iter().zip(counts.iter()) {
-                if *count > 0 {
-                    let (user, about) = (user.clone(), about.clone());
-                    let frame = frame.clone();
-                    let _dropped = shard.send(ToShard::User { user, about, frame });
-                }
-            }
-        }
+    /// about; returns how many queues were full.
+    #[must_use]
+    pub fn to_user(&self, user: &UserId, about: &Arc<About>, frame: &Bytes) -> usize {
+        let Some(counts) = self.users.get(user.as_str()) else { return 0 };
+        let has_some = self.shards.iter().zip(counts.iter()).filter(|(_, count)| **count > 0);
+        let message =
+            || ToShard::User { user: user.clone(), about: about.clone(), frame: frame.clone() };
+        has_some.filter(|(shard, _)| !shard.send(message())).count()
     }
 
     /// Has the shards where a user is connected ask anew what they are granted. One whose queue is full
@@ -220,29 +216,24 @@ impl Fanout {
 
     /// Counts a new connection in.
     pub fn admit(&self, ip: IpAddr) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        *self.addresses.entry(ip).or_default() += 1;
+        self.connections.add(ip);
     }
 
     /// Forgets a connection counted by [`Self::admit`].
     pub fn release(&self, ip: IpAddr) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(mut count) = self.addresses.get_mut(&ip) {
-            *count -= 1;
-        }
-        self.addresses.remove_if(&ip, |_, count| *count == 0);
+        self.connections.remove(ip);
     }
 
     /// Connections from an address on this instance.
     #[must_use]
     pub fn connections_from(&self, ip: IpAddr) -> usize {
-        self.addresses.get(&ip).map_or(0, |count| *count)
+        self.connections.from(ip)
     }
 
     /// Connections on this instance.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.all()
     }
 }
 

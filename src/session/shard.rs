@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::delivery::Way;
 use super::state::Tick;
 use super::table::{Closing, ConnRef, State};
-use crate::auth::{Claims, concerns};
+use crate::auth::{Claims, Disconnect, concerns};
 use crate::clock;
 use crate::fanout::ToShard;
 use crate::fanout::registry::Slot;
@@ -41,7 +41,8 @@ pub struct Shard {
     /// What all connections share.
     pub hub: Arc<Hub>,
     pub(super) state: RefCell<State>,
-    pub(super) read_buffer: RefCell<Box<[u8]>>,
+    /// Where its sockets are read into.
+    pub read_buffer: RefCell<Box<[u8]>>,
     /// Outbox bytes and rooms, as the metrics have them.
     reported: Cell<[i64; 2]>,
     /// The generation of revocations that every connection here was asked about.
@@ -116,9 +117,9 @@ impl Shard {
                 self.close_revoked(|claims| concerns(&revocation, claims));
             }
             ToShard::Regrant(user) => self.regrant_user(&user),
-            ToShard::Disconnect(user, code) => {
-                for slot in self.slots_of(&user) {
-                    self.close(slot, Closing::Code(code));
+            ToShard::Disconnect(Disconnect { user, at }) => {
+                for slot in self.sessions_until(&user, at) {
+                    self.close(slot, Closing::Code(CloseCode::Forbidden));
                 }
             }
             ToShard::Drain => drop(tokio::task::spawn_local(self.clone().drain())),

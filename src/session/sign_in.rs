@@ -106,6 +106,7 @@ impl Shard {
             claims,
             client,
             active: connect.and_then(|c| c.active).unwrap_or(true),
+            opened_at: clock::now_ms(),
         }));
         users.add(&user, conn.slot);
         drop(state);

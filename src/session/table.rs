@@ -17,7 +17,8 @@ use super::state::Session;
 use crate::auth::{Claims, Grants};
 use crate::fanout::ConnId;
 use crate::fanout::outbox::Outbox;
-use crate::fanout::registry::{Registry, Slot, Users};
+use crate::fanout::registry::{Registry, Slot};
+use crate::fanout::users::Users;
 use crate::id::{ClientId, Room, UserId};
 use crate::presence::Departure;
 use crate::protocol::error::CloseCode;
@@ -81,6 +82,8 @@ pub(super) struct Identity {
     pub(super) client: ClientId,
     /// Whether the app is in the foreground.
     pub(super) active: bool,
+    /// When the session was opened, in milliseconds since the Unix epoch.
+    pub(super) opened_at: i64,
 }
 
 /// A room a connection is in.
@@ -124,8 +127,14 @@ impl Closing {
 }
 
 impl Shard {
-    pub(super) fn slots_of(&self, user: &UserId) -> Vec<Slot> {
-        self.state.borrow().users.of(user).collect()
+    /// A user's sessions that were opened until `at`, in milliseconds since the Unix epoch.
+    pub(super) fn sessions_until(&self, user: &UserId, at: i64) -> Vec<Slot> {
+        let state = self.state.borrow();
+        let opened = |slot: &Slot| {
+            let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
+            identity.is_some_and(|who| who.opened_at <= at)
+        };
+        state.users.of(user).filter(opened).collect()
     }
 
     /// Where a connection of this shard is; another shard's has no place here.

@@ -18,8 +18,12 @@ macro_rules! on_both_engines {
     };
 }
 
+mod checksum;
 mod commit;
+mod delta;
 mod lifecycle;
 mod memberships;
 mod push;
 mod read;
+mod retention;
+mod upgrade;
