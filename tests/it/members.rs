@@ -343,6 +343,33 @@ async fn a_cursor_from_another_role_is_not_resumed() {
 }
 
 #[tokio::test]
+async fn a_delta_that_is_being_read_ends_with_the_role_it_began_with() {
+    let hub = TestHub::start_with(roles).await;
+    let mut writer = connect(&hub, "bo", json!({ "p": "editor" })).await;
+    // More than the sockets' buffers hold, so that most of it is read after the role changed.
+    let text = "x".repeat(60_000);
+    for some in (0..110).collect::<Vec<_>>().chunks(10) {
+        let op = |n: &u32| create(&format!("t{n}"), &format!("t{n}"), &json!({ "text": text }));
+        writer.write("p", some.iter().map(op).collect()).await;
+    }
+    let request = reqwest::Client::new().get(hub.http("/v1/projects/p/changes?limit=100000"));
+    let request = request.bearer_auth(token("ana", &json!({ "p": "editor" })));
+    let mut answer = request.send().await.unwrap();
+    let mut read = answer.chunk().await.unwrap().unwrap().len();
+    give(&hub, "ana", "viewer").await;
+    let end = loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => read += chunk.len(),
+            Ok(None) => break "the whole",
+            Err(_) => break "a part",
+        }
+    };
+    assert_eq!(end, "a part", "{read} bytes were read");
+    drop((answer, writer));
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_backends_event_says_who_is_in_a_project() {
     let redis = redis::Server::start().await;
     let hub = TestHub::start_with(|config| {
