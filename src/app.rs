@@ -17,7 +17,7 @@ use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::auth::{Authenticator, Disconnect, RevocationEntry, Roles};
+use crate::auth::{Access, Authenticator, Disconnect, RevocationEntry, Roles};
 use crate::bus::{Bus, RedisLink};
 use crate::clock;
 use crate::config::Config;
@@ -38,6 +38,7 @@ use crate::sync::checksums::Checksums;
 use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
+use crate::sync::members::Members;
 use crate::sync::pages::Pages;
 use crate::sync::retention::{Counts, Retention};
 use crate::telemetry::Metrics;
@@ -126,6 +127,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let problems = |problems: Vec<String>| anyhow::anyhow!(problems.join("\n"));
     let auth = Arc::new(Authenticator::new(&config.auth).map_err(problems)?);
     let roles = Roles::compile(&config.roles).map_err(problems)?;
+    let access = Arc::new(Access::new(roles, config.auth.memberships));
     let store = open_store(&config).await?;
     store.purge_revocations(clock::now_s()).await?;
     for row in store.revocations(clock::now_s()).await? {
@@ -147,7 +149,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (address, admin_address) = (listener.local_addr()?, operators.local_addr()?);
 
     let shutdown = Shutdown::new();
-    let (hub, queues) = assemble(config, auth, roles, store, &shutdown)?;
+    let (hub, queues) = assemble(config, auth, access, store, &shutdown)?;
+    hub.members.reload().await.context("cannot read the memberships")?;
     shutdown.spawn("operators", {
         let stop = shutdown.stopping().clone();
         let router = operator::router(hub.clone());
@@ -181,7 +184,7 @@ type Queues = Vec<mpsc::Receiver<ToShard>>;
 fn assemble(
     config: Config,
     auth: Arc<Authenticator>,
-    roles: Roles,
+    access: Arc<Access>,
     store: Store,
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Arc<Hub>, Queues)> {
@@ -205,16 +208,25 @@ fn assemble(
     };
     let (feeds, created) = Feeds::new(handles.clone(), config.limits.recent_bytes);
     let fanout = Fanout::new(handles);
-    let (relay, doubtful) =
-        Relay::new(feeds, fanout, bus.clone(), auth.clone(), presence.clone(), metrics.clone());
+    let (relay, doubtful) = Relay::new(
+        feeds,
+        fanout,
+        bus.clone(),
+        (auth.clone(), access.clone()),
+        presence.clone(),
+        metrics.clone(),
+    );
     let relay = Arc::new(relay);
+    let members = Members::new(store.clone(), relay.clone(), access.clone());
     let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
     let listens = link.is_some() && config.ingest.enabled;
-    let ingest = Ingest::new(&config, engine.clone(), relay.clone(), metrics.clone(), link);
+    let parts = (engine.clone(), members.clone(), relay.clone());
+    let ingest = Ingest::new(&config, parts, metrics.clone(), link);
     let hub = Arc::new(Hub {
         instance,
         limits: Hub::limits_json(&config),
-        roles,
+        access,
+        members,
         engine,
         ingest: ingest.clone(),
         pages: Pages::new(store.clone(), &config.limits),

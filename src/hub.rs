@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, Roles};
+use crate::auth::{Access, Authenticator};
 use crate::config::Config;
 use crate::fanout::{Relay, Tally};
 use crate::id::InstanceId;
@@ -19,6 +19,7 @@ use crate::store::Store;
 use crate::sync::checksums::Checksums;
 use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
+use crate::sync::members::Members;
 use crate::sync::pages::Pages;
 use crate::telemetry::{Metrics, resident_memory};
 
@@ -35,7 +36,9 @@ pub struct Hub {
     /// Who is there.
     pub auth: Arc<Authenticator>,
     /// What they may do.
-    pub roles: Roles,
+    pub access: Arc<Access>,
+    /// The way to change who is in a project.
+    pub members: Members,
     /// The way into the log.
     pub engine: Engine,
     /// The way into the log for backends.

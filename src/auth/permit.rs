@@ -96,6 +96,19 @@ impl Permit {
         self.scope.as_ref().map(|(project, role)| (project, role)).ok_or_else(forbidden)
     }
 
+    /// Whether what was found under this permit may be told under `now`: it tells about entities.
+    ///
+    /// # Errors
+    /// `unavailable`, if the role sees something else now.
+    pub fn still(&self, now: &Self) -> Result<(), Refusal> {
+        let class = |permit: &Self| permit.role().map(|role| role.class);
+        if class(self) == class(now) {
+            return Ok(());
+        }
+        let message = "the role changed meanwhile; send the same again";
+        Err(Refusal::new(ErrorCode::Unavailable, message).retry_after(1))
+    }
+
     /// Whether it covers this operation. Reading is part of it: a conflict is answered with the entity.
     ///
     /// # Errors

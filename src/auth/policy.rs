@@ -1,16 +1,16 @@
 //! Roles from the configuration, and what a connection holds of them.
 //!
-//! [`Roles`] is compiled once at start; [`Grants`] is resolved from a token's claims whenever a
-//! connection brings one. Nothing here decides about a command: [`super::permit`] does.
+//! [`Roles`] is compiled once at start; [`super::access`] resolves [`Grants`] from a token's claims and
+//! the stored memberships. Nothing here decides about a command: [`super::permit`] does.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use super::claims::Claims;
 use super::visibility::{Types, Visibility};
 use crate::config;
 use crate::id::{EntityType, ProjectId, RoleName, UserId};
 use crate::protocol::op::Fields;
+use crate::protocol::server::Loss;
 
 /// Unknown role names remembered so as to warn of each once.
 const WARNED_ROLES: usize = 1000;
@@ -53,6 +53,12 @@ impl Role {
         for hidden in self.hidden(entity_type) {
             fields.remove(&**hidden);
         }
+    }
+
+    /// What its holder sees no more once they have the role `now`.
+    #[must_use]
+    pub fn loss(&self, now: &Self) -> Loss {
+        self.sees.loss(&now.sees)
     }
 
     /// An opaque short text that stands for what it may read: the same for roles that see the same.
@@ -166,6 +172,11 @@ impl Roles {
         self.by_name.get(name)
     }
 
+    /// The names of all roles.
+    pub fn names(&self) -> impl Iterator<Item = &RoleName> {
+        self.by_name.keys()
+    }
+
     /// A role of each visibility class, at the class's index, to filter by.
     #[must_use]
     pub fn classes(&self) -> &[Arc<Role>] {
@@ -175,12 +186,12 @@ impl Roles {
     fn warn_unknown(&self, name: &RoleName) {
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
         if unknown.len() < WARNED_ROLES && unknown.insert(name.clone()) {
-            tracing::warn!(role = %name, "tokens grant a role that is not configured: no access");
+            tracing::warn!(role = %name, "a role is granted that is not configured: no access");
         }
     }
 }
 
-/// What a connection holds: who it is, and its role in each project its token grants.
+/// What a connection holds: who it is, and its role in each project it is granted.
 #[derive(Debug, Clone)]
 pub struct Grants {
     user: UserId,
@@ -189,11 +200,14 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Resolves claims against the configured roles. An unknown role is no access to its project.
+    /// Resolves the names of roles, by project. An unknown role is no access to its project.
     #[must_use]
-    pub fn resolve(claims: &Claims, roles: &Roles) -> Self {
-        let projects = claims
-            .projects
+    pub(super) fn resolve(
+        user: &UserId,
+        projects: &BTreeMap<ProjectId, RoleName>,
+        roles: &Roles,
+    ) -> Self {
+        let projects = projects
             .iter()
             .filter_map(|(project, name)| {
                 let role = roles.get(name);
@@ -203,7 +217,7 @@ impl Grants {
                 Some((project.clone(), Arc::clone(role?)))
             })
             .collect();
-        Self { user: claims.user.clone(), projects }
+        Self { user: user.clone(), projects }
     }
 
     /// The user.
@@ -212,7 +226,7 @@ impl Grants {
         &self.user
     }
 
-    /// The role in a project; none if the token does not grant it.
+    /// The role in a project; none if it is not granted.
     #[must_use]
     pub fn role(&self, project: &ProjectId) -> Option<&Arc<Role>> {
         let i = self.projects.binary_search_by(|(held, _)| held.cmp(project)).ok()?;
@@ -228,7 +242,6 @@ impl Grants {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::testing::NOW;
 
     fn role(read: &[&str], write: &[&str]) -> config::Role {
         let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
@@ -301,17 +314,9 @@ mod tests {
     fn an_unknown_role_is_no_access() {
         let roles = Roles::compile(&config::Roles::default()).unwrap();
         let projects = [("p1", "viewer"), ("p2", "owner"), ("p3", "editor"), ("p4", "owner")];
-        let claims = Claims {
-            user: UserId::new("ana").unwrap(),
-            projects: projects
-                .map(|(p, r)| (ProjectId::new(p).unwrap(), RoleName::new(r).unwrap()))
-                .into(),
-            device: None,
-            jti: None,
-            issued_at: None,
-            expires_at: NOW,
-        };
-        let grants = Grants::resolve(&claims, &roles);
+        let projects =
+            projects.map(|(p, r)| (ProjectId::new(p).unwrap(), RoleName::new(r).unwrap())).into();
+        let grants = Grants::resolve(&UserId::new("ana").unwrap(), &projects, &roles);
         let held: Vec<_> = grants.projects().map(|(p, r)| (p.as_str(), r.name.as_str())).collect();
         assert_eq!(held, [("p1", "viewer"), ("p3", "editor")]);
         assert!(grants.role(&ProjectId::new("p2").unwrap()).is_none());

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config;
 use crate::id::EntityType;
+use crate::protocol::server::Loss;
 
 /// Characters of a scope. A client compares its own with the one of now; 2^64 are enough.
 const SCOPE: usize = 16;
@@ -123,6 +124,40 @@ impl Visibility {
         }
     }
 
+    /// What somebody sees no more who saw this, and now sees `now`.
+    pub(super) fn loss(&self, now: &Self) -> Loss {
+        let mut loss = Loss::default();
+        let names = |types: &[EntityType]| types.iter().map(ToString::to_string).collect();
+        // The types whose fields are compared one by one; where types are not listed, those with a list.
+        let mut types: BTreeSet<&EntityType> =
+            self.by_type.iter().chain(&now.by_type).map(|(kind, _)| kind).collect();
+        match (&self.read, &now.read) {
+            (Types::All, Types::All) => {
+                let fields = lost(&self.hidden, &now.hidden, &[]);
+                if !fields.is_empty() {
+                    loss.fields.insert("*".into(), fields);
+                }
+            }
+            (Types::All, Types::Only(kept)) => {
+                (loss.types, loss.except) = (vec!["*".into()], names(kept));
+                types.extend(kept);
+            }
+            (Types::Only(seen), _) => {
+                let gone = seen.iter().filter(|kind| !now.can_read(kind));
+                loss.types = gone.map(ToString::to_string).collect();
+                types.extend(seen);
+            }
+        }
+        let everywhere = loss.fields.get("*").cloned().unwrap_or_default();
+        for kind in types.into_iter().filter(|kind| self.can_read(kind) && now.can_read(kind)) {
+            let fields = lost(self.hidden(kind), now.hidden(kind), &everywhere);
+            if !fields.is_empty() {
+                loss.fields.insert(kind.to_string(), fields);
+            }
+        }
+        loss
+    }
+
     /// A short text that two roles share if they see the same, on every instance and after every restart.
     pub(super) fn scope(&self) -> Box<str> {
         let read = match &self.read {
@@ -135,9 +170,16 @@ impl Visibility {
     }
 }
 
+/// The fields hidden now that were not, apart from those told already.
+fn lost(before: &[Box<str>], now: &[Box<str>], told: &[String]) -> Vec<String> {
+    let new = now.iter().filter(|field| !before.contains(field));
+    new.map(ToString::to_string).filter(|field| !told.contains(field)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn sees(read: &[&str], hidden: &[(&str, &[&str])]) -> Visibility {
         let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
@@ -197,6 +239,45 @@ mod tests {
         scopes.dedup();
         assert_eq!(scopes.len(), 8);
         assert_eq!(Visibility::all().scope(), sees(&["*"], &[("task", &[])]).scope());
+    }
+
+    #[test]
+    fn what_is_lost_is_told_so_that_it_can_be_purged() {
+        let all = sees(&["*"], &[]);
+        let table = [
+            (&all, sees(&["*"], &[]), json!({})),
+            (&all, sees(&["task"], &[]), json!({ "types": ["*"], "except": ["task"] })),
+            (&all, sees(&[], &[]), json!({ "types": ["*"] })),
+            (
+                &all,
+                sees(&["*"], &[("*", &["b"]), ("task", &["a"])]),
+                json!({ "fields": { "*": ["b"], "task": ["a"] } }),
+            ),
+            (
+                &all,
+                sees(&["task"], &[("*", &["b"])]),
+                json!({ "types": ["*"], "except": ["task"], "fields": { "task": ["b"] } }),
+            ),
+            (&sees(&["task"], &[]), all.clone(), json!({})),
+            (&sees(&["task"], &[]), sees(&["note"], &[]), json!({ "types": ["task"] })),
+            (
+                &sees(&["task", "note"], &[("task", &["a"])]),
+                sees(&["*"], &[("*", &["b"])]),
+                json!({ "fields": { "note": ["b"], "task": ["b"] } }),
+            ),
+            (
+                &sees(&["*"], &[("*", &["b"]), ("task", &["a"])]),
+                sees(&["*"], &[("note", &["b"])]),
+                json!({}),
+            ),
+        ];
+        for (before, now, expected) in table {
+            let loss = before.loss(&now);
+            assert_eq!(serde_json::to_value(&loss).unwrap(), expected);
+            assert_eq!(loss.is_empty(), expected == json!({}));
+            // Whoever sees something else has lost or gained.
+            assert_eq!(loss.is_empty() && now.loss(before).is_empty(), *before == now);
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Auth {
     pub user_claim: String,
     /// Claim that grants projects: `{"p1":"editor"}`, or `["p1"]` with the default role. Default `projects`.
     pub projects_claim: String,
+    /// What stored memberships count for beside that claim. Default `override`.
+    pub memberships: Memberships,
     /// Role of a project granted without one. Default `viewer`.
     pub default_role: String,
     /// Whether `?token=` is accepted; tokens in URLs end up in logs of others. Default false.
@@ -37,6 +39,19 @@ pub struct Auth {
     /// Bearer token of the admin API (`/v1/admin/…`, `/v1/publish`); empty turns that API off. At least 32
     /// characters. Default empty.
     pub admin_token: String,
+}
+
+/// What decides who is in a project.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memberships {
+    /// The token's claim alone.
+    Token,
+    /// What is stored of a user in a project; where nothing is, the token's claim.
+    #[default]
+    Override,
+    /// What is stored alone.
+    Hub,
 }
 
 /// A shared secret.
@@ -93,6 +108,7 @@ impl Default for Auth {
             leeway: Duration::from_secs(5),
             user_claim: "sub".into(),
             projects_claim: "projects".into(),
+            memberships: Memberships::default(),
             default_role: "viewer".into(),
             query_token: false,
             expiry_warning: Duration::from_secs(60),

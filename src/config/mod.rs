@@ -25,7 +25,7 @@ mod server;
 mod store;
 mod validate;
 
-pub use auth::{Auth, Hmac, Jwks, PublicKey};
+pub use auth::{Auth, Hmac, Jwks, Memberships, PublicKey};
 pub use bus::Bus;
 pub use dev::{DevInfo, data_dir, dev};
 pub use entities::{Entities, Entity, Field};

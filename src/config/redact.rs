@@ -101,7 +101,7 @@ redacted_debug!(Bus {
     prefix, probe_interval, head_poll, head_poll_suspect, gap_hold
 } hides { url: self::url });
 redacted_debug!(Auth {
-    hmac, public_keys, jwks, issuers, audiences, leeway, user_claim, projects_claim, default_role,
+    hmac, public_keys, jwks, issuers, audiences, leeway, user_claim, projects_claim, memberships, default_role,
     query_token, expiry_warning, expiry_grace
 } hides { admin_token: self::secret });
 

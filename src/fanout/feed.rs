@@ -15,20 +15,22 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::view::Views;
 use super::{ConnId, ShardHandle, ToShard};
 use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq};
 use crate::protocol::server::{Change, ServerFrame};
 use crate::store::LogEntry;
 
-/// One change, encoded once for everyone who may read it.
+/// One change, encoded once for all who see the same of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedChange {
     /// Its position.
     pub seq: Seq,
     /// The entity changed: who may read it depends on its type, entity rooms on all of it.
     pub entity: EntityKey,
-    /// The finished WebSocket message.
+    /// The finished WebSocket message, for those who see all of it: see [`EncodedChange::seen_by`].
     pub frame: Bytes,
+    pub(super) views: Views,
 }
 
 impl EncodedChange {
@@ -48,7 +50,13 @@ impl EncodedChange {
             op_id: &entry.op_id,
         })
         .encode();
-        Self { seq: entry.seq, entity: entry.entity.clone(), frame }
+        Self::from_frame(entry.seq, entry.entity.clone(), frame)
+    }
+
+    /// A change that was encoded already.
+    #[must_use]
+    pub fn from_frame(seq: Seq, entity: EntityKey, frame: Bytes) -> Self {
+        Self { seq, entity, frame, views: Views::default() }
     }
 }
 

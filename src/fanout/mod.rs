@@ -1,22 +1,24 @@
 //! Fan-out: from a committed change to every subscribed socket, in order, encoded once.
 //!
 //! [`feed`] puts a project's changes in order and keeps the recent ones, [`feeds`] are all of them;
-//! [`registry`] is one shard's rooms, `reader` one connection's reading in them, [`users`] who is on the
-//! shard; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each other, and
-//! [`relay`] passes it both ways. The shards themselves, with their sockets, are in
+//! [`registry`] is one shard's rooms, `reader` one connection's reading in them, [`view`] what it sees,
+//! [`users`] who is on the shard; [`outbox`] is what waits for one socket; [`wire`] is what instances tell
+//! each other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
 //! [`crate::session`].
 //!
 //! Invariant: nothing here awaits a socket or takes a lock per delivery.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::auth::{Disconnect, Revocation};
-use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
+use crate::id::{EntityType, Epoch, ProjectId, Room, Seq, UserId};
 
 pub mod feed;
 pub mod feeds;
@@ -26,6 +28,7 @@ pub mod registry;
 pub mod relay;
 pub mod tally;
 pub mod users;
+pub mod view;
 pub mod wire;
 
 pub use feed::{EncodedChange, Feed};
@@ -60,27 +63,41 @@ pub enum ToShard {
     },
     /// A finished presence frame for those in a room who asked for presence.
     Presence(Arc<Room>, Bytes),
-    /// A finished frame for every connection of a user whose token grants the project it is about.
+    /// A finished frame for every connection of a user that may read what it is about.
     User {
         /// The user.
         user: UserId,
         /// What the frame is about.
-        project: ProjectId,
+        about: Arc<About>,
         /// The message.
         frame: Bytes,
     },
     /// Close every connection whose token the revocation concerns.
     Revoke(Arc<Revocation>),
+    /// Ask anew what a user's connections are granted.
+    Regrant(UserId),
     /// Close the connections of a user that an administrator ended.
     Disconnect(Disconnect),
     /// Say goodbye to everyone, spread over the configured time.
     Drain,
 }
 
+/// What a frame for a user is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The project.
+    pub project: ProjectId,
+    /// The type of entity; older instances do not say.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<EntityType>,
+}
+
 /// The sending side of one shard's queue.
 #[derive(Debug, Clone)]
 pub struct ShardHandle {
     queue: mpsc::Sender<ToShard>,
+    /// Whether it was not told that somebody's grants changed.
+    regrant_all: Arc<AtomicBool>,
 }
 
 impl ShardHandle {
@@ -88,13 +105,24 @@ impl ShardHandle {
     #[must_use]
     pub fn channel() -> (Self, mpsc::Receiver<ToShard>) {
         let (queue, receiver) = mpsc::channel(SHARD_QUEUE);
-        (Self { queue }, receiver)
+        (Self { queue, regrant_all: Arc::default() }, receiver)
     }
 
     /// Puts a message into the queue unless it is full; whether it did.
     #[must_use]
     pub fn send(&self, message: ToShard) -> bool {
         self.queue.try_send(message).is_ok()
+    }
+
+    /// Has the shard ask anew what everyone on it is granted, when it next sweeps.
+    pub fn regrant_all(&self) {
+        self.regrant_all.store(true, Ordering::Release);
+    }
+
+    /// Whether the shard has to ask anew for everyone, because its queue was full once; asking clears it.
+    #[must_use]
+    pub fn take_regrant_all(&self) -> bool {
+        self.regrant_all.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -159,15 +187,26 @@ impl Fanout {
         self.users.iter().map(|entry| entry.key().clone()).collect()
     }
 
-    /// Sends a finished frame about a project to every connection of a user on this instance; returns how
-    /// many queues were full.
+    /// Sends a finished frame to those connections of a user on this instance that may read what it is
+    /// about; returns how many queues were full.
     #[must_use]
-    pub fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) -> usize {
+    pub fn to_user(&self, user: &UserId, about: &Arc<About>, frame: &Bytes) -> usize {
         let Some(counts) = self.users.get(user.as_str()) else { return 0 };
         let has_some = self.shards.iter().zip(counts.iter()).filter(|(_, count)| **count > 0);
         let message =
-            || ToShard::User { user: user.clone(), project: project.clone(), frame: frame.clone() };
+            || ToShard::User { user: user.clone(), about: about.clone(), frame: frame.clone() };
         has_some.filter(|(shard, _)| !shard.send(message())).count()
+    }
+
+    /// Has the shards where a user is connected ask anew what they are granted. One whose queue is full
+    /// asks for everyone when it next sweeps.
+    pub fn regrant(&self, user: &UserId) {
+        let Some(counts) = self.users.get(user.as_str()) else { return };
+        for (shard, _) in self.shards.iter().zip(counts.iter()).filter(|(_, count)| **count > 0) {
+            if !shard.send(ToShard::Regrant(user.clone())) {
+                shard.regrant_all();
+            }
+        }
     }
 
     /// Sends a message to every shard; returns how many queues were full.
@@ -195,5 +234,29 @@ impl Fanout {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_cannot_be_told_of_a_regrant_asks_for_everyone() {
+        let (handles, mut queues): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| ShardHandle::channel()).unzip();
+        let fanout = Fanout::new(handles.into());
+        let ana: UserId = "ana".parse().unwrap();
+        fanout.regrant(&ana);
+        fanout.user_connected(&ana, 1);
+        fanout.regrant(&ana);
+        assert!(queues[0].try_recv().is_err(), "nobody is connected there");
+        assert!(matches!(queues[1].try_recv(), Ok(ToShard::Regrant(user)) if user == ana));
+        assert!(fanout.shards().iter().all(|shard| !shard.take_regrant_all()));
+        while fanout.shards()[1].send(ToShard::Drain) {}
+        fanout.regrant(&ana);
+        assert!(!fanout.shards()[0].take_regrant_all());
+        assert!(fanout.shards()[1].take_regrant_all());
+        assert!(!fanout.shards()[1].take_regrant_all(), "once is enough");
     }
 }

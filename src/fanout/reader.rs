@@ -34,16 +34,16 @@ impl Reader {
         let mut sent = 0;
         let mut hidden = None;
         for change in changes.iter().filter(|change| change.seq > self.cursor) {
-            if self.role.can_read(&change.entity.kind) {
-                if let Some(seq) = hidden.take() {
-                    sink.push(slot, advance.frame(seq));
-                    sent += 1;
-                }
-                sink.push(slot, &change.frame);
-                sent += 1;
-            } else {
+            let Some(frame) = change.seen_by(&self.role) else {
                 hidden = Some(change.seq);
+                continue;
+            };
+            if let Some(seq) = hidden.take() {
+                sink.push(slot, advance.frame(seq));
+                sent += 1;
             }
+            sink.push(slot, frame);
+            sent += 1;
         }
         if let Some(seq) = hidden {
             sink.push(slot, advance.frame(seq));
@@ -63,8 +63,8 @@ impl Reader {
     ) -> usize {
         let mut sent = 0;
         for change in changes {
-            if change.seq > self.cursor && self.role.can_read(&change.entity.kind) {
-                sink.push(slot, &change.frame);
+            if let Some(frame) = change.seen_by(&self.role).filter(|_| change.seq > self.cursor) {
+                sink.push(slot, frame);
                 self.cursor = change.seq;
                 sent += 1;
             }

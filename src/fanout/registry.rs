@@ -182,10 +182,15 @@ impl Project {
         }
     }
 
-    /// Replaces the role a connection reads one room with; whether the new one may read other types.
-    pub fn set_role(&mut self, slot: Slot, entity: Option<&EntityKey>, role: &Arc<Role>) -> bool {
-        let Some(reader) = self.reader(slot, entity) else { return false };
-        std::mem::replace(&mut reader.role, role.clone()).class != role.class
+    /// Replaces the role a connection reads one room with, and returns the one before.
+    pub fn set_role(
+        &mut self,
+        slot: Slot,
+        entity: Option<&EntityKey>,
+        role: &Arc<Role>,
+    ) -> Option<Arc<Role>> {
+        let reader = self.reader(slot, entity)?;
+        Some(std::mem::replace(&mut reader.role, role.clone()))
     }
 
     fn reader(&mut self, slot: Slot, entity: Option<&EntityKey>) -> Option<&mut Reader> {
@@ -357,7 +362,7 @@ mod tests {
 
     fn change(seq: u64) -> Arc<EncodedChange> {
         let entity = EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() };
-        Arc::new(EncodedChange { seq: Seq(seq), entity, frame: seq.to_string().into() })
+        Arc::new(EncodedChange::from_frame(Seq(seq), entity, seq.to_string().into()))
     }
 
     #[test]

@@ -1,24 +1,28 @@
 //! What happens on this instance goes to its shards and to the other instances; what happens on the
 //! others comes to its shards. Local delivery never waits for the bus.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
-use super::{ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
-use crate::auth::{Authenticator, Disconnect, Disconnects, RevocationEntry};
+use super::{About, ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
+use crate::auth::{Access, Authenticator, Disconnect, Disconnects, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, UserId};
 use crate::presence::{Delta, Presence};
 use crate::protocol::conflict::ConflictState;
 use crate::protocol::frame;
 use crate::protocol::server::{Notification, PresenceDelta, PresenceList, ServerFrame};
-use crate::store::{Committed, NewNotification, Parked};
+use crate::store::{Committed, Membership, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
+
+/// Changes of memberships in one message between instances.
+const MEMBERS_PER_MESSAGE: usize = 500;
 
 /// Both directions between the local shards and the other instances.
 pub struct Relay {
@@ -31,6 +35,7 @@ pub struct Relay {
     /// The sessions administrators ended lately.
     pub disconnects: Disconnects,
     auth: Arc<Authenticator>,
+    access: Arc<Access>,
     presence: Presence,
     metrics: Arc<Metrics>,
     /// Feeds that need the store, for the follower.
@@ -44,13 +49,15 @@ impl Relay {
         feeds: Feeds,
         fanout: Fanout,
         bus: Bus,
-        auth: Arc<Authenticator>,
+        (auth, access): (Arc<Authenticator>, Arc<Access>),
         presence: Presence,
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
         let (doubtful, receiver) = mpsc::unbounded_channel();
         let disconnects = Disconnects::default();
-        (Self { feeds, fanout, bus, disconnects, auth, presence, metrics, doubtful }, receiver)
+        let relay =
+            Self { feeds, fanout, bus, disconnects, auth, access, presence, metrics, doubtful };
+        (relay, receiver)
     }
 
     /// Passes on what a commit made true.
@@ -67,7 +74,9 @@ impl Relay {
             self.bus.publish(&Topic::Project(project.clone()), &message);
         }
         for notification in &committed.notifications {
-            self.notification(project, notification);
+            let change = committed.entries.iter().find(|entry| entry.seq == notification.seq);
+            let kind = change.map(|entry| entry.entity.kind.clone());
+            self.notification(&About { project: project.clone(), kind }, notification);
         }
         for Parked { conflict, .. } in &committed.conflicts {
             // What a strategy decided at once is in the verdict.
@@ -75,7 +84,8 @@ impl Relay {
                 && let Ok(user) = UserId::new(&conflict.user)
             {
                 let frame = ServerFrame::Conflict { project, conflict }.encode();
-                self.to_user(&user, project, &frame);
+                let kind = Some(conflict.entity.kind.clone());
+                self.to_user(&user, &About { project: project.clone(), kind }, &frame);
             }
         }
     }
@@ -96,14 +106,14 @@ impl Relay {
     }
 
     /// Sends a notification to its user's connections, on every instance.
-    pub fn notification(&self, project: &ProjectId, n: &NewNotification) {
+    pub fn notification(&self, about: &About, n: &NewNotification) {
         let data = n
             .data
             .as_ref()
             .and_then(|data| serde_json::value::RawValue::from_string(data.clone()).ok());
         let frame = ServerFrame::Notification(Notification {
             nid: &n.nid,
-            project,
+            project: &about.project,
             seq: n.seq,
             title: &n.title,
             body: &n.body,
@@ -113,20 +123,21 @@ impl Relay {
             at: n.created_at,
         })
         .encode();
-        self.to_user(&n.user, project, &frame);
+        self.to_user(&n.user, about, &frame);
     }
 
-    /// Passes on a finished frame to all connections of a user that hold the project.
-    fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
-        self.to_user_here(user, project, frame);
+    /// Passes on a finished frame to those connections of a user that may read what it is about.
+    fn to_user(&self, user: &UserId, about: &About, frame: &Bytes) {
+        self.to_user_here(user, about, frame);
         let payload = frame::payload(frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
-        let project = project.clone();
-        self.signal(&Topic::User(user.clone()), &Signal::User { project, frame });
+        let about = about.clone();
+        self.signal(&Topic::User(user.clone()), &Signal::User { about, frame });
     }
 
-    fn to_user_here(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
-        self.dropped(Dropped::ShardQueue, self.fanout.to_user(user, project, frame));
+    fn to_user_here(&self, user: &UserId, about: &About, frame: &Bytes) {
+        let about = Arc::new(about.clone());
+        self.dropped(Dropped::ShardQueue, self.fanout.to_user(user, &about, frame));
     }
 
     /// Passes on a broadcast's finished frame.
@@ -206,6 +217,25 @@ impl Relay {
         new
     }
 
+    /// Puts changes of memberships in force, on every instance.
+    pub fn members(&self, changes: &[Membership]) {
+        self.members_here(changes);
+        for changes in changes.chunks(MEMBERS_PER_MESSAGE) {
+            self.signal(&Topic::Control, &Signal::Members { changes: changes.to_vec() });
+        }
+    }
+
+    /// Puts changes of memberships in force on this instance; how many were news here.
+    pub fn members_here(&self, changes: &[Membership]) -> usize {
+        let Some(memberships) = self.access.memberships() else { return 0 };
+        let news: Vec<_> =
+            changes.iter().filter(|change| memberships.apply(change)).map(|c| &c.user).collect();
+        for user in news.iter().collect::<BTreeSet<_>>() {
+            self.fanout.regrant(user);
+        }
+        news.len()
+    }
+
     /// Ends a user's sessions, on every instance.
     pub fn disconnect(&self, disconnect: &Disconnect) {
         self.disconnect_here(disconnect);
@@ -248,12 +278,15 @@ impl Relay {
             }
             (topic, Wire::Signal(signal)) => match (topic, *signal) {
                 (Topic::Project(_), Signal::Presence { delta }) => self.presence_here(&delta),
-                (Topic::User(user), Signal::User { project, frame: text }) => {
+                (Topic::User(user), Signal::User { about, frame: text }) => {
                     let frame = frame::text(|p| p.extend(text.bytes()));
-                    self.to_user_here(&user, &project, &frame);
+                    self.to_user_here(&user, &about, &frame);
                 }
                 (Topic::Control, Signal::Revoked { entry }) => {
                     self.revoked_here(entry);
+                }
+                (Topic::Control, Signal::Members { changes }) => {
+                    self.members_here(&changes);
                 }
                 (Topic::Control, Signal::Disconnect(disconnect)) => {
                     self.disconnect_here(&disconnect);

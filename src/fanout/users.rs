@@ -27,6 +27,11 @@ impl Users {
         }
     }
 
+    /// The users with a connection here.
+    pub fn all(&self) -> impl Iterator<Item = &UserId> {
+        self.slots.keys()
+    }
+
     /// A user's connections.
     pub fn of(&self, user: &UserId) -> impl Iterator<Item = Slot> + '_ {
         self.slots.get(user.as_str()).into_iter().flatten().copied()

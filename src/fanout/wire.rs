@@ -8,11 +8,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::About;
 use super::feed::EncodedChange;
 use crate::auth::{Disconnect, RevocationEntry};
-use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq};
+use crate::id::{EntityKey, Epoch, Room, Seq};
 use crate::presence::Delta;
 use crate::protocol::frame;
+use crate::store::Membership;
 
 const CHANGES: u8 = b'c';
 const EVENT: u8 = b'e';
@@ -39,10 +41,11 @@ pub enum Signal {
         /// What happened.
         delta: Delta,
     },
-    /// A frame payload for every connection of the topic's user whose token grants the project.
+    /// A frame payload for those connections of the topic's user that may read what it is about.
     User {
         /// What the frame is about.
-        project: ProjectId,
+        #[serde(flatten)]
+        about: About,
         /// The JSON text of the frame.
         frame: String,
     },
@@ -50,6 +53,11 @@ pub enum Signal {
     Revoked {
         /// Which.
         entry: RevocationEntry,
+    },
+    /// Memberships changed.
+    Members {
+        /// How.
+        changes: Vec<Membership>,
     },
     /// A user's sessions are to end.
     Disconnect(Disconnect),
@@ -131,7 +139,7 @@ fn decode_changes(mut body: Bytes) -> Option<Wire> {
         let length = u32::from_be_bytes(take(&mut body, 4)?.as_ref().try_into().ok()?);
         let frame = take(&mut body, length as usize)?;
         let routed: Routed = serde_json::from_slice(&frame::payload(&frame)).ok()?;
-        changes.push(EncodedChange { seq: routed.seq, entity: routed.entity, frame });
+        changes.push(EncodedChange::from_frame(routed.seq, routed.entity, frame));
     }
     Some(Wire::Changes(epoch, changes))
 }
@@ -149,21 +157,10 @@ mod tests {
     use crate::protocol::server::{Member, RawState};
 
     fn change(seq: u64) -> EncodedChange {
-        EncodedChange {
-            seq: Seq(seq),
-            entity: EntityKey {
-                kind: "task".parse().unwrap(),
-                id: "t:1".replace(':', "-").parse().unwrap(),
-            },
-            frame: frame::text(|p| {
-                p.extend(
-                    format!(
-                        r#"{{"type":"change","seq":{seq},"entity":{{"type":"task","id":"t-1"}}}}"#
-                    )
-                    .bytes(),
-                );
-            }),
-        }
+        let text =
+            format!(r#"{{"type":"change","seq":{seq},"entity":{{"type":"task","id":"t-1"}}}}"#);
+        let entity = EntityKey { kind: "task".parse().unwrap(), id: "t-1".parse().unwrap() };
+        EncodedChange::from_frame(Seq(seq), entity, frame::text(|p| p.extend(text.bytes())))
     }
 
     #[test]

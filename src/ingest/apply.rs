@@ -21,8 +21,9 @@ use crate::id::{OpId, ProjectId, Seq};
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{Outcome, Verdict};
 use crate::protocol::server::ServerFrame;
-use crate::store::{Answer, PendingOp};
+use crate::store::{Answer, MemberAnswer, MemberEvent, PendingOp};
 use crate::sync::engine::Engine;
+use crate::sync::members::Members;
 use crate::sync::plan;
 use crate::telemetry::{IngestOutcome, IngestWay, Metrics};
 
@@ -37,6 +38,7 @@ pub struct Ingest(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
+    members: Members,
     relay: Arc<Relay>,
     metrics: Arc<Metrics>,
     claims: Claims,
@@ -135,12 +137,11 @@ impl From<Refusal> for Failed {
 pub type Fate = Result<Applied, Failed>;
 
 impl Ingest {
-    /// Applies events to `engine` and `relay`. Without a link this is the only instance.
+    /// Applies events to these parts. Without a link this is the only instance.
     #[must_use]
     pub fn new(
         config: &Config,
-        engine: Engine,
-        relay: Arc<Relay>,
+        (engine, members, relay): (Engine, Members, Arc<Relay>),
         metrics: Arc<Metrics>,
         link: Option<RedisLink>,
     ) -> Self {
@@ -150,6 +151,7 @@ impl Ingest {
         };
         Self(Arc::new(Inner {
             engine,
+            members,
             relay,
             metrics,
             claims,
@@ -177,13 +179,17 @@ impl Ingest {
     }
 
     /// Applies events in their order, and says of each what became of it. When one of a project's events
-    /// is [`Failed::NotNow`], so are all of that project's writes: none overtakes another.
+    /// is [`Failed::NotNow`], so are all of that project's writes: none overtakes another. Of one project
+    /// those about members come first: whoever is taken out sees none of the changes beside that.
     pub async fn apply(&self, way: IngestWay, events: &[Authorized]) -> Vec<Fate> {
         let mut fates: Vec<Option<Fate>> = Vec::new();
         fates.resize_with(events.len(), || None);
+        let held_back = self.members(events, &mut fates).await;
         let mut projects: HashMap<&ProjectId, Vec<(usize, PendingOp)>> = HashMap::new();
         for (index, authorized) in events.iter().enumerate() {
-            if let Some(op) = authorized.event.operation() {
+            if let Some(refusal) = held_back.get(&authorized.event.project) {
+                fates[index].get_or_insert_with(|| Err(refusal.clone().into()));
+            } else if let Some(op) = authorized.event.operation() {
                 projects.entry(&authorized.event.project).or_default().push((index, op));
             }
         }
@@ -192,13 +198,48 @@ impl Ingest {
             fates[index] = Some(fate);
         }
         for (authorized, fate) in events.iter().zip(&mut fates) {
-            if let Body::Broadcast(broadcast) = &authorized.event.body {
+            if let Body::Broadcast(broadcast) = &authorized.event.body
+                && fate.is_none()
+            {
                 *fate = Some(self.broadcast(&authorized.event, broadcast).await);
             }
         }
         let fates: Vec<Fate> = fates.into_iter().flatten().collect();
         fates.iter().flatten().for_each(|applied| self.count(way, applied));
         fates
+    }
+
+    /// Applies the events about members. Returns the projects for which that was not possible now, whose
+    /// other events have to wait as well.
+    async fn members<'a>(
+        &self,
+        events: &'a [Authorized],
+        fates: &mut [Option<Fate>],
+    ) -> HashMap<&'a ProjectId, Refusal> {
+        let mut projects: HashMap<&ProjectId, (Vec<usize>, Vec<MemberEvent>)> = HashMap::new();
+        for (index, authorized) in events.iter().enumerate() {
+            let Some(event) = authorized.event.member() else { continue };
+            if let Err(refusal) = self.0.members.check(event.role.as_ref()) {
+                fates[index] = Some(Err(refusal.into()));
+                continue;
+            }
+            let (indices, changes) = projects.entry(&authorized.event.project).or_default();
+            indices.push(index);
+            changes.push(event);
+        }
+        let mut held_back = HashMap::new();
+        for (project, (indices, changes)) in projects {
+            let authority = &events[indices[0]].authority;
+            match self.0.members.apply(authority, project, &changes).await {
+                Ok(answers) => {
+                    for ((index, change), answer) in indices.into_iter().zip(changes).zip(answers) {
+                        fates[index] = Some(member_fate(change.op_id, &answer));
+                    }
+                }
+                Err(refusal) => drop(held_back.insert(project, refusal)),
+            }
+        }
+        held_back
     }
 
     /// Commits some of one project's events.
@@ -282,6 +323,19 @@ impl Ingest {
     pub(super) async fn give_back(&self, project: &ProjectId, name: &str) {
         self.0.claims.give_back(project, name).await;
     }
+}
+
+fn member_fate(id: OpId, answer: &MemberAnswer) -> Fate {
+    let outcome = match answer {
+        MemberAnswer::New(Some(_)) => Outcome::Applied,
+        MemberAnswer::New(None) => Outcome::Noop,
+        MemberAnswer::Replayed(verdict) => return fate(&Answer::Replayed(verdict.clone())),
+        MemberAnswer::Reused => {
+            let message = "this id was used for another event; give each event its own";
+            return Err(Failed::unfit("op_id_reused", message));
+        }
+    };
+    Ok(Applied { id: Some(id), outcome, seq: None, version: None, duplicate: false, code: None })
 }
 
 fn fate(answer: &Answer) -> Fate {

@@ -3,15 +3,15 @@
 //! Every member is checked here. An unknown member is an error, because a misspelt `source_version` that
 //! is silently ignored costs data.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::config::Limits;
-use crate::id::{EntityKey, EntityRef, OpId, ProjectId, Room, Seq, UserId};
+use crate::id::{EntityKey, EntityRef, OpId, ProjectId, RoleName, Room, Seq, UserId};
 use crate::protocol::json;
 use crate::protocol::op::{Fields, Lane, Notify, Op, OpKind};
-use crate::store::{Actor, PendingOp, SourceVersion};
+use crate::store::{Actor, MemberEvent, PendingOp, SourceVersion};
 use crate::sync::submission;
 
 /// Who acts if the event names nobody.
@@ -74,6 +74,8 @@ pub struct Event {
 pub enum Body {
     /// Something to a row of the log.
     Write(Box<Write>),
+    /// Something to who is in the project.
+    Member(Member),
     /// Something to who is listening.
     Broadcast(Broadcast),
 }
@@ -86,6 +88,14 @@ pub struct Write {
     fields: Fields,
     source_version: Option<i64>,
     notify: Option<Notify>,
+}
+
+/// A user's role in the project.
+#[derive(Debug, Serialize)]
+pub struct Member {
+    user: UserId,
+    /// None takes the user out.
+    role: Option<RoleName>,
 }
 
 /// An ephemeral event for a room.
@@ -105,6 +115,7 @@ enum Kind {
     Upsert,
     Patch,
     Delete,
+    Member,
     Broadcast,
 }
 
@@ -120,9 +131,17 @@ struct Raw {
     source_version: Option<i64>,
     actor: Option<UserId>,
     notify: Option<Notify>,
+    user: Option<UserId>,
+    #[serde(default, deserialize_with = "given")]
+    role: Option<Option<RoleName>>,
     room: Option<Room>,
     event: Option<String>,
     data: Option<Box<RawValue>>,
+}
+
+/// Tells `null` from a member that is not there.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(json: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(json).map(Some)
 }
 
 impl Event {
@@ -144,6 +163,10 @@ impl Event {
             return Err(EventError::TooManyRecipients(limits.notify_users));
         }
         let body = match event.kind {
+            Kind::Member => Body::Member(member(&mut event)?),
+            _ if event.user.is_some() || event.role.is_some() => {
+                return Err(EventError::Unfit("`user` and `role` belong to a member"));
+            }
             Kind::Broadcast => Body::Broadcast(broadcast(&mut event)?),
             kind => Body::Write(Box::new(write(kind, &mut event)?)),
         };
@@ -158,7 +181,26 @@ impl Event {
         })
     }
 
-    /// The operation for the engine; none for a broadcast. An event that was given no id is nobody's
+    /// What it says about a member, if it does.
+    #[must_use]
+    pub fn member(&self) -> Option<MemberEvent> {
+        let Body::Member(member) = &self.body else { return None };
+        let text = serde_json::to_vec(member).expect("names are JSON");
+        Some(MemberEvent {
+            op_id: self.id.clone().unwrap_or_else(fresh_id),
+            payload_hash: Sha256::digest(text).into(),
+            user: member.user.clone(),
+            role: member.role.clone(),
+            client: self.client(),
+        })
+    }
+
+    /// No client's name has a `:`, so none can pass its edits off as a source's.
+    fn client(&self) -> String {
+        format!("source:{}", self.source.as_deref().unwrap_or(NOBODY))
+    }
+
+    /// The operation for the engine; none unless it is about an entity. An event that was given no id is nobody's
     /// repetition of another, so it gets one nobody else has.
     #[must_use]
     pub fn operation(&self) -> Option<PendingOp> {
@@ -258,6 +300,21 @@ fn write(kind: Kind, event: &mut Raw) -> Result<Write, EventError> {
     })
 }
 
+fn member(event: &mut Raw) -> Result<Member, EventError> {
+    let entity = event.entity.is_some() || event.fields.is_some() || event.notify.is_some();
+    let broadcast = event.room.is_some() || event.event.is_some() || event.data.is_some();
+    if entity || broadcast || event.source_version.is_some() {
+        return Err(EventError::Unfit(
+            "a member has a `user` and a `role`, and nothing of other kinds",
+        ));
+    }
+    let user = event.user.take().ok_or(EventError::Unfit("a member needs a `user`"))?;
+    let role = event.role.take();
+    let role =
+        role.ok_or(EventError::Unfit("a member needs a `role`; `null` takes the user out"))?;
+    Ok(Member { user, role })
+}
+
 fn broadcast(event: &mut Raw) -> Result<Broadcast, EventError> {
     let extra = event.entity.is_some() || event.fields.is_some();
     if extra || event.notify.is_some() || event.source_version.is_some() {
@@ -317,6 +374,24 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_about_a_member() {
+        let event = |role: &str, more: &str| {
+            let text = format!(
+                r#"{{"id":"m1","project":"p","kind":"member","user":"ana","role":{role}{more}}}"#
+            );
+            decode(&text).unwrap()
+        };
+        let member = event(r#""editor""#, r#","source":"erp""#).member().unwrap();
+        assert_eq!((member.op_id.as_str(), member.user.as_str()), ("m1", "ana"));
+        assert_eq!(member.role.as_ref().map(RoleName::as_str), Some("editor"));
+        assert_eq!(member.client, "source:erp");
+        let removed = event("null", "").member().unwrap();
+        assert_eq!(removed.role, None);
+        assert_ne!(member.payload_hash, removed.payload_hash);
+        assert!(event("null", "").operation().is_none());
+    }
+
+    #[test]
     fn the_actor_is_the_source_or_the_backend() {
         let actor = |source: &str| {
             decode(&format!(
@@ -344,6 +419,12 @@ mod tests {
             r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"souce":"x"}"#,
             r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"source":"a\u0000b"}"#,
             r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"source_version":1}"#,
+            r#"{"project":"p","kind":"delete","entity":{"type":"t","id":"1"},"user":"ana"}"#,
+            r#"{"project":"p","kind":"member","user":"ana"}"#,
+            r#"{"project":"p","kind":"member","role":"editor"}"#,
+            r#"{"project":"p","kind":"member","user":"ana","role":"a b"}"#,
+            r#"{"project":"p","kind":"member","user":"ana","role":"editor","fields":{}}"#,
+            r#"{"project":"p","kind":"broadcast","room":"room:p:x","event":"e","role":null}"#,
             r#"{"project":"p","kind":"broadcast","room":"room:q:x","event":"e"}"#,
             r#"{"project":"p","kind":"broadcast","room":"user:ana","event":"e"}"#,
             r#"{"project":"p","kind":"broadcast","room":"room:p:x"}"#,

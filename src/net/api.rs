@@ -17,11 +17,12 @@ use tower_http::compression::predicate::SizeAbove;
 use super::admin;
 use super::conflicts;
 use super::cors;
+use super::members;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
 use super::{changes, checksum, policies};
-use crate::auth::{Command, Grants, Permit, authorize};
+use crate::auth::{Claims, Command, Grants, Permit, authorize};
 use crate::clock;
 use crate::hub::Hub;
 use crate::id::{EntityId, EntityKey, EntityType, ProjectId, Room, UserId};
@@ -54,6 +55,11 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/admin/projects/{project}/conflicts", get(conflicts::all))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
+        .route("/v1/admin/projects/{project}/members", get(members::list))
+        .route(
+            "/v1/admin/projects/{project}/members/{user}",
+            put(members::set).delete(members::remove),
+        )
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
@@ -85,17 +91,21 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
     response
 }
 
-/// What the bearer token grants.
-pub(super) async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+/// Whom the bearer token names.
+pub(super) async fn claims(hub: &Hub, headers: &HeaderMap) -> Result<Claims, Problem> {
     let token = bearer(headers).ok_or_else(|| {
         hub.metrics.auth_failures.of(AuthFailure::Missing).inc();
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
-    let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
+    Ok(hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
         hub.metrics.auth_failures.of((&error).into()).inc();
         error.refusal()
-    })?;
-    Ok(Grants::resolve(&claims, &hub.roles))
+    })?)
+}
+
+/// What they may do now.
+pub(super) async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+    Ok(hub.access.grants(&claims(hub, headers).await?))
 }
 
 /// A path segment as a name.
@@ -150,8 +160,8 @@ async fn ops(
     body: String,
 ) -> Result<Json<Verdicts>, Problem> {
     let project: ProjectId = name(&project)?;
-    let grants = grants(&hub, &headers).await?;
-    let permit = authorize(&grants, Command::Write(&project))?;
+    let claims = claims(&hub, &headers).await?;
+    let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
     let body: Write = json(&body)?;
     body.check()?;
     let limits = &hub.config.limits;
@@ -169,6 +179,7 @@ async fn ops(
     let decided = decided.await.unwrap_or_else(|_| {
         Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
     })?;
+    permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
     Ok(Json(Verdicts { verdicts: places.fill(decided) }))
 }
 

@@ -93,6 +93,8 @@ pub struct SubscribeRoom {
     pub since: Option<Seq>,
     /// The epoch `since` belongs to.
     pub epoch: Option<Epoch>,
+    /// The scope `since` was stored with.
+    pub scope: Option<String>,
     /// Whether to appear in the room's presence and to hear of it.
     #[serde(default)]
     pub presence: bool,

@@ -97,12 +97,20 @@ pub enum ServerFrame<'a> {
         /// Why.
         reason: ResyncReason,
     },
-    /// Access to a room was lost: purge what came from it.
+    /// Access to a room was lost, or to a part of what it brings: purge what came from it.
     Gone {
         /// The room.
         room: &'a Room,
         /// Why.
-        reason: &'static str,
+        reason: GoneReason,
+        /// What to purge, if it is not all.
+        #[serde(flatten)]
+        loss: Option<&'a Loss>,
+    },
+    /// The user's role in some projects is another now.
+    Access {
+        /// The projects concerned; null is one the user is in no more.
+        projects: BTreeMap<&'a ProjectId, Option<ProjectGrant<'a>>>,
     },
     /// The token expires soon: send `refresh`.
     TokenExpiring {
@@ -200,6 +208,10 @@ pub enum SubscribeResult {
         epoch: Option<Epoch>,
         /// Whether everything after `since` is sent; false if there was no `since`.
         recovered: bool,
+        /// What the role may read, as an opaque text: to be stored with the cursor. Absent for rooms that
+        /// hold no log.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scope: Option<Box<str>>,
         /// Why the cursor cannot be resumed; the room is joined from `seq` on, fetch its state anew.
         #[serde(skip_serializing_if = "Option::is_none")]
         resync: Option<ResyncReason>,
@@ -285,6 +297,38 @@ pub struct PresenceDelta<'a> {
     pub updated: &'a [Member],
     /// How many users are here now.
     pub users: u64,
+}
+
+/// Why there is something to purge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoneReason {
+    /// The room may not be read any more; it is left.
+    AccessLost,
+    /// Another role reads less of it; the room goes on.
+    ScopeChanged,
+}
+
+/// What a reader may not see any more of what it saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Loss {
+    /// Types of entity; `*` is every type.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
+    /// Types that stay, if `types` is `*`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+    /// Fields by type; `*` is every type that stays.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, Vec<String>>,
+}
+
+impl Loss {
+    /// Whether nothing was lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty() && self.fields.is_empty()
+    }
 }
 
 /// Why a cursor cannot be resumed.

@@ -138,7 +138,7 @@ impl Shard {
             }
             shard.answered(conn);
             let decided = decided.and_then(|decided| {
-                shard.still_granted(conn, &permit)?;
+                permit.still(&shard.permit(conn, Command::Write(&project))?)?;
                 Ok(decided)
             });
             match decided {
@@ -151,17 +151,6 @@ impl Shard {
                 Err(refusal) => shard.refuse(conn, id.as_ref(), &refusal),
             }
         });
-    }
-
-    /// Whether the token in force now grants what an earlier one did: a verdict tells about entities.
-    fn still_granted(&self, conn: ConnRef, permit: &Permit) -> Result<(), Refusal> {
-        let (project, role) = permit.in_project()?;
-        let now = self.permit(conn, Command::Write(project))?;
-        if now.role().is_some_and(|now| now.class == role.class) {
-            return Ok(());
-        }
-        let message = "the role changed meanwhile; send the same operations again";
-        Err(Refusal::new(ErrorCode::Unavailable, message).retry_after(1))
     }
 
     fn broadcast(&self, conn: ConnRef, broadcast: &Broadcast) -> Result<(), Refusal> {

@@ -14,7 +14,8 @@ use super::shard::Shard;
 use super::table::{Closing, Conn, ConnRef, State};
 use crate::fanout::outbox::{Flushed, Outbox};
 use crate::fanout::registry::{Registry, Sink, Slot};
-use crate::id::{ProjectId, UserId};
+use crate::fanout::{About, view};
+use crate::id::UserId;
 use crate::protocol::error::CloseCode;
 use crate::telemetry::{Delivery, Dropped};
 
@@ -52,21 +53,22 @@ impl Shard {
         }
     }
 
-    /// Sends a frame about a project to those connections of a user whose token grants the project.
-    pub(super) fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
-        let slots: Vec<Slot> = {
+    /// Sends a frame to those connections of a user that may read what it is about.
+    pub(super) fn to_user(&self, user: &UserId, about: &About, frame: &Bytes) {
+        let frames: Vec<(Slot, Bytes)> = {
             let state = self.state.borrow();
-            let granted = |slot: &Slot| {
-                let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
-                identity.is_some_and(|who| who.grants.role(project).is_some())
+            let seen = |slot: Slot| {
+                let identity = state.conns.get(slot as usize)?.identity.as_ref()?;
+                let role = identity.grants.role(&about.project)?;
+                Some((slot, view::for_user(frame, about, role)?))
             };
-            state.users.of(user).filter(granted).collect()
+            state.users.of(user).filter_map(seen).collect()
         };
         self.deliver(Delivery::Notification, Way::Joined, |_, sink| {
-            for slot in &slots {
+            for (slot, frame) in &frames {
                 sink.push(*slot, frame);
             }
-            slots.len()
+            frames.len()
         });
     }
 

@@ -3,12 +3,13 @@
 //! [`state`] decides what a frame asks and whether it may be asked now (no I/O, no clock of its own);
 //! [`shard`] is one thread and what it is told, [`table`] its connections, [`delivery`] the way from a frame
 //! to sockets; [`connection`] is the task that reads one socket; [`sign_in`], [`commands`], [`subscribe`] and
-//! [`catch_up`] do what was asked.
+//! [`catch_up`] do what was asked; [`regrant`] is what happens when a user may do more or less than before.
 
 pub mod catch_up;
 pub mod commands;
 pub mod connection;
 pub mod delivery;
+pub mod regrant;
 pub mod shard;
 pub mod sign_in;
 pub mod state;

@@ -110,12 +110,13 @@ impl Shard {
                     registry.get(project).map_or(0, |rooms| rooms.presence(&room, &frame, sink))
                 });
             }
-            ToShard::User { user, project, frame } => self.to_user(&user, &project, &frame),
+            ToShard::User { user, about, frame } => self.to_user(&user, &about, &frame),
             ToShard::Overflow(project) => self.overflow(&project),
             ToShard::NewEpoch(project, epoch, head) => self.new_epoch(&project, epoch, head),
             ToShard::Revoke(revocation) => {
                 self.close_revoked(|claims| concerns(&revocation, claims));
             }
+            ToShard::Regrant(user) => self.regrant_user(&user),
             ToShard::Disconnect(Disconnect { user, at }) => {
                 for slot in self.sessions_until(&user, at) {
                     self.close(slot, Closing::Code(CloseCode::Forbidden));
@@ -126,7 +127,7 @@ impl Shard {
     }
 
     /// Looks at every connection for what is due.
-    fn sweep(&self) {
+    fn sweep(self: &Rc<Self>) {
         let (now, now_s) = (Instant::now(), clock::now_s());
         let config = &self.hub.config;
         let mut due = Vec::new();
@@ -142,6 +143,7 @@ impl Shard {
         }
         self.report(waiting, self.state.borrow().registry.rooms());
         self.enforce_revocations();
+        self.enforce_grants();
         for (slot, tick) in due {
             match tick {
                 Tick::Idle => {}

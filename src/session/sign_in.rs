@@ -6,13 +6,12 @@ use tokio::task::spawn_local;
 
 use super::shard::Shard;
 use super::table::{Closing, ConnRef, Identity, State};
-use crate::auth::{Claims, Command, Grants, Permit, TokenError, authorize};
+use crate::auth::{Claims, TokenError};
 use crate::clock;
-use crate::fanout::registry::{Registry, Slot};
-use crate::id::{ClientId, Room};
+use crate::id::ClientId;
 use crate::protocol::client::{Connect, RequestId};
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
-use crate::protocol::server::{Connected, ProjectGrant, ResyncReason, ServerFrame};
+use crate::protocol::server::{Connected, ProjectGrant, ServerFrame};
 use crate::sync::follow;
 use crate::telemetry::RateLimit;
 
@@ -103,7 +102,7 @@ impl Shard {
         });
         known.session.authenticated(claims.expires_at);
         known.identity = Some(Box::new(Identity {
-            grants: Grants::resolve(&claims, &self.hub.roles),
+            grants: self.hub.access.grants(&claims),
             claims,
             client,
             active: connect.and_then(|c| c.active).unwrap_or(true),
@@ -170,56 +169,18 @@ impl Shard {
             return self.refuse(conn, id, &Refusal::new(ErrorCode::Forbidden, message));
         }
         let ttl = u64::try_from(claims.expires_at - clock::now_s()).unwrap_or(0);
-        let (lost, regraded) = {
+        {
             let mut state = self.state.borrow_mut();
-            let State { conns, registry, .. } = &mut *state;
-            let Some(known) = conns.get_mut(conn.slot as usize) else { return };
+            let Some(known) = state.conns.get_mut(conn.slot as usize) else { return };
             known.session.authenticated(claims.expires_at);
-            let grants = Grants::resolve(&claims, &self.hub.roles);
-            let (mut lost, mut regraded) = (Vec::new(), Vec::new());
-            for joined in &known.rooms {
-                match authorize(&grants, Command::Read(&joined.room)) {
-                    Ok(permit) => {
-                        if regrade(registry, conn.slot, &joined.room, &permit) {
-                            regraded.push(joined.room.clone());
-                        }
-                    }
-                    Err(_) => lost.push(joined.room.clone()),
-                }
-            }
             if let Some(identity) = &mut known.identity {
-                (identity.grants, identity.claims) = (grants, claims);
+                identity.claims = claims;
             }
-            // Who leaves a project's room reads on in the rooms of its entities: those are left first.
-            lost.sort_by_key(|room| matches!(**room, Room::Project(_)));
-            (lost, regraded)
-        };
-        for room in lost {
-            self.leave(conn, &room);
-            let gone = ServerFrame::Gone { room: &room, reason: "access_lost" };
-            self.send(conn.slot, &gone.encode());
         }
-        for room in regraded {
-            self.resync(conn.slot, &room, ResyncReason::ScopeChanged);
-        }
+        self.regrant(conn);
         match connect {
             Some(connect) => self.introduce(conn, id, connect),
             None => self.send(conn.slot, &ServerFrame::Refreshed { id, ttl }.encode()),
         }
-    }
-}
-
-/// Whether other changes of the room's log can be read now than before.
-fn regrade(registry: &mut Registry, slot: Slot, room: &Room, permit: &Permit) -> bool {
-    let (Some(project), Some(role)) = (room.project(), permit.role()) else { return false };
-    let Some(rooms) = registry.get_mut(project) else { return false };
-    match room {
-        Room::Project(_) => rooms.set_role(slot, None, role),
-        Room::Entity(_, entity) => {
-            // Its type can be read: all of it, as before.
-            rooms.set_role(slot, Some(entity), role);
-            false
-        }
-        Room::Ephemeral(..) | Room::User(_) => false,
     }
 }

@@ -35,6 +35,7 @@ struct Joining {
     feed: Option<Arc<Feed>>,
     since: Option<Seq>,
     epoch: Option<Epoch>,
+    scope: Option<String>,
     presence: bool,
 }
 
@@ -59,6 +60,19 @@ impl Start {
         if let Some((epoch, head)) = feed.and_then(Feed::head).filter(|_| self.from.is_none()) {
             self.head = if epoch == self.epoch { self.head.max(head) } else { head };
             self.epoch = epoch;
+        }
+        self
+    }
+}
+
+impl Start {
+    /// The same, or no resuming for a cursor that was stored under another scope: what the client lacks of
+    /// what it may read now lies before it.
+    fn under(mut self, scope: &str, joining: &Joining) -> Self {
+        let asked = joining.scope.as_deref().filter(|_| self.from.is_some());
+        if asked.is_some_and(|asked| asked != scope) {
+            (self.from, self.page) = (None, None);
+            self.resync = Some(ResyncReason::ScopeChanged);
         }
         self
     }
@@ -135,6 +149,7 @@ impl Shard {
             feed,
             since: asked.since,
             epoch: asked.epoch,
+            scope: asked.scope,
             presence: asked.presence,
         }
     }
@@ -254,7 +269,7 @@ impl Shard {
         starts: Vec<Located>,
     ) {
         let mut answers = Vec::with_capacity(joining.len());
-        let mut reads = Vec::new();
+        let (mut reads, mut gone) = (Vec::new(), Vec::new());
         for (joining, (start, presence)) in joining.into_iter().zip(starts) {
             let room = joining.room.clone().and_then(|room| self.still_in(conn, room));
             let result = room.and_then(|room| start.map(|start| (room, start)));
@@ -263,14 +278,22 @@ impl Shard {
                     if let Ok(room) = &joining.room {
                         self.leave(conn, room);
                     }
+                    // Whoever has a cursor has read it once, and is to purge it.
+                    if joining.since.is_some() && error.code == ErrorCode::Forbidden {
+                        gone.extend(joining.name.parse::<Room>().ok());
+                    }
                     SubscribeResult::Refused { error }
                 }
-                Ok((room, start)) => {
-                    let start = start.map(|start| start.now(joining.feed.as_deref()));
+                Ok(((room, scope), start)) => {
+                    let start = start.map(|start| {
+                        let scope = scope.as_deref().unwrap_or_default();
+                        start.under(scope, &joining).now(joining.feed.as_deref())
+                    });
                     let joined = SubscribeResult::Joined {
                         seq: start.as_ref().map(|start| start.head),
                         epoch: start.as_ref().map(|start| start.epoch),
                         recovered: start.as_ref().is_some_and(|start| start.from.is_some()),
+                        scope: scope.filter(|_| start.is_some()),
                         resync: start.as_ref().and_then(|start| start.resync),
                         presence,
                     };
@@ -284,6 +307,7 @@ impl Shard {
         }
         self.answered(conn);
         self.send(conn.slot, &ServerFrame::Subscribed { id, rooms: &answers }.encode());
+        gone.iter().for_each(|room| self.gone(conn.slot, room));
         // A project's room first: it covers the entities' rooms.
         reads.sort_by_key(|(_, entity, ..)| entity.is_some());
         for (room, entity, feed, start) in reads {
@@ -292,14 +316,16 @@ impl Shard {
     }
 
     /// Whether the connection still is in a room it registered for: it may have lost its access, or left.
-    fn still_in(&self, conn: ConnRef, room: Room) -> Result<Room, Refusal> {
-        let _granted = self.permit(conn, Command::Read(&room))?;
+    /// With the scope of what it reads there.
+    fn still_in(&self, conn: ConnRef, room: Room) -> Result<(Room, Option<Box<str>>), Refusal> {
+        let permit = self.permit(conn, Command::Read(&room))?;
+        let scope = permit.role().map(|role| role.scope().into());
         let state = self.state.borrow();
         let known = state.conns.get(conn.slot as usize);
         if room.project().is_none()
             || known.is_some_and(|known| known.rooms.iter().any(|joined| *joined.room == room))
         {
-            return Ok(room);
+            return Ok((room, scope));
         }
         Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left meanwhile"))
     }

@@ -1,7 +1,7 @@
 //! The store: every project's log, entities, verdicts and notifications, in SQLite or PostgreSQL.
 //!
 //! Called by the sync engine ([`Store::commit`], [`Store::page`]), by the push workers
-//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`]). One file per topic, both engines
+//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`], [`Store::memberships_after`]). One file per topic, both engines
 //! side by side in it; `tests/it/store.rs` is the one suite both have to pass.
 //!
 //! Invariants: a project's sequence is dense and in commit order, because its `sync_head` row is locked
@@ -61,6 +61,8 @@ mod error;
 mod heads;
 mod lease;
 mod log;
+mod membership;
+mod memberships;
 mod migrate;
 mod model;
 mod notifications;
@@ -79,6 +81,7 @@ pub use conflicts::ConflictQuery;
 pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
 pub use lease::Lease;
+pub use membership::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing};
 pub use model::{
     Access, Actor, Answer, Batch, Committed, DueIntent, Effects, EntityRow, Given, Head, LocalName,
     LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused, RevocationRow,

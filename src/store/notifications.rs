@@ -1,7 +1,7 @@
 //! Notifications read back, to be sent once more.
 
 use super::{NewNotification, Store, StoreError, value};
-use crate::id::{ProjectId, Seq};
+use crate::id::{EntityType, ProjectId, Seq};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -15,11 +15,13 @@ struct Row {
     lane: String,
     not_before: i64,
     created_at: i64,
+    r#type: String,
 }
 
 impl Row {
-    fn read(self) -> Result<NewNotification, StoreError> {
-        Ok(NewNotification {
+    fn read(self) -> Result<(NewNotification, EntityType), StoreError> {
+        let kind = value::name(&self.r#type)?;
+        let notification = NewNotification {
             nid: self.nid,
             user: value::name(&self.user_id)?,
             seq: value::seq(self.evt_seq),
@@ -30,12 +32,14 @@ impl Row {
             lane: value::lane(&self.lane)?,
             not_before: self.not_before,
             created_at: self.created_at,
-        })
+        };
+        Ok((notification, kind))
     }
 }
 
 impl Store {
-    /// The notifications about these changes of a project whose push still waits.
+    /// The notifications about these changes of a project whose push still waits, each with the type of
+    /// the entity it is about.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -43,11 +47,12 @@ impl Store {
         &self,
         project: &ProjectId,
         seqs: &[Seq],
-    ) -> Result<Vec<NewNotification>, StoreError> {
+    ) -> Result<Vec<(NewNotification, EntityType)>, StoreError> {
         const WAITING: &str = "
             SELECT n.nid, n.user_id, n.evt_seq, n.title, n.body, n.data, n.link, n.lane,
-                   i.not_before, n.created_at
+                   i.not_before, n.created_at, c.type
             FROM push_intents i JOIN notifications n ON n.nid = i.nid
+            JOIN changes c ON c.project = i.project AND c.seq = i.evt_seq
             WHERE i.project = $1 AND i.evt_seq BETWEEN $2 AND $3 AND i.state = 'waiting'
             ORDER BY i.evt_seq, n.nid";
         let (Some(first), Some(last)) = (seqs.iter().min(), seqs.iter().max()) else {

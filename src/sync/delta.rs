@@ -37,6 +37,9 @@ pub enum DeltaError {
     /// The sequence was replaced, or tombstones the reader still needs were purged.
     #[error("the project's past changed while it was read; ask again from the last cursor")]
     PastChanged,
+    /// What is read is not for this reader any more.
+    #[error("the reader's role changed while the reply was written; ask again")]
+    RoleChanged,
 }
 
 /// What a reader is to get.

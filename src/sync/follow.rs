@@ -1,7 +1,7 @@
 //! Keeps this instance's feeds true to the store, whatever the bus delivers or loses.
 //!
-//! One task: it opens new feeds, fills gaps, asks the store for the heads of active projects and for
-//! revocations and ended sessions (often while the bus is suspect, seldom otherwise: the loss of a *last* message has no
+//! One task: it opens new feeds, fills gaps, asks the store for the heads of active projects, for
+//! revocations, ended sessions and memberships (often while the bus is suspect, seldom otherwise: the loss of a *last* message has no
 //! successor to reveal it), and retires feeds nobody reads. It never waits for the store itself: the bus
 //! has to be heard meanwhile.
 
@@ -25,6 +25,7 @@ use crate::hub::Hub;
 use crate::id::{ProjectId, UserId};
 use crate::presence::Presence;
 use crate::store::{RevocationRow, Store, StoreError};
+use crate::sync::members::Members;
 use crate::telemetry::{Dropped, Metrics};
 
 /// How long a feed nobody reads is kept: long enough for a storm of reconnects to find it warm.
@@ -41,6 +42,7 @@ const REVOCATIONS_SHARE: u32 = 50;
 pub struct Follower {
     store: Store,
     relay: Arc<Relay>,
+    members: Members,
     /// Told when Redis may have forgotten.
     presence: Presence,
     metrics: Arc<Metrics>,
@@ -57,6 +59,7 @@ impl Follower {
         Self {
             store: hub.store.clone(),
             relay: hub.relay.clone(),
+            members: hub.members.clone(),
             presence: hub.presence.clone(),
             metrics: hub.metrics.clone(),
             bus: hub.config.bus.clone(),
@@ -210,6 +213,7 @@ impl Follower {
     /// Asks the store for what the bus may have lost.
     async fn poll(self) {
         self.reload_revocations().await;
+        self.reload_memberships().await;
         self.compare_heads().await;
     }
 
@@ -233,6 +237,20 @@ impl Follower {
         }
         self.relay.disconnects.purge(clock::now_ms());
         *self.revocations_at.lock().await = Instant::now() + began.elapsed() * REVOCATIONS_SHARE;
+    }
+
+    /// Puts in force what other instances were told of members and this one was not.
+    async fn reload_memberships(&self) {
+        match self.members.reload().await {
+            Ok(0) => {}
+            Ok(missed) => {
+                tracing::info!(missed, "memberships were missed on the bus; now in force");
+            }
+            Err(error) => {
+                self.metrics.store_errors.inc();
+                tracing::warn!(%error, "cannot read memberships");
+            }
+        }
     }
 
     /// Whether the revocation was news.

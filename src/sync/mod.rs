@@ -3,7 +3,7 @@
 //! [`submission`] reads a request's operations within their [`limits`] and puts them in [`order`];
 //! [`engine`] queues, groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
 //! a single field, [`notify`] who is to hear of it. [`follow`] keeps this instance's feeds true to the
-//! store, [`pages`] reads the log for those who catch up, [`delta`] the state for those who were away,
+//! store, [`members`] who is in which project, [`pages`] reads the log for those who catch up, [`delta`] the state for those who were away,
 //! [`checksums`] is how they know that they have it. [`retention`] purges what is past its time; `retold`
 //! makes up for a commit nobody was told of.
 
@@ -12,6 +12,7 @@ pub mod delta;
 pub mod engine;
 pub mod follow;
 pub mod limits;
+pub mod members;
 pub mod merge;
 pub mod notify;
 mod order;

@@ -7,7 +7,7 @@
 
 use serde::Deserialize;
 
-use crate::fanout::Relay;
+use crate::fanout::{About, Relay};
 use crate::id::Seq;
 use crate::store::{Answer, Committed, Store};
 
@@ -22,8 +22,9 @@ pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed) {
     let seqs: Vec<Seq> = committed.answers.iter().filter_map(seq).collect();
     match store.waiting_notifications(project, &seqs).await {
         Ok(notifications) => {
-            for notification in &notifications {
-                relay.notification(project, notification);
+            for (notification, kind) in notifications {
+                let about = About { project: project.clone(), kind: Some(kind) };
+                relay.notification(&about, &notification);
             }
         }
         Err(error) => {

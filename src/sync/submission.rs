@@ -21,6 +21,7 @@ use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::json;
 use crate::protocol::op::{Op, OpKind, StoredVerdict};
+use crate::protocol::redact;
 use crate::store::{Access, Actor, Answer, PendingOp, Refused};
 
 /// One request, as far as it concerns its operations.
@@ -49,8 +50,27 @@ pub struct Submission {
 #[derive(Debug)]
 pub struct Places {
     verdicts: Vec<Option<StoredVerdict>>,
-    /// For each of the engine's operations, its place.
-    order: Vec<usize>,
+    /// For each of the engine's operations, its place and what its sender sees of the verdict.
+    order: Vec<(usize, Sight)>,
+}
+
+/// What a sender may see of a verdict that is stored for whoever they were when it was given.
+#[derive(Debug)]
+enum Sight {
+    Whole,
+    Without(Vec<Box<str>>),
+    /// The type of the entity is not read.
+    Nothing,
+}
+
+impl Sight {
+    fn of(self, verdict: StoredVerdict) -> StoredVerdict {
+        match self {
+            Self::Whole => verdict,
+            Self::Without(hidden) => redact::verdict(verdict, &hidden),
+            Self::Nothing => redact::blind(verdict),
+        }
+    }
 }
 
 impl Places {
@@ -58,8 +78,8 @@ impl Places {
     #[must_use]
     pub fn fill(self, decided: Vec<Answer>) -> Vec<StoredVerdict> {
         let Self { mut verdicts, order } = self;
-        for (place, answer) in order.into_iter().zip(decided) {
-            verdicts[place] = Some(answer.into_verdict());
+        for ((place, sight), answer) in order.into_iter().zip(decided) {
+            verdicts[place] = Some(sight.of(answer.into_verdict()));
         }
         verdicts.into_iter().flatten().collect()
     }
@@ -88,7 +108,18 @@ impl Submission {
             });
         }
         let (ops, order) = order::by_priority(ops, places);
+        let sights = ops.iter().map(|op| sight(permit, op));
+        let order = order.into_iter().zip(sights).collect();
         Self { ops, bytes, places: Places { verdicts, order } }
+    }
+}
+
+fn sight(permit: &Permit, op: &PendingOp) -> Sight {
+    let reads = permit.role().is_some_and(|role| role.can_read(&op.op.entity_type));
+    match &op.access.hidden {
+        _ if !reads => Sight::Nothing,
+        none if none.is_empty() => Sight::Whole,
+        hidden => Sight::Without(hidden.clone()),
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use syncline::auth::{MAX_PROJECTS, mint};
 use syncline::clock;
-use syncline::config::Hmac;
+use syncline::config::{Config, Entity, Hmac, Role};
+use syncline::protocol::conflict::Strategy;
 
 use crate::support::client::{Client, End, create};
 use crate::support::eventually;
@@ -372,6 +373,195 @@ async fn a_role_without_the_right_changes_and_sees_nothing_more() {
     site.hub.stop().await;
 }
 
+/// What everyone in the project may see; it has to come with whatever has to be clean of the rest.
+const SEEN: &str = "seen-51c9";
+
+/// A role that reads tasks without their salary, and writes them.
+fn worker(config: &mut Config) {
+    let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let role = Role {
+        read: list(&["task"]),
+        write: list(&["task", "payroll"]),
+        delete: list(&["task", "payroll"]),
+        broadcast: true,
+        hidden: [("task".to_owned(), list(&["salary"]))].into(),
+    };
+    config.roles.0.insert("worker".into(), role);
+}
+
+/// A payroll and salaries of tasks, with notifications about both to the worker.
+fn secrets(round: u64) -> Value {
+    let id = |name: &str| format!("{name}{round}");
+    let notify = |mut op: Value, title: &str| {
+        op["notify"] = json!({ "users": ["worker"], "title": title });
+        op
+    };
+    let both = json!({ "title": SEEN, "salary": CANARY });
+    let payroll = json!({ "op_id": id("p"), "kind": "create", "type": "payroll", "id": id("p"),
+        "fields": { "pay": CANARY } });
+    let salary = json!({ "op_id": id("u"), "kind": "update", "type": "task", "id": id("a"),
+        "base": 0, "fields": { "salary": [CANARY, 2] } });
+    json!([
+        notify(create(&id("a"), &id("a"), &both), SEEN),
+        create(&id("b"), &id("b"), &json!({ "salary": CANARY })),
+        notify(payroll, CANARY),
+        salary,
+        create(&id("c"), &id("c"), &both),
+    ])
+}
+
+/// Everything a worker is sent about the secrets of two rounds, by every way there is.
+async fn sent_to_worker(hub: &TestHub, insider: &mut Client) -> Vec<(String, String)> {
+    let worker = token("worker", &json!({ "p": "worker" }));
+    let mut sent = Vec::new();
+    let mut keep = |way: &str, text: String| sent.push((way.to_owned(), text));
+    let mut live = Client::connect(&hub.ws(), &worker).await;
+    live.subscribe(json!([{ "room": "project:p" }])).await;
+    let mut entity = Client::connect(&hub.ws(), &worker).await;
+    entity.subscribe(json!([{ "room": "entity:p:task:a2" }])).await;
+    for round in [1, 2] {
+        let verdicts = insider.write("p", secrets(round)).await;
+        assert!(verdicts.iter().all(|v| v["outcome"] == "applied"), "{verdicts:?}");
+    }
+    let end = |frame: &Value| frame["seq"] == 10;
+    let last = live.find("the last change", end).await;
+    let notifications = [live.expect("notification").await, live.expect("notification").await];
+    keep("live", json!([last, live.settle().await]).to_string());
+    keep("notifications", json!(notifications).to_string());
+    let change = entity.expect("change").await;
+    keep("entity room", json!([change, entity.settle().await]).to_string());
+
+    let mut late = Client::connect(&hub.ws(), &worker).await;
+    late.subscribe(json!([{ "room": "project:p", "since": 0 }])).await;
+    let last = late.find("the last change", end).await;
+    keep("resume", json!([last, late.settle().await]).to_string());
+    late.subscribe(json!([{ "room": "entity:p:task:a1", "since": 0 }])).await;
+    let answer = late.ask(json!({ "type": "subscribe",
+        "rooms": [{ "room": "entity:p:payroll:p1", "since": 0, "presence": true }] }));
+    keep("a room refused", format!("{SEEN}{}", answer.await));
+
+    let op = |kind: &str, of: &str, id: &str, fields: Value| {
+        json!({ "op_id": format!("{kind}{of}{id}"), "kind": kind, "type": of, "id": id, "base": 1,
+            "fields": fields })
+    };
+    let ops = json!([
+        op("update", "task", "a2", json!({ "title": "mine" })),
+        op("create", "task", "a1", json!({})),
+        op("update", "task", "a1", json!({ "title": "mine", "salary": 1 })),
+        op("create", "task", "new", json!({ "salary": 1 })),
+        op("delete", "task", "a2", json!({})),
+        op("update", "payroll", "p1", json!({ "pay": 1 })),
+        op("create", "payroll", "p1", json!({ "pay": 1 })),
+        op("delete", "payroll", "p1", json!({})),
+        create("p1", "p1", &json!({})),
+        create("a1", "a1", &json!({ "title": SEEN })),
+    ]);
+    for _ in ["first", "again"] {
+        let verdicts = late.write("p", ops.clone()).await;
+        assert_eq!(verdicts.len(), 10);
+        keep("verdicts", Value::from(verdicts).to_string());
+    }
+    let http = reqwest::Client::new();
+    for (method, path, body) in [
+        (Method::GET, "changes?since=0", String::new()),
+        (Method::GET, "changes?since=3&limit=1", String::new()),
+        (Method::GET, "entities/task/a1", String::new()),
+        (Method::GET, "entities/task/b1", String::new()),
+        (Method::GET, "entities/payroll/p1", String::new()),
+        (Method::GET, "entities/task/a1/explain", String::new()),
+        (Method::GET, "entities/task/a1/explain?field=salary", String::new()),
+        (Method::GET, "entities/payroll/p1/explain", String::new()),
+        (Method::GET, "conflicts", String::new()),
+        (Method::POST, "ops", json!({ "ops": ops }).to_string()),
+    ] {
+        let request = http.request(method, hub.http(&format!("/v1/projects/p/{path}"))).body(body);
+        let answer = request.bearer_auth(&worker).send().await.unwrap();
+        let shows_nothing = path.contains("b1") || path.contains("p1") || path.contains("salary");
+        let text = answer.text().await.unwrap();
+        keep(path, if shows_nothing { format!("{SEEN}{text}") } else { text });
+    }
+    sent
+}
+
+#[tokio::test]
+async fn a_hidden_type_and_a_hidden_field_reach_a_role_by_no_way() {
+    // From the recent changes in memory, and from the store.
+    for recent in [1 << 20, 1] {
+        let hub = TestHub::start_with(|config| {
+            worker(config);
+            config.limits.recent_bytes = recent;
+        })
+        .await;
+        let mut insider =
+            Client::connect(&hub.ws(), &token("insider", &json!({ "p": "editor" }))).await;
+        for (way, text) in sent_to_worker(&hub, &mut insider).await {
+            assert!(text.contains(SEEN), "{way} brought nothing: {text}");
+            assert!(!text.contains(CANARY), "{way} leaked: {text}");
+        }
+        // The same ways show an editor everything: the secrets were there to be seen.
+        let request = reqwest::Client::new().get(hub.http("/v1/projects/p/changes"));
+        let request = request.bearer_auth(token("insider", &json!({ "p": "editor" })));
+        let all = request.send().await.unwrap().text().await.unwrap();
+        assert!(all.matches(CANARY).count() >= 8, "{all}");
+        hub.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_wider_role_was_told_is_not_told_again_to_a_narrower_one() {
+    let hub = TestHub::start_with(|config| {
+        worker(config);
+        for kind in ["task", "payroll"] {
+            let manual = Entity { strategy: Strategy::Manual, ..Entity::default() };
+            config.entities.0.insert(kind.into(), manual);
+        }
+    })
+    .await;
+    let editor = |user: &str| token(user, &json!({ "p": "editor" }));
+    let mut insider = Client::connect(&hub.ws(), &editor("insider")).await;
+    insider.write("p", secrets(1)).await;
+    let mut wide = Client::connect(&hub.ws(), &editor("ana")).await;
+    let op = |id: &str, kind: &str, of: &str, entity: &str, fields: Value| json!({ "op_id": id, "kind": kind, "type": of, "id": entity, "base": 0, "fields": fields });
+    // Each is parked; each verdict shows the entity, the last conflict its salary.
+    let ops = json!([
+        op("1", "update", "payroll", "p1", json!({ "pay": 1 })),
+        op("2", "update", "task", "c1", json!({ "title": 1 })),
+        op("3", "delete", "task", "a1", json!({})),
+    ]);
+    for verdict in wide.write("p", ops.clone()).await {
+        assert_eq!(verdict["outcome"], "conflict", "{verdict}");
+        assert!(verdict["current"].to_string().contains(CANARY), "{verdict}");
+    }
+    let narrow = token("ana", &json!({ "p": "worker" }));
+    let mut ana = Client::connect(&hub.ws(), &narrow).await;
+    let verdicts = Value::from(ana.write("p", ops.clone()).await);
+    assert!(verdicts.to_string().contains(SEEN), "{verdicts}");
+    clean(&verdicts);
+    let list = async |token: &str| {
+        let request = reqwest::Client::new().get(hub.http("/v1/projects/p/conflicts"));
+        request.bearer_auth(token).send().await.unwrap().text().await.unwrap()
+    };
+    assert!(list(&editor("ana")).await.contains(CANARY));
+    let listed = list(&narrow).await;
+    assert!(listed.contains(SEEN), "{listed}");
+    clean(&listed);
+
+    // The same user on both: what opens a conflict is told to each by its own role.
+    let again = json!([
+        op("4", "delete", "task", "c1", json!({})),
+        op("5", "update", "payroll", "p1", json!({ "pay": 2 })),
+    ]);
+    wide.settle().await;
+    wide.write("p", again).await;
+    let seen = [wide.expect("conflict").await, wide.expect("conflict").await];
+    assert!(seen.iter().all(|frame| frame.to_string().contains(CANARY)), "{seen:?}");
+    let told = ana.find("the conflict", |frame| frame["conflict"]["op_id"] == "4").await;
+    assert!(told.to_string().contains(SEEN), "{told}");
+    clean(&told);
+    clean(&Value::from(ana.settle().await));
+    hub.stop().await;
+}
+
 /// Every endpoint, as a method, a path and a body.
 fn endpoints() -> Vec<(Method, &'static str, String)> {
     let ops = json!({ "ops": [{ "op_id": "t1", "kind": "create", "type": "task", "id": "t1", "fields": {} }] });
@@ -397,6 +587,10 @@ fn admin_endpoints() -> Vec<(Method, &'static str, String)> {
             json!({ "kind": "user", "user": "insider", "issued_before": clock::now_s() + 60 })
                 .to_string(),
         ),
+        (Method::GET, "/v1/admin/projects/p/members", String::new()),
+        (Method::PUT, "/v1/admin/projects/p/members/mallory", r#"{"role":"admin"}"#.into()),
+        (Method::DELETE, "/v1/admin/projects/p/members/insider", String::new()),
+        (Method::DELETE, "/v1/admin/projects/p/members/insider?forget=true", String::new()),
     ]
 }
 

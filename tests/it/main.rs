@@ -12,6 +12,7 @@ mod http;
 mod ingest;
 mod instances;
 mod isolation;
+mod members;
 mod no_hole;
 mod operators;
 mod poison;

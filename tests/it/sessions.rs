@@ -150,7 +150,7 @@ async fn losing_a_project_while_it_is_read_ends_the_reading() {
 }
 
 #[tokio::test]
-async fn a_role_that_reads_other_types_makes_readers_begin_anew() {
+async fn a_role_that_reads_other_types_says_what_to_purge_and_what_to_fetch() {
     let hub = TestHub::start_with(|config| {
         config.roles.0.get_mut("viewer").unwrap().read = vec!["task".into()];
     })
@@ -161,18 +161,27 @@ async fn a_role_that_reads_other_types_makes_readers_begin_anew() {
         { "room": "entity:p:payroll:1" }]))
         .await;
     refresh(&mut client, &token("ana", &json!({ "p": "viewer" }))).await;
-    let resync = client.expect("resync").await;
     assert_eq!(
-        (&resync["room"], &resync["reason"]),
-        (&json!("project:p"), &json!("scope_changed"))
+        client.expect("gone").await,
+        json!({ "type": "gone", "room": "entity:p:payroll:1", "reason": "access_lost" })
     );
-    assert_eq!(client.expect("gone").await["room"], "entity:p:payroll:1");
+    assert_eq!(
+        client.expect("gone").await,
+        json!({ "type": "gone", "room": "project:p", "reason": "scope_changed",
+            "types": ["*"], "except": ["task"] })
+    );
+    assert_eq!(client.settle().await, [] as [Value; 0], "what is lost is not to be fetched");
     let payroll =
         json!({ "op_id": "p", "kind": "create", "type": "payroll", "id": "1", "fields": {} });
     let mut writer = Client::connect(&hub.ws(), &editor("bo")).await;
     writer.write("p", json!([payroll, create("1", "t1", &json!({}))])).await;
     assert_eq!(client.expect("advance").await["seq"], 1);
     assert_eq!(client.expect("change").await["seq"], 2);
+    refresh(&mut client, &editor("ana")).await;
+    assert_eq!(
+        client.expect("resync").await,
+        json!({ "type": "resync", "room": "project:p", "reason": "scope_changed" })
+    );
     // The same read list under another name is nothing to begin anew for.
     refresh(&mut writer, &token("bo", &json!({ "p": "admin" }))).await;
     assert_eq!(writer.settle().await, [] as [Value; 0]);

@@ -3,7 +3,6 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
-use crate::auth::claims::Claims;
 use crate::auth::policy::Roles;
 use crate::id::RoleName;
 
@@ -27,15 +26,7 @@ fn grants() -> Grants {
     let roles = Roles::compile(&config::Roles(roles)).unwrap();
     let projects = ["viewer", "editor", "clerk", "lead", "ghost"]
         .map(|name| (ProjectId::new(name).unwrap(), RoleName::new(name).unwrap()));
-    let claims = Claims {
-        user: UserId::new("ana").unwrap(),
-        projects: projects.into(),
-        device: None,
-        jti: None,
-        issued_at: None,
-        expires_at: 0,
-    };
-    Grants::resolve(&claims, &roles)
+    Grants::resolve(&UserId::new("ana").unwrap(), &projects.into(), &roles)
 }
 
 fn op(kind: &str, entity_type: &str) -> Op {
@@ -113,6 +104,18 @@ fn a_hidden_field_is_not_written() {
     assert_eq!(refusal("update", "task", "title"), None);
     assert_eq!(refusal("update", "note", "salary"), None);
     assert_eq!(refusal("delete", "task", "note"), None);
+}
+
+#[test]
+fn an_answer_goes_out_under_a_permit_that_sees_the_same() {
+    let grants = grants();
+    let permit =
+        |name: &str| authorize(&grants, Command::Write(&ProjectId::new(name).unwrap())).unwrap();
+    assert!(permit("viewer").still(&permit("editor")).is_ok(), "they read the same");
+    for now in ["clerk", "lead"] {
+        let refusal = permit("editor").still(&permit(now)).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::Unavailable, "{now}");
+    }
 }
 
 #[test]

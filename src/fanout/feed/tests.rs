@@ -8,11 +8,8 @@ use super::*;
 const EPOCH: Epoch = Epoch(Uuid::from_u128(1));
 
 fn change(seq: u64) -> Arc<EncodedChange> {
-    Arc::new(EncodedChange {
-        seq: Seq(seq),
-        entity: EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() },
-        frame: Bytes::from(vec![b'x'; 100]),
-    })
+    let entity = EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() };
+    Arc::new(EncodedChange::from_frame(Seq(seq), entity, Bytes::from(vec![b'x'; 100])))
 }
 
 fn feeds(limit: usize) -> (Feeds, mpsc::Receiver<ToShard>, Arc<Feed>) {

@@ -323,6 +323,10 @@ fn decided(pending: &PendingOp, parked: &Op, current: Option<&EntityRow>) -> Dec
     let chosen = parked.fields.iter().filter(|(name, _)| side(name) == Side::Client);
     let mut values: Fields = chosen.map(|(name, value)| (name.clone(), value.clone())).collect();
     values.extend(fields.clone());
+    let hidden = |name: &str| pending.access.hidden.iter().any(|hidden| **hidden == *name);
+    if let Some(name) = values.keys().find(|name| hidden(name)) {
+        return Decision::reject("forbidden", format!("your role may not write `{name}`"));
+    }
     let Some(row) = current else {
         return Decision::write(ChangeKind::Create, values);
     };

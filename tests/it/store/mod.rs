@@ -22,6 +22,7 @@ mod checksum;
 mod commit;
 mod delta;
 mod lifecycle;
+mod memberships;
 mod push;
 mod read;
 mod retention;

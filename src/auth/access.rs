@@ -1,0 +1,115 @@
+//! What a user may do now: the token's claims and the stored memberships, against the configured roles.
+//!
+//! Asked by the session whenever a connection brings a token or a membership of its user changed, and by
+//! the HTTP endpoints for every request.
+
+use std::collections::BTreeMap;
+
+use super::claims::Claims;
+use super::memberships::Memberships;
+use super::policy::{Grants, Roles};
+use crate::config;
+
+/// Roles, and who has them.
+#[derive(Debug)]
+pub struct Access {
+    roles: Roles,
+    memberships: Memberships,
+    mode: config::Memberships,
+}
+
+impl Access {
+    /// Roles, with no membership known yet.
+    #[must_use]
+    pub fn new(roles: Roles, mode: config::Memberships) -> Self {
+        Self { roles, memberships: Memberships::default(), mode }
+    }
+
+    /// What the holder of a token with these claims may do.
+    #[must_use]
+    pub fn grants(&self, claims: &Claims) -> Grants {
+        let stored = match self.mode {
+            config::Memberships::Token => Vec::new(),
+            _ => self.memberships.of(&claims.user),
+        };
+        if self.mode != config::Memberships::Hub && stored.is_empty() {
+            return Grants::resolve(&claims.user, &claims.projects, &self.roles);
+        }
+        let mut projects = match self.mode {
+            config::Memberships::Hub => BTreeMap::new(),
+            _ => claims.projects.clone(),
+        };
+        for (project, role) in stored {
+            match role {
+                Some(role) => drop(projects.insert(project, role)),
+                None => drop(projects.remove(&project)),
+            }
+        }
+        Grants::resolve(&claims.user, &projects, &self.roles)
+    }
+
+    /// The stored memberships, if they count at all.
+    #[must_use]
+    pub fn memberships(&self) -> Option<&Memberships> {
+        (self.mode != config::Memberships::Token).then_some(&self.memberships)
+    }
+
+    /// The configured roles.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.roles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Membership;
+
+    #[test]
+    fn a_row_decides_or_the_claim_as_configured() {
+        let claim =
+            |(project, role): (&str, &str)| (project.parse().unwrap(), role.parse().unwrap());
+        let claims = Claims {
+            user: "ana".parse().unwrap(),
+            projects: [("kept", "viewer"), ("raised", "viewer"), ("taken", "editor")]
+                .map(claim)
+                .into(),
+            device: None,
+            jti: None,
+            issued_at: None,
+            expires_at: 0,
+        };
+        let both = vec![("kept", "viewer"), ("new", "editor"), ("raised", "admin")];
+        for (mode, expected) in [
+            (
+                config::Memberships::Token,
+                vec![("kept", "viewer"), ("raised", "viewer"), ("taken", "editor")],
+            ),
+            (config::Memberships::Override, both),
+            (config::Memberships::Hub, vec![("new", "editor"), ("raised", "admin")]),
+        ] {
+            let roles = Roles::compile(&config::Roles::default()).unwrap();
+            let access = Access::new(roles, mode);
+            let rows = [
+                ("raised", Some("admin")),
+                ("taken", None),
+                ("new", Some("editor")),
+                ("unknown", Some("no-such-role")),
+            ];
+            for (revision, (project, role)) in (1..).zip(rows) {
+                access.memberships.apply(&Membership {
+                    project: project.parse().unwrap(),
+                    user: claims.user.clone(),
+                    standing: role.map(|role| role.parse().unwrap()).into(),
+                    revision,
+                });
+            }
+            let grants = access.grants(&claims);
+            let held: Vec<_> =
+                grants.projects().map(|(p, role)| (p.as_str(), role.name.as_str())).collect();
+            assert_eq!(held, expected, "{mode:?}");
+            assert_eq!(access.memberships().is_some(), mode != config::Memberships::Token);
+        }
+    }
+}
