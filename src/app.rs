@@ -35,6 +35,7 @@ use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
+use crate::sync::journal::Journal;
 use crate::sync::pages::Pages;
 use crate::telemetry::Metrics;
 
@@ -141,6 +142,21 @@ async fn open_store(config: &Config) -> anyhow::Result<Store> {
     Ok(store)
 }
 
+/// The log of requests, and its task, if it is on.
+fn open_journal(
+    config: &Config,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> Journal {
+    if !config.store.sync_log {
+        return Journal::off(metrics.clone());
+    }
+    let (journal, writer) = Journal::new(metrics.clone());
+    shutdown.spawn("sync log", writer.run(store.clone(), shutdown.stopping().clone()));
+    journal
+}
+
 type Queues = Vec<mpsc::Receiver<ToShard>>;
 
 /// Ties the parts together and spawns all that is not a connection.
@@ -173,7 +189,8 @@ fn assemble(
     let fanout = Fanout::new(handles);
     let (relay, doubtful) = Relay::new(feeds, fanout, bus.clone(), auth.clone(), metrics.clone());
     let relay = Arc::new(relay);
-    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
+    let journal = open_journal(&config, &store, &metrics, shutdown);
+    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), journal, &config);
     let listens = link.is_some() && config.ingest.enabled;
     let ingest = Ingest::new(&config, engine.clone(), relay.clone(), metrics.clone(), link);
     let hub = Arc::new(Hub {

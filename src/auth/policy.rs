@@ -178,6 +178,7 @@ impl Roles {
 #[derive(Debug, Clone)]
 pub struct Grants {
     user: UserId,
+    device: Option<String>,
     /// Sorted by project.
     projects: Box<[(ProjectId, Arc<Role>)]>,
 }
@@ -197,13 +198,19 @@ impl Grants {
                 Some((project.clone(), Arc::clone(role?)))
             })
             .collect();
-        Self { user: claims.user.clone(), projects }
+        Self { user: claims.user.clone(), device: claims.device.clone(), projects }
     }
 
     /// The user.
     #[must_use]
     pub fn user(&self) -> &UserId {
         &self.user
+    }
+
+    /// The device the token was issued to.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
     }
 
     /// The role in a project; none if the token does not grant it.

@@ -15,6 +15,7 @@ use crate::presence::Delta;
 use crate::protocol::conflict::ConflictState;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
+use crate::protocol::op::{StoredVerdict, Verdict};
 use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
 use crate::store::{Committed, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
@@ -102,6 +103,15 @@ impl Relay {
         })
         .encode();
         self.to_user(&n.user, project, &frame);
+    }
+
+    /// Passes on the new verdict of an operation that was tried again.
+    pub fn decided_again(&self, project: &ProjectId, user: &str, verdict: &StoredVerdict) {
+        let verdict = serde_json::from_str::<Verdict>(verdict.get());
+        if let (Ok(user), Ok(verdict)) = (UserId::new(user), verdict) {
+            let verdict = &Verdict { fields: None, current: None, ..verdict };
+            self.to_user(&user, project, &ServerFrame::Verdict { project, verdict }.encode());
+        }
     }
 
     /// Passes on a finished frame to all connections of a user that hold the project.

@@ -7,8 +7,10 @@
 pub mod admin;
 pub mod api;
 mod conflicts;
+mod lane;
 pub mod operator;
 pub mod problem;
 pub mod publish;
 pub mod server;
+mod status;
 pub mod upgrade;

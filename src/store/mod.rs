@@ -58,6 +58,7 @@ mod conflicts;
 mod entities;
 mod error;
 mod heads;
+mod lane;
 mod log;
 mod migrate;
 mod model;
@@ -66,11 +67,14 @@ mod push;
 mod queue;
 mod revocations;
 mod stamps;
+mod sync_log;
+mod sync_status;
 mod value;
 
 pub use commit::Plan;
 pub use conflicts::ConflictQuery;
 pub use error::StoreError;
+pub use lane::{InvalidPlace, LaneOp, LanePlace, LaneQuery};
 pub use model::{
     Access, Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Given,
     Head, LocalName, LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused,
@@ -78,6 +82,8 @@ pub use model::{
 };
 pub use queue::Submitted;
 pub use stamps::{Stamp, Stamps};
+pub use sync_log::{Outcomes, SyncLogQuery, SyncRecord};
+pub use sync_status::{COUNTED, DeviceStatus, SyncStatus};
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]

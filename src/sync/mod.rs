@@ -2,11 +2,12 @@
 //!
 //! [`submission`] reads a request's operations within their [`limits`] and puts them in [`order`];
 //! [`engine`] queues, groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
-//! a single field, [`notify`] who is to hear of it. [`follow`] keeps this instance's feeds true to the
+//! a single field, [`notify`] who is to hear of it; [`journal`] keeps a record of each request. [`follow`] keeps this instance's feeds true to the
 //! store, [`pages`] reads the log for those who catch up.
 
 pub mod engine;
 pub mod follow;
+pub mod journal;
 pub mod limits;
 pub mod merge;
 pub mod notify;
