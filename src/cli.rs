@@ -15,6 +15,8 @@ use crate::{app, telemetry};
 
 mod greeting;
 mod health;
+mod report;
+mod sync;
 mod tail;
 mod token;
 
@@ -80,6 +82,9 @@ Examples:
   syncline tail --room project:demo
   syncline tail --url wss://hub.example.org --room project:demo --since 0 | jq")]
     Tail(Tail),
+    /// See what of a running hub's writes failed, try it again, look at its log of requests
+    #[command(subcommand, arg_required_else_help = true)]
+    Sync(sync::Sync),
     /// Ask a running hub whether it is ready; exit code 1 if not
     #[command(after_help = "\
 Example:
@@ -185,6 +190,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{}", token::token(&config, &token)?);
         }
         Command::Tail(tail) => return tail::tail(&tail, &mut std::io::stdout()).await,
+        Command::Sync(asked) => {
+            return sync::sync(source, asked, &mut std::io::stdout()).await;
+        }
         Command::Health { url } => {
             let url = match url {
                 Some(url) => url,

@@ -80,9 +80,12 @@ macro_rules! last {
     ($list:literal, $of_user:literal) => {
         concat!(
             "SELECT l.* FROM sync_head h JOIN sync_log l ON l.project = h.project AND l.id = (
-                 SELECT q.id FROM sync_log q WHERE q.project = h.project AND ", $of_user, "
+                 SELECT q.id FROM sync_log q WHERE q.project = h.project AND ",
+            $of_user,
+            "
                  ORDER BY q.id DESC LIMIT 1)
-             WHERE h.project IN ", $list
+             WHERE h.project IN ",
+            $list
         )
     };
 }
@@ -93,7 +96,9 @@ macro_rules! devices {
             "SELECT d.project, d.client, d.acked, d.active, d.last_seen FROM (
                  SELECT c.*, ROW_NUMBER() OVER (
                      PARTITION BY c.project ORDER BY c.last_seen DESC, c.client) AS nth
-                 FROM device_cursors c WHERE c.user_id = $2 AND c.project IN ", $list, ") d
+                 FROM device_cursors c WHERE c.user_id = $2 AND c.project IN ",
+            $list,
+            ") d
              WHERE d.nth <= $3 ORDER BY d.project, d.nth"
         )
     };
@@ -109,10 +114,9 @@ macro_rules! pick {
             (Inner::Sqlite { .. }, None) => {
                 $statement!("(SELECT value FROM json_each($1))", "CAST($2 AS TEXT) IS NULL")
             }
-            (Inner::Postgres(_), Some(_)) => $statement!(
-                "(SELECT json_array_elements_text(CAST($1 AS JSON)))",
-                "q.user_id = $2"
-            ),
+            (Inner::Postgres(_), Some(_)) => {
+                $statement!("(SELECT json_array_elements_text(CAST($1 AS JSON)))", "q.user_id = $2")
+            }
             (Inner::Postgres(_), None) => $statement!(
                 "(SELECT json_array_elements_text(CAST($1 AS JSON)))",
                 "CAST($2 AS TEXT) IS NULL"

@@ -19,17 +19,31 @@ pub(super) async fn verdicts(
         .collect();
     match tx {
         Tx::Sqlite(tx) => {
-            let row = |((project, op, given), failed): (&(&str, &PendingOp, &Given), &Failed<'_>)| {
-                let PendingOp { op: Op { op_id, entity_type, base, .. }, actor, .. } = op;
-                let (hash, verdict) = (hex::encode(op.payload_hash), given.verdict.get());
-                let (outcome, code, id) = (given.outcome.as_str(), &given.code, &given.id);
-                let (client, user) = (&actor.client, &actor.user);
-                let Failed { text, role, edited_at, place } = failed;
-                serde_json::json!([
-                    project, op_id, hash, outcome, verdict, client, user, entity_type, id, base,
-                    code, text, role, edited_at, place,
-                ])
-            };
+            let row =
+                |((project, op, given), failed): (&(&str, &PendingOp, &Given), &Failed<'_>)| {
+                    let PendingOp { op: Op { op_id, entity_type, base, .. }, actor, .. } = op;
+                    let (hash, verdict) = (hex::encode(op.payload_hash), given.verdict.get());
+                    let (outcome, code, id) = (given.outcome.as_str(), &given.code, &given.id);
+                    let (client, user) = (&actor.client, &actor.user);
+                    let Failed { text, role, edited_at, place } = failed;
+                    serde_json::json!([
+                        project,
+                        op_id,
+                        hash,
+                        outcome,
+                        verdict,
+                        client,
+                        user,
+                        entity_type,
+                        id,
+                        base,
+                        code,
+                        text,
+                        role,
+                        edited_at,
+                        place,
+                    ])
+                };
             let rows: Vec<_> = rows.iter().zip(&failed).map(row).collect();
             sqlx::query(
                 "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
