@@ -85,6 +85,9 @@ Examples:
     /// See what of a running hub's writes failed, try it again, look at its log of requests
     #[command(subcommand, arg_required_else_help = true)]
     Sync(sync::Sync),
+    /// Purge what is past its time (`[retention]`)
+    #[command(subcommand)]
+    Retention(Retention),
     /// Ask a running hub whether it is ready; exit code 1 if not
     #[command(after_help = "\
 Example:
@@ -93,6 +96,20 @@ Example:
         /// Address of the admin listener [default: `server.admin_listen` of the configuration]
         #[arg(long)]
         url: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Retention {
+    /// Purge now what running hubs purge every `retention.interval`; exit code 1 if one is at it
+    #[command(after_help = "\
+Examples:
+  syncline retention run --dry-run
+  syncline --set retention.log=7d retention run")]
+    Run {
+        /// Count, and change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -189,6 +206,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 loaded.checked_for(|key| key.starts_with("auth") || key.starts_with("roles"))?;
             println!("{}", token::token(&config, &token)?);
         }
+        Command::Retention(Retention::Run { dry_run }) => {
+            let of = |key: &str| key.starts_with("store.") || key.starts_with("retention.");
+            let config = source.read().checked_for(of)?;
+            telemetry::init_logging(&config.log)?;
+            return retention(config, dry_run).await;
+        }
         Command::Tail(tail) => return tail::tail(&tail, &mut std::io::stdout()).await,
         Command::Sync(asked) => {
             return sync::sync(source, asked, &mut std::io::stdout()).await;
@@ -203,6 +226,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             return health::health(&url).await;
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn retention(config: config::Config, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let Some(counts) = app::retention(config, dry_run).await? else {
+        eprintln!("another instance is purging: nothing was done");
+        return Ok(ExitCode::FAILURE);
+    };
+    for (what, count) in counts {
+        println!("{count:>12} {}", what.as_str());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,13 +5,8 @@
 ALTER TABLE sync_queue ADD COLUMN role      TEXT NOT NULL DEFAULT '';
 ALTER TABLE sync_queue ADD COLUMN edited_at INTEGER;
 ALTER TABLE sync_queue ADD COLUMN lane      INTEGER;
+-- 0030 and 0031 take its place.
 DROP INDEX sync_queue_failed;
-CREATE INDEX sync_queue_lane
-    ON sync_queue (project, COALESCE(lane, at * 4096), op_id) WHERE op IS NOT NULL;
-CREATE INDEX sync_queue_lane_by_user
-    ON sync_queue (project, user_id, COALESCE(lane, at * 4096), op_id) WHERE op IS NOT NULL;
-
-CREATE INDEX conflict_log_open_by_user ON conflict_log (project, user_id) WHERE state = 'open';
 
 -- One row for each request that wrote. id: a UUIDv7, so it sorts by time. kind: write or retry.
 -- result: ok, or the code of the error that was answered.

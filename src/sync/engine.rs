@@ -5,7 +5,7 @@
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
 //! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
-//! verdicts make that safe.
+//! verdicts make that safe, and [`super::retold`] tells what nobody was told of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::journal::{Journal, Kind, Request};
 use super::order;
 use super::plan;
+use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
 use crate::auth::Permit;
@@ -30,7 +31,7 @@ use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::Outcome;
 use crate::store::{Actor, Answer, Batch, Committed, LaneOp, PendingOp, Store, StoreError};
-use crate::telemetry::{Metrics, Rejection, WriteOutcome};
+use crate::telemetry::{Dropped, Metrics, Rejection, WriteOutcome};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -193,6 +194,7 @@ impl Engine {
             if let Some(request) = request {
                 request.refused(ErrorCode::Overloaded.as_str());
             }
+            self.0.metrics.drops.of(Dropped::WriteQueue).inc();
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "too many writes wait for this project; send the same operations again later",
@@ -292,17 +294,22 @@ impl Inner {
         let ops = batches.iter().map(|batch| batch.ops.len()).sum::<usize>();
         let deadline = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
+        let mut again = false;
         loop {
             match self.store.commit(&batches, clock::now_ms(), plan).await {
                 Ok(committed) => {
                     self.metrics.group_ops.observe(ops as f64);
                     for (one, batch) in committed.iter().zip(&batches) {
                         self.relay.committed(one);
-                        self.tell_again(one, batch.ops);
+                        self.tell_again(one, batch.ops, again);
+                        if again {
+                            retold::tell(&self.store, &self.relay, one).await;
+                        }
                     }
                     return Ok(committed);
                 }
                 Err(error) if error.retryable() && Instant::now() + pause < deadline => {
+                    again = true;
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "a commit failed or its outcome is unknown; running it again");
                     sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
@@ -317,13 +324,11 @@ impl Inner {
     }
 
     /// Tells users what became of operations that were tried again: nobody waits for these answers but,
-    /// perhaps, an administrator.
-    fn tell_again(&self, committed: &Committed, ops: &[PendingOp]) {
-        for (op, answer) in ops.iter().zip(&committed.answers) {
-            if let Answer::New(given) = answer
-                && given.again
-            {
-                self.relay.decided_again(&committed.project, &op.actor.user, &given.verdict);
+    /// perhaps, an administrator. If the commit was run `again`, the first run may have decided them.
+    fn tell_again(&self, committed: &Committed, ops: &[PendingOp], again: bool) {
+        for (op, answer) in ops.iter().zip(&committed.answers).filter(|(op, _)| op.retry) {
+            if again || matches!(answer, Answer::New(_)) {
+                self.relay.decided_again(&committed.project, &op.actor.user, answer.verdict());
             }
         }
     }
