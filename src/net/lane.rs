@@ -13,7 +13,6 @@ use super::admin;
 use super::api::{decision, grants, json, name, read, spend, unavailable};
 use super::problem::Problem;
 use crate::auth::{Command, Permit, authorize};
-use crate::clock;
 use crate::hub::Hub;
 use crate::id::{OpId, ProjectId, RoleName, Room, UserId};
 use crate::protocol::client::Write;
@@ -299,6 +298,6 @@ async fn clear(
     asked: &Asked,
 ) -> Result<Json<Cleared>, Problem> {
     let op_ids = asked.op_ids.as_deref();
-    let cleared = hub.store.clear_failed(project, user.as_str(), op_ids, clock::now_ms()).await;
+    let cleared = hub.store.clear_failed(project, user.as_str(), op_ids).await;
     Ok(Json(Cleared { cleared: cleared.map_err(|error| unavailable(&error))? }))
 }

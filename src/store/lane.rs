@@ -16,10 +16,15 @@ use crate::protocol::op::{Outcome, StoredVerdict};
 /// Rows one statement takes out of the lane, so that no lock is held for long.
 const CLEAR_AT_ONCE: i64 = 1000;
 
-/// The place of the `nth` operation that a commit rejects. Places rise with time, and within a commit.
-pub(super) fn place(now_ms: i64, nth: usize) -> i64 {
-    let nth = i64::try_from(nth).unwrap_or(i64::MAX).min(4095);
-    now_ms.saturating_mul(4096).saturating_add(nth)
+/// The last place taken in a project's lane.
+pub(super) const LAST: &str = "
+    SELECT COALESCE(lane, at * 4096) FROM sync_queue WHERE project = $1 AND op IS NOT NULL
+    ORDER BY COALESCE(lane, at * 4096) DESC, op_id DESC LIMIT 1";
+
+/// The first of the places for a commit. Places rise with time, and with each commit whatever the clocks of
+/// the instances say.
+pub(super) fn first_place(now_ms: i64, last: Option<i64>) -> i64 {
+    now_ms.saturating_mul(4096).max(last.map_or(i64::MIN, |last| last.saturating_add(1)))
 }
 
 /// A place in the lane, to read on after.
@@ -160,7 +165,7 @@ macro_rules! clear {
                  WHERE project = $1 AND user_id = $2 AND op IS NOT NULL
                      AND (CAST($3 AS TEXT) IS NULL OR ",
             $which,
-            ") AND COALESCE(lane, at * 4096) < $4 LIMIT $5)"
+            ") AND COALESCE(lane, at * 4096) <= $4 LIMIT $5)"
         )
     };
 }
@@ -214,7 +219,6 @@ impl Store {
         project: &ProjectId,
         user: &str,
         op_ids: Option<&[OpId]>,
-        now_ms: i64,
     ) -> Result<u64, StoreError> {
         // The lock every commit takes first: without it this and a retry could wait for each other.
         const LOCK: &str = "UPDATE sync_head SET head_seq = head_seq WHERE project = $1";
@@ -224,6 +228,11 @@ impl Store {
                 clear!("op_id IN (SELECT json_array_elements_text(CAST($3 AS JSON)))")
             }
         };
+        // What fails from now on is not meant.
+        let last: Option<i64> = on_reader!(self, |db| {
+            sqlx::query_scalar(LAST).bind(project.as_str()).fetch_optional(db).await
+        })?;
+        let Some(last) = last else { return Ok(0) };
         let named = op_ids.map(|op_ids| value::json_text(&op_ids));
         let mut cleared = 0;
         loop {
@@ -233,7 +242,7 @@ impl Store {
                     .bind(project.as_str())
                     .bind(user)
                     .bind(named.as_deref())
-                    .bind(place(now_ms + 1, 0))
+                    .bind(last)
                     .bind(CLEAR_AT_ONCE)
                     .execute(&mut *tx)
                     .await?
@@ -253,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_place_reads_back_and_strangers_texts_do_not() {
-        let place = LanePlace { place: place(1000, 7), op_id: "a-1".parse().unwrap() };
+        let place = LanePlace { place: first_place(1000, None), op_id: "a-1".parse().unwrap() };
         assert_eq!(place.to_string().parse(), Ok(place));
         for text in ["", "7", "7:", "x:a", "7:a:b", "99999999999999999999:a"] {
             assert_eq!(text.parse::<LanePlace>(), Err(InvalidPlace), "{text}");
@@ -261,8 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn places_rise_with_time_and_within_a_commit() {
-        let places = [place(1, 0), place(1, 1), place(1, 9999), place(2, 0)];
-        assert!(places.is_sorted());
+    fn places_rise_with_time_and_with_each_commit() {
+        let (first, later) = (first_place(1, None), first_place(2, Some(4096)));
+        assert!(first < later);
+        assert_eq!(first_place(1, Some(later)), later + 1, "a clock behind the others'");
     }
 }

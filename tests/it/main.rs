@@ -12,6 +12,7 @@ mod http;
 mod ingest;
 mod instances;
 mod isolation;
+mod lane;
 mod no_hole;
 mod operators;
 mod poison;

@@ -1,5 +1,8 @@
 //! Verdicts, and beside a rejected one what it takes to try the operation again: the failed lane.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use super::super::{Given, PendingOp, StoreError, lane, value};
 use super::Tx;
 use super::write::column;
@@ -11,12 +14,7 @@ pub(super) async fn verdicts(
     rows: &[(&str, &PendingOp, &Given)],
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    // Places in the order of the decisions, so that they can be tried again in it.
-    let failed: Vec<Failed<'_>> = rows
-        .iter()
-        .enumerate()
-        .map(|(nth, (_, op, given))| Failed::of(op, given, lane::place(now_ms, nth)))
-        .collect();
+    let failed = failed(tx, rows, now_ms).await?;
     match tx {
         Tx::Sqlite(tx) => {
             let row =
@@ -103,8 +101,7 @@ pub(super) async fn verdict_again(
             op = CASE WHEN op IS NULL THEN NULL ELSE $7 END, role = $9,
             lane = COALESCE(lane, at * 4096), at = $8, attempts = attempts + 1
         WHERE project = $1 AND op_id = $2";
-    // It has a place already.
-    let failed = Failed::of(op, given, 0);
+    let failed = Failed::of(op, given);
     on_tx!(tx, |db| sqlx::query(AGAIN)
         .bind(project)
         .bind(op.op.op_id.as_str())
@@ -121,6 +118,36 @@ pub(super) async fn verdict_again(
     Ok(())
 }
 
+/// What goes to the failed lane, with places in the order of the decisions, so that they can be tried again
+/// in it.
+async fn failed<'a>(
+    tx: &mut Tx,
+    rows: &[(&str, &'a PendingOp, &Given)],
+    now_ms: i64,
+) -> Result<Vec<Failed<'a>>, StoreError> {
+    let mut all = Vec::with_capacity(rows.len());
+    let mut next: HashMap<&str, i64> = HashMap::new();
+    for (project, op, given) in rows {
+        let mut failed = Failed::of(op, given);
+        if failed.text.is_some() {
+            let next = match next.entry(project) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let last = on_tx!(tx, |db| sqlx::query_scalar(lane::LAST)
+                        .bind(*project)
+                        .fetch_optional(db)
+                        .await)?;
+                    entry.insert(lane::first_place(now_ms, last))
+                }
+            };
+            failed.place = Some(*next);
+            *next += 1;
+        }
+        all.push(failed);
+    }
+    Ok(all)
+}
+
 /// What is kept of an operation that goes to the failed lane; nothing of any other. A backend's does not go
 /// there: it has an outbox of its own.
 #[derive(Default)]
@@ -132,11 +159,11 @@ struct Failed<'a> {
 }
 
 impl<'a> Failed<'a> {
-    fn of(op: &'a PendingOp, given: &Given, place: i64) -> Self {
+    fn of(op: &'a PendingOp, given: &Given) -> Self {
         if given.outcome != Outcome::Rejected || op.upsert {
             return Self::default();
         }
         let (text, role) = (Some(value::json_text(&op.op)), &*op.access.role);
-        Self { text, role, edited_at: op.edited_at, place: Some(place) }
+        Self { text, role, edited_at: op.edited_at, place: None }
     }
 }
