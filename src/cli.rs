@@ -13,6 +13,7 @@ use crate::config::{self, Loaded};
 use crate::id::Room;
 use crate::{app, telemetry};
 
+mod api;
 mod greeting;
 mod health;
 mod report;

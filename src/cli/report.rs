@@ -53,11 +53,10 @@ pub(super) fn statuses(projects: &[Value]) -> String {
 /// One request in a line.
 fn batch(record: &Value) -> String {
     format!(
-        "{} by {} ({}), {} operations: {}; {} ms, {}, {}",
+        "{} by {} ({}): {}; {} ms, {}, {}",
         word(&record["kind"]),
         word(&record["user"]),
         word(&record["client"]),
-        word(&record["ops"]),
         outcomes(record),
         word(&record["duration_ms"]),
         word(&record["result"]),
@@ -200,7 +199,7 @@ site-7
   epoch           e
   failed          2, the oldest from 1970-01-01T00:00:01Z
   open conflicts  1
-  last request    write by ana (phone-1), 3 operations: 1 applied, 2 rejected; 4 ms, ok, 1970-01-01T00:00:00Z
+  last request    write by ana (phone-1): 1 applied, 2 rejected; 4 ms, ok, 1970-01-01T00:00:00Z
   DEVICE   ACKNOWLEDGED  BEHIND  ACTIVE  LAST SEEN
   phone-1  9             3       yes     1970-01-01T00:00:00Z
 "

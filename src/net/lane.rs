@@ -38,7 +38,7 @@ struct Failed {
     op_id: OpId,
     user: String,
     client: String,
-    /// The role it was refused under.
+    /// The role it was sent under.
     #[serde(skip_serializing_if = "String::is_empty")]
     role: String,
     code: Option<String>,

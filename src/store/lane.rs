@@ -86,7 +86,7 @@ pub struct LaneOp {
     pub user: String,
     /// From which installation.
     pub client: String,
-    /// The role it was last decided under; empty if an older binary stored it.
+    /// The role it was sent under; empty if an older binary stored it.
     pub role: String,
     /// Its text; none if it is not in the lane.
     pub op: Option<Box<RawValue>>,

@@ -22,6 +22,7 @@ use super::plan;
 use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
+use super::tally;
 use crate::auth::Permit;
 use crate::clock;
 use crate::config;
@@ -29,9 +30,8 @@ use crate::fanout::Relay;
 use crate::id::ProjectId;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::protocol::op::Outcome;
 use crate::store::{Actor, Answer, Batch, Committed, LaneOp, PendingOp, Store, StoreError};
-use crate::telemetry::{Dropped, Metrics, Rejection, WriteOutcome};
+use crate::telemetry::{Dropped, Metrics};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -301,7 +301,7 @@ impl Inner {
                     self.metrics.group_ops.observe(ops as f64);
                     for (one, batch) in committed.iter().zip(&batches) {
                         self.relay.committed(one);
-                        self.tell_again(one, batch.ops, again);
+                        retold::verdicts(&self.relay, one, batch.ops, again);
                         if again {
                             retold::tell(&self.store, &self.relay, one).await;
                         }
@@ -319,16 +319,6 @@ impl Inner {
                     self.metrics.store_errors.inc();
                     return Err(error);
                 }
-            }
-        }
-    }
-
-    /// Tells users what became of operations that were tried again: nobody waits for these answers but,
-    /// perhaps, an administrator. If the commit was run `again`, the first run may have decided them.
-    fn tell_again(&self, committed: &Committed, ops: &[PendingOp], again: bool) {
-        for (op, answer) in ops.iter().zip(&committed.answers).filter(|(op, _)| op.retry) {
-            if again || matches!(answer, Answer::New(_)) {
-                self.relay.decided_again(&committed.project, &op.actor.user, answer.verdict());
             }
         }
     }
@@ -373,7 +363,7 @@ impl Inner {
             }
             let Some((_, answers)) = &mut current else { break };
             let verdicts: Vec<Answer> = answers.by_ref().take(job.count).collect();
-            verdicts.iter().for_each(|answer| self.count(answer));
+            verdicts.iter().for_each(|answer| tally::count(&self.metrics, answer));
             if let Some(request) = job.request {
                 request.answered(&verdicts);
             }
@@ -381,24 +371,6 @@ impl Inner {
             // Nobody waits any more if the connection is gone; a retry gets the stored verdict.
             let _gone = job.reply.send(Ok(verdicts));
         }
-    }
-
-    fn count(&self, answer: &Answer) {
-        let outcome = match answer {
-            Answer::Replayed(_) => WriteOutcome::Replayed,
-            Answer::New(given) => {
-                if let Some(code) = &given.code
-                    && given.outcome == Outcome::Rejected
-                {
-                    self.metrics.rejections.of(Rejection::from_code(code)).inc();
-                }
-                if given.again {
-                    self.metrics.retries.of(given.outcome.into()).inc();
-                }
-                given.outcome.into()
-            }
-        };
-        self.metrics.writes.of(outcome).inc();
     }
 }
 

@@ -5,7 +5,7 @@
 //! a single field, [`notify`] who is to hear of it; [`journal`] keeps a record of each request. [`follow`]
 //! keeps this instance's feeds true to the store, [`pages`] reads the log for those who catch up, [`delta`]
 //! the state for those who were away, [`checksums`] is how they know that they have it. [`retention`] purges
-//! what is past its time; `retold` makes up for a commit nobody was told of.
+//! what is past its time; `retold` tells what nobody heard of a commit, `tally` counts.
 
 pub mod checksums;
 pub mod delta;
@@ -22,3 +22,4 @@ pub mod retention;
 mod retold;
 pub mod rules;
 pub mod submission;
+mod tally;

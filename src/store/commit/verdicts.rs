@@ -98,7 +98,7 @@ pub(super) async fn verdict_again(
 ) -> Result<(), StoreError> {
     const AGAIN: &str = "
         UPDATE sync_queue SET outcome = $3, verdict = $4, entity_id = $5, code = $6,
-            op = CASE WHEN op IS NULL THEN NULL ELSE $7 END, role = $9,
+            op = CASE WHEN op IS NULL THEN NULL ELSE $7 END,
             lane = COALESCE(lane, at * 4096), at = $8, attempts = attempts + 1
         WHERE project = $1 AND op_id = $2";
     let failed = Failed::of(op, given);
@@ -111,7 +111,6 @@ pub(super) async fn verdict_again(
         .bind(given.code.as_deref())
         .bind(failed.text)
         .bind(now_ms)
-        .bind(failed.role)
         .execute(db)
         .await
         .map(|_| ()))?;
