@@ -177,3 +177,49 @@ impl Writer {
         records.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> SyncRecord {
+        SyncRecord {
+            project: "p".into(),
+            id: Uuid::now_v7().to_string(),
+            kind: "write".into(),
+            user: "ana".into(),
+            client: "phone".into(),
+            device: None,
+            ops: 0,
+            bytes: 0,
+            outcomes: Outcomes::default(),
+            duration_ms: 0,
+            result: "ok".into(),
+            at: 0,
+        }
+    }
+
+    #[test]
+    fn a_full_queue_costs_records_which_are_counted() {
+        let metrics = Metrics::new();
+        let (journal, writer) = Journal::new(metrics.clone());
+        (0..QUEUE + 3).for_each(|_| journal.keep(record()));
+        assert_eq!((metrics.drops.of(Dropped::SyncLog).get(), writer.queue.len()), (3, QUEUE));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_answer_costs_records_which_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("hub.db").display());
+        let config = crate::config::Store { url, ..Default::default() };
+        let store = Store::open(&config).await.unwrap();
+        let metrics = Metrics::new();
+        let (journal, writer) = Journal::new(metrics.clone());
+        (0..AT_ONCE + 7).for_each(|_| journal.keep(record()));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        // Its tables are not there.
+        writer.run(store, stop).await;
+        assert_eq!(metrics.drops.of(Dropped::SyncLog).get(), AT_ONCE as u64 + 7);
+    }
+}

@@ -142,6 +142,22 @@ async fn what_a_role_did_not_allow_is_applied_once_it_does_and_devices_hear() {
 }
 
 #[tokio::test]
+async fn what_was_too_large_is_applied_once_the_limit_is_raised() {
+    let hub = TestHub::start_with(|config| config.limits.op_fields = 1).await;
+    let api = Api::of(&hub, "ana", "editor");
+    let op = create("1", "t", &json!({ "a": 1, "b": 2 }));
+    assert_eq!(column(&api.write("c", json!([op])).await, "code"), ["limit_exceeded"]);
+    assert_eq!(column(&api.retry(None).await, "code"), ["limit_exceeded"]);
+    let dir = hub.stop().await;
+
+    let url = format!("sqlite:{}", dir.path().join("hub.db").display());
+    let hub = TestHub::start_with(|config| config.store.url = url).await;
+    let api = Api::of(&hub, "ana", "editor");
+    assert_eq!(column(&api.retry(None).await, "outcome"), ["applied"]);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn one_of_a_group_is_tried_alone_and_what_is_cleared_keeps_its_verdict() {
     let hub = TestHub::start_with(|config| {
         let role = Role { read: vec!["*".into()], write: vec!["task".into()], ..Role::default() };
