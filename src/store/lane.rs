@@ -142,7 +142,8 @@ impl Row {
     }
 }
 
-/// `$which` chooses the index. `$3` and `$4` are the place to read on after.
+/// `$which` chooses the index. `$3` and `$4` are the place to read on after; SQLite finds it in the index by
+/// the first comparison only.
 macro_rules! list {
     ($which:expr) => {
         concat!(
@@ -150,7 +151,7 @@ macro_rules! list {
                  edited_at, attempts, at, outcome, verdict
              FROM sync_queue WHERE project = $1 AND ",
             $which,
-            " AND (COALESCE(lane, at * 4096), op_id) > ($3, $4)
+            " AND COALESCE(lane, at * 4096) >= $3 AND (COALESCE(lane, at * 4096), op_id) > ($3, $4)
              ORDER BY COALESCE(lane, at * 4096), op_id LIMIT $5"
         )
     };
