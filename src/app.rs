@@ -38,6 +38,7 @@ use crate::sync::checksums::Checksums;
 use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
+use crate::sync::journal::Journal;
 use crate::sync::members::Members;
 use crate::sync::pages::Pages;
 use crate::sync::retention::{Counts, Retention};
@@ -178,6 +179,21 @@ async fn open_store(config: &Config) -> anyhow::Result<Store> {
     Ok(store)
 }
 
+/// The log of requests, and its task, if it is on.
+fn open_journal(
+    config: &Config,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> Journal {
+    if !config.store.sync_log {
+        return Journal::off(metrics.clone());
+    }
+    let (journal, writer) = Journal::new(metrics.clone());
+    shutdown.spawn("sync log", writer.run(store.clone(), shutdown.stopping().clone()));
+    journal
+}
+
 type Queues = Vec<mpsc::Receiver<ToShard>>;
 
 /// Ties the parts together and spawns all that is not a connection.
@@ -218,7 +234,8 @@ fn assemble(
     );
     let relay = Arc::new(relay);
     let members = Members::new(store.clone(), relay.clone(), access.clone());
-    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
+    let journal = open_journal(&config, &store, &metrics, shutdown);
+    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), journal, &config);
     let listens = link.is_some() && config.ingest.enabled;
     let parts = (engine.clone(), members.clone(), relay.clone());
     let ingest = Ingest::new(&config, parts, metrics.clone(), link);

@@ -13,8 +13,11 @@ use crate::config::{self, Loaded};
 use crate::id::Room;
 use crate::{app, telemetry};
 
+mod api;
 mod greeting;
 mod health;
+mod report;
+mod sync;
 mod tail;
 mod token;
 
@@ -80,6 +83,9 @@ Examples:
   syncline tail --room project:demo
   syncline tail --url wss://hub.example.org --room project:demo --since 0 | jq")]
     Tail(Tail),
+    /// See what of a running hub's writes failed, try it again, look at its log of requests
+    #[command(subcommand, arg_required_else_help = true)]
+    Sync(sync::Sync),
     /// Purge what is past its time (`[retention]`)
     #[command(subcommand)]
     Retention(Retention),
@@ -208,6 +214,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return retention(config, dry_run).await;
         }
         Command::Tail(tail) => return tail::tail(&tail, &mut std::io::stdout()).await,
+        Command::Sync(asked) => {
+            return sync::sync(source, asked, &mut std::io::stdout()).await;
+        }
         Command::Health { url } => {
             let url = match url {
                 Some(url) => url,

@@ -25,7 +25,7 @@ mod process;
 
 pub use labels::{
     AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, IngestOutcome, IngestWay,
-    Label, Purged, PushState, RateLimit, Resync, WriteOutcome,
+    Label, Purged, PushState, RateLimit, Rejection, Resync, WriteOutcome,
 };
 pub use process::resident_memory;
 
@@ -154,6 +154,10 @@ metrics! {
     heals: Counter = both();
     /// Operations, by outcome.
     writes: Counters<WriteOutcome> = Counters::new();
+    /// Operations that went to the failed lane or stayed in it, by the code of their verdict.
+    rejections: Counters<Rejection> = Counters::new();
+    /// Operations of the failed lane that were tried again, by outcome.
+    retries: Counters<WriteOutcome> = Counters::new();
     /// Seconds from a write's arrival to its verdict.
     write_seconds: Histogram = histogram(0.0005, 2.0, 15);
     /// Operations in one group commit.

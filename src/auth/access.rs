@@ -33,7 +33,8 @@ impl Access {
             _ => self.memberships.of(&claims.user),
         };
         if self.mode != config::Memberships::Hub && stored.is_empty() {
-            return Grants::resolve(&claims.user, &claims.projects, &self.roles);
+            return Grants::resolve(&claims.user, &claims.projects, &self.roles)
+                .on(claims.device.as_deref());
         }
         let mut projects = match self.mode {
             config::Memberships::Hub => BTreeMap::new(),
@@ -45,7 +46,7 @@ impl Access {
                 None => drop(projects.remove(&project)),
             }
         }
-        Grants::resolve(&claims.user, &projects, &self.roles)
+        Grants::resolve(&claims.user, &projects, &self.roles).on(claims.device.as_deref())
     }
 
     /// The stored memberships, if they count at all.

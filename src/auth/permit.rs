@@ -1,5 +1,5 @@
-//! Authority as a value: a [`Permit`] says who may do what where, and only [`authorize`] and
-//! [`Permit::backend`] make one.
+//! Authority as a value: a [`Permit`] says who may do what where, and only [`authorize`],
+//! [`Permit::backend`] and [`Permit::on_behalf`] make one.
 //!
 //! Refusals for what a token does not grant are all the same, whether or not the thing exists.
 
@@ -54,6 +54,8 @@ pub enum Act {
 pub struct Permit {
     act: Act,
     user: UserId,
+    /// The device the token was issued to, for the log of requests.
+    device: Option<String>,
     /// None for the user's own inbox, which belongs to no project.
     scope: Option<(ProjectId, Arc<Role>)>,
 }
@@ -61,7 +63,13 @@ pub struct Permit {
 impl Permit {
     /// The permit of a backend: everything in `project`, in the name of `source`.
     pub fn backend(_: &IngestAuthority, project: ProjectId, source: UserId) -> Self {
-        Self { act: Act::Backend, user: source, scope: Some((project, Role::backend())) }
+        let scope = Some((project, Role::backend()));
+        Self { act: Act::Backend, user: source, device: None, scope }
+    }
+
+    /// The permit of an administrator to write what a user had sent, with no more than `role` grants.
+    pub fn on_behalf(_: &AdminPermit, project: ProjectId, user: UserId, role: Arc<Role>) -> Self {
+        Self { act: Act::Write, user, device: None, scope: Some((project, role)) }
     }
 
     /// What it is for.
@@ -74,6 +82,12 @@ impl Permit {
     #[must_use]
     pub fn user(&self) -> &UserId {
         &self.user
+    }
+
+    /// The device the user's token was issued to.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
     }
 
     /// The project; none if the permit is for the user's own inbox.
@@ -173,7 +187,8 @@ pub fn authorize(grants: &Grants, command: Command<'_>) -> Result<Permit, Refusa
             (Act::Broadcast, scope)
         }
     };
-    Ok(Permit { act, user: grants.user().clone(), scope })
+    let device = grants.device().map(str::to_owned);
+    Ok(Permit { act, user: grants.user().clone(), device, scope })
 }
 
 fn forbidden() -> Refusal {

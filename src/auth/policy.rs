@@ -195,6 +195,7 @@ impl Roles {
 #[derive(Debug, Clone)]
 pub struct Grants {
     user: UserId,
+    device: Option<String>,
     /// Sorted by project.
     projects: Box<[(ProjectId, Arc<Role>)]>,
 }
@@ -217,13 +218,25 @@ impl Grants {
                 Some((project.clone(), Arc::clone(role?)))
             })
             .collect();
-        Self { user: user.clone(), projects }
+        Self { user: user.clone(), device: None, projects }
+    }
+
+    /// The same, on the device the token was issued to.
+    #[must_use]
+    pub(super) fn on(self, device: Option<&str>) -> Self {
+        Self { device: device.map(str::to_owned), ..self }
     }
 
     /// The user.
     #[must_use]
     pub fn user(&self) -> &UserId {
         &self.user
+    }
+
+    /// The device the token was issued to.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
     }
 
     /// The role in a project; none if it is not granted.

@@ -95,7 +95,8 @@ redacted_debug!(Hmac { kid, algorithm } hides { secret: self::secret });
 redacted_debug!(Jwks { file, refresh } hides { url: self::url });
 redacted_debug!(Source { name } hides { secret: self::secret });
 redacted_debug!(Store {
-    connections, lock_timeout, group_ops, group_bytes, queue_ops, migrate
+    connections, lock_timeout, group_ops, group_bytes, queue_ops, migrate,
+    sync_log
 } hides { url: self::url });
 redacted_debug!(Bus {
     prefix, probe_interval, head_poll, head_poll_suspect, gap_hold

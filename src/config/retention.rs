@@ -21,6 +21,9 @@ pub struct Retention {
     /// Conflicts, after they were decided. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub conflicts: Duration,
+    /// Records of the log of requests. Default 30 days.
+    #[serde(with = "humantime_serde")]
+    pub sync_log: Duration,
     /// How far a device is, after it was last seen. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub devices: Duration,
@@ -41,6 +44,7 @@ impl Default for Retention {
             tombstones: Duration::from_secs(90 * DAY),
             verdicts: Duration::from_secs(180 * DAY),
             conflicts: Duration::from_secs(180 * DAY),
+            sync_log: Duration::from_secs(30 * DAY),
             devices: Duration::from_secs(180 * DAY),
             consumers: Duration::from_secs(30 * DAY),
             batch: 1000,

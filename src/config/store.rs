@@ -21,6 +21,8 @@ pub struct Store {
     pub queue_ops: usize,
     /// Whether `serve` applies migrations at start. Default true.
     pub migrate: bool,
+    /// Whether each request that writes leaves a row in `sync_log`. Default true.
+    pub sync_log: bool,
 }
 
 impl Default for Store {
@@ -33,6 +35,7 @@ impl Default for Store {
             group_bytes: 1 << 20,
             queue_ops: 4096,
             migrate: true,
+            sync_log: true,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::id::{Epoch, ProjectId, Room, UserId};
 use crate::presence::{Delta, Presence};
 use crate::protocol::conflict::ConflictState;
 use crate::protocol::frame;
+use crate::protocol::op::{StoredVerdict, Verdict};
 use crate::protocol::server::{Notification, PresenceDelta, PresenceList, ServerFrame};
 use crate::store::{Committed, Membership, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
@@ -124,6 +125,16 @@ impl Relay {
         })
         .encode();
         self.to_user(&n.user, about, &frame);
+    }
+
+    /// Passes on the new verdict of an operation that was tried again.
+    pub fn decided_again(&self, about: &About, user: &str, verdict: &StoredVerdict) {
+        let verdict = serde_json::from_str::<Verdict>(verdict.get());
+        if let (Ok(user), Ok(verdict)) = (UserId::new(user), verdict) {
+            let verdict = &Verdict { fields: None, current: None, ..verdict };
+            let project = &about.project;
+            self.to_user(&user, about, &ServerFrame::Verdict { project, verdict }.encode());
+        }
     }
 
     /// Passes on a finished frame to those connections of a user that may read what it is about.

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
@@ -17,9 +18,11 @@ use tower_http::compression::predicate::SizeAbove;
 use super::admin;
 use super::conflicts;
 use super::cors;
+use super::lane;
 use super::members;
 use super::problem::{self, Problem};
 use super::publish;
+use super::status;
 use super::upgrade::bearer;
 use super::{changes, checksum, policies};
 use crate::auth::{Claims, Command, Grants, Permit, authorize};
@@ -32,6 +35,7 @@ use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{EntityState, StoredVerdict};
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
+use crate::sync::engine;
 use crate::telemetry::{AuthFailure, RateLimit};
 
 /// How long a request may take, its body included.
@@ -48,11 +52,21 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/projects/{project}/entities/{type}/{id}/explain", get(conflicts::explain))
         .route("/v1/projects/{project}/conflicts", get(conflicts::mine))
         .route("/v1/projects/{project}/ops", post(ops))
+        .route("/v1/sync/status", get(status::mine))
+        .route("/v1/sync/log", get(status::my_log))
+        .route("/v1/sync/failed", get(lane::mine))
+        .route("/v1/sync/failed/retry", post(lane::retry_mine))
+        .route("/v1/sync/failed/clear", post(lane::clear_mine))
         .route("/v1/rooms/{room}/presence", get(presence))
         .route("/v1/cache-policies", get(policies::list))
         .route("/v1/admin/cache-policies/{type}", put(policies::put).delete(policies::delete))
         .route("/v1/publish", post(publish::publish))
         .route("/v1/admin/projects/{project}/conflicts", get(conflicts::all))
+        .route("/v1/admin/projects/{project}/sync/status", get(status::of))
+        .route("/v1/admin/projects/{project}/sync/log", get(status::log_of))
+        .route("/v1/admin/projects/{project}/sync/failed", get(lane::of))
+        .route("/v1/admin/projects/{project}/sync/failed/retry", post(lane::retry_of))
+        .route("/v1/admin/projects/{project}/sync/failed/clear", post(lane::clear_of))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
         .route("/v1/admin/projects/{project}/members", get(members::list))
@@ -168,19 +182,29 @@ async fn ops(
     if body.ops.len() > limits.ops_per_write {
         return Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64).into());
     }
-    let count = u32::try_from(body.ops.len()).unwrap_or(u32::MAX);
-    hub.quota.take(permit.user(), Kind::Ops, count).map_err(|ms| {
-        hub.metrics.rate_limited.of(RateLimit::User).inc();
-        crate::session::state::too_fast(Duration::from_millis(ms))
-    })?;
+    spend(&hub, &permit, body.ops.len())?;
     // Who names no installation writes as the user.
     let client = body.client.as_ref().map_or(permit.user().as_str(), |client| client.as_str());
     let (decided, places) = hub.engine.write(&permit, client, &body)?;
-    let decided = decided.await.unwrap_or_else(|_| {
-        Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
-    })?;
+    let decided = decision(decided).await?;
     permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
     Ok(Json(Verdicts { verdicts: places.fill(decided) }))
+}
+
+/// Takes operations from what the user may write per second, over all instances.
+pub(super) fn spend(hub: &Hub, permit: &Permit, ops: usize) -> Result<(), Refusal> {
+    let count = u32::try_from(ops).unwrap_or(u32::MAX);
+    hub.quota.take(permit.user(), Kind::Ops, count).map_err(|ms| {
+        hub.metrics.rate_limited.of(RateLimit::User).inc();
+        crate::session::state::too_fast(Duration::from_millis(ms))
+    })
+}
+
+/// Waits for the engine's answers.
+pub(super) async fn decision(decided: oneshot::Receiver<engine::Verdicts>) -> engine::Verdicts {
+    decided.await.unwrap_or_else(|_| {
+        Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
+    })
 }
 
 /// A body as JSON, with a plain error.

@@ -11,7 +11,7 @@ use super::client::RequestId;
 use super::conflict::Conflict;
 use super::error::Refusal;
 use super::frame;
-use super::op::{ChangeKind, StoredVerdict};
+use super::op::{ChangeKind, StoredVerdict, Verdict};
 use crate::id::{EntityKey, Epoch, OpId, ProjectId, RoleName, Room, Seq, UserId};
 
 /// Everything the hub can say.
@@ -89,6 +89,14 @@ pub enum ServerFrame<'a> {
         project: &'a ProjectId,
         /// The conflict.
         conflict: &'a Conflict,
+    },
+    /// An operation of this user's was tried again; on every device. Without the entity's fields, which
+    /// come as changes: a device's token may read less than the one the operation was sent with.
+    Verdict {
+        /// The project.
+        project: &'a ProjectId,
+        /// What became of it, in the place of an earlier verdict.
+        verdict: &'a Verdict,
     },
     /// The cursor of a room is of no use any more: fetch its state anew.
     Resync {

@@ -59,6 +59,7 @@ mod delta;
 mod entities;
 mod error;
 mod heads;
+mod lane;
 mod lease;
 mod log;
 mod membership;
@@ -74,12 +75,15 @@ pub mod retention;
 mod revocations;
 mod scope;
 mod stamps;
+mod sync_log;
+mod sync_status;
 mod value;
 
 pub use commit::Plan;
 pub use conflicts::ConflictQuery;
 pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
+pub use lane::{InvalidPlace, LaneOp, LanePlace, LaneQuery};
 pub use lease::Lease;
 pub use membership::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing};
 pub use model::{
@@ -89,6 +93,8 @@ pub use model::{
 };
 pub use queue::Submitted;
 pub use stamps::{Stamp, Stamps};
+pub use sync_log::{Outcomes, SyncLogQuery, SyncRecord};
+pub use sync_status::{COUNTED, DeviceStatus, SyncStatus};
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]

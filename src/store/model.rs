@@ -83,6 +83,8 @@ impl PendingOp {
 /// What a verdict must not tell the actor, and an indirect operation must not do for them.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
+    /// The role's name.
+    pub role: Box<str>,
     /// Fields of the entity's type that the actor's role does not see.
     pub hidden: Vec<Box<str>>,
     /// The role does not delete entities of the type.

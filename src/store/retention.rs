@@ -37,6 +37,8 @@ pub const CONFLICTS: Aged = Aged {
     key: "project, id",
     expired: "state <> 'open' AND created_at < $1 AND COALESCE(resolved_at, created_at) < $1",
 };
+/// Records of the log of requests.
+pub const REQUESTS: Aged = Aged { table: "sync_log", key: "project, id", expired: "at < $1" };
 /// Revocations, until the last token they concern has expired.
 pub const REVOCATIONS: Aged =
     Aged { table: "revocations", key: "body", expired: "expires_at < $1 / 1000" };

@@ -16,11 +16,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
+use super::journal::{Journal, Kind, Request};
 use super::order;
 use super::plan;
 use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
+use super::tally;
 use crate::auth::Permit;
 use crate::clock;
 use crate::config;
@@ -28,9 +30,8 @@ use crate::fanout::Relay;
 use crate::id::ProjectId;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::protocol::op::Outcome;
-use crate::store::{Actor, Answer, Batch, Committed, PendingOp, Store, StoreError};
-use crate::telemetry::{Dropped, Metrics, WriteOutcome};
+use crate::store::{Actor, Answer, Batch, Committed, LaneOp, PendingOp, Store, StoreError};
+use crate::telemetry::{Dropped, Metrics};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ struct Inner {
     limits: config::Store,
     writes: config::Limits,
     rules: Rules,
+    journal: Journal,
     lanes: DashMap<Option<ProjectId>, Lane>,
     runtime: Handle,
 }
@@ -74,6 +76,8 @@ struct Job {
     count: usize,
     bytes: usize,
     queued: Instant,
+    /// The record of the client's request.
+    request: Option<Request>,
     reply: oneshot::Sender<Verdicts>,
 }
 
@@ -84,6 +88,7 @@ impl Engine {
         store: Store,
         relay: Arc<Relay>,
         metrics: Arc<Metrics>,
+        journal: Journal,
         config: &config::Config,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -93,6 +98,7 @@ impl Engine {
             limits: config.store.clone(),
             writes: config.limits.clone(),
             rules: Rules::new(config),
+            journal,
             lanes: DashMap::new(),
             runtime: Handle::current(),
         }))
@@ -108,11 +114,40 @@ impl Engine {
         client: &str,
         write: &Write,
     ) -> Result<(oneshot::Receiver<Verdicts>, Places), Refusal> {
+        let request = self.0.journal.request(Kind::Write, permit, client);
         let clock_offset = write.clock_offset(clock::now_ms());
         let sent = Sent { raws: &write.ops, client, clock_offset };
-        let Submission { ops, bytes, places } =
-            Submission::read(permit, sent, &self.0.writes, &self.0.rules);
-        Ok((self.submit(permit, ops, bytes)?, places))
+        let read = Submission::read(permit, sent, &self.0.writes, &self.0.rules);
+        self.take(permit, read, write.ops.len(), request)
+    }
+
+    /// Queues operations of the failed lane, to be decided anew, and says where the answers belong.
+    ///
+    /// # Errors
+    /// `overloaded` if the project's queue is full.
+    pub fn retry(
+        &self,
+        permit: &Permit,
+        failed: &[LaneOp],
+    ) -> Result<(oneshot::Receiver<Verdicts>, Places), Refusal> {
+        let client = failed.first().map_or("", |op| &op.client);
+        let request = self.0.journal.request(Kind::Retry, permit, client);
+        let read = Submission::again(permit, failed, &self.0.writes, &self.0.rules);
+        self.take(permit, read, failed.len(), request)
+    }
+
+    fn take(
+        &self,
+        permit: &Permit,
+        read: Submission,
+        count: usize,
+        mut request: Option<Request>,
+    ) -> Result<(oneshot::Receiver<Verdicts>, Places), Refusal> {
+        let Submission { ops, bytes, places } = read;
+        if let Some(request) = &mut request {
+            request.holds(count, bytes, places.filled());
+        }
+        Ok((self.enqueue(permit, ops, bytes, request)?, places))
     }
 
     /// Queues operations; those of one caller are decided in the order of the calls. The permit was
@@ -126,9 +161,22 @@ impl Engine {
         ops: Vec<PendingOp>,
         bytes: usize,
     ) -> Result<oneshot::Receiver<Verdicts>, Refusal> {
+        self.enqueue(permit, ops, bytes, None)
+    }
+
+    fn enqueue(
+        &self,
+        permit: &Permit,
+        ops: Vec<PendingOp>,
+        bytes: usize,
+        request: Option<Request>,
+    ) -> Result<oneshot::Receiver<Verdicts>, Refusal> {
         let (reply, verdicts) = oneshot::channel();
         let project = permit.in_project()?.0.clone();
         let Some(first) = ops.first() else {
+            if let Some(request) = request {
+                request.answered(&[]);
+            }
             let _receiver_is_here = reply.send(Ok(Vec::new()));
             return Ok(verdicts);
         };
@@ -143,6 +191,9 @@ impl Engine {
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
+            if let Some(request) = request {
+                request.refused(ErrorCode::Overloaded.as_str());
+            }
             self.0.metrics.drops.of(Dropped::WriteQueue).inc();
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
@@ -158,6 +209,7 @@ impl Engine {
             ops,
             bytes,
             queued: Instant::now(),
+            request,
             reply,
         };
         let overtaken = |other: &&Job| other.rank > job.rank && other.actor != job.actor;
@@ -247,8 +299,9 @@ impl Inner {
             match self.store.commit(&batches, clock::now_ms(), plan).await {
                 Ok(committed) => {
                     self.metrics.group_ops.observe(ops as f64);
-                    for one in &committed {
+                    for (one, batch) in committed.iter().zip(&batches) {
                         self.relay.committed(one);
+                        retold::verdicts(&self.relay, one, batch.ops, again);
                         if again {
                             retold::tell(&self.store, &self.relay, one).await;
                         }
@@ -309,26 +362,15 @@ impl Inner {
                 current = answers.next();
             }
             let Some((_, answers)) = &mut current else { break };
-            let verdicts = answers.by_ref().take(job.count).inspect(|a| self.count(a)).collect();
+            let verdicts: Vec<Answer> = answers.by_ref().take(job.count).collect();
+            verdicts.iter().for_each(|answer| tally::count(&self.metrics, answer));
+            if let Some(request) = job.request {
+                request.answered(&verdicts);
+            }
             self.metrics.write_seconds.observe(job.queued.elapsed().as_secs_f64());
             // Nobody waits any more if the connection is gone; a retry gets the stored verdict.
             let _gone = job.reply.send(Ok(verdicts));
         }
-    }
-
-    fn count(&self, answer: &Answer) {
-        let outcome = match answer {
-            Answer::Replayed(_) => WriteOutcome::Replayed,
-            Answer::New(given) => match given.outcome {
-                Outcome::Applied => WriteOutcome::Applied,
-                Outcome::Merged => WriteOutcome::Merged,
-                Outcome::Noop => WriteOutcome::Noop,
-                Outcome::Superseded => WriteOutcome::Superseded,
-                Outcome::Conflict => WriteOutcome::Conflict,
-                Outcome::Rejected => WriteOutcome::Rejected,
-            },
-        };
-        self.metrics.writes.of(outcome).inc();
     }
 }
 
@@ -344,6 +386,9 @@ fn refuse(jobs: Vec<Job>, error: &StoreError) {
         Refusal::internal(error)
     };
     for job in jobs {
+        if let Some(request) = job.request {
+            request.refused(refusal.code.as_str());
+        }
         let _gone = job.reply.send(Err(refusal.clone()));
     }
 }

@@ -20,9 +20,9 @@ use crate::protocol::checksum;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::json;
-use crate::protocol::op::{Op, OpKind, StoredVerdict};
+use crate::protocol::op::{Op, OpKind, Outcome, StoredVerdict};
 use crate::protocol::redact;
-use crate::store::{Access, Actor, Answer, PendingOp, Refused};
+use crate::store::{Access, Actor, Answer, LaneOp, PendingOp, Refused};
 
 /// One request, as far as it concerns its operations.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +74,12 @@ impl Sight {
 }
 
 impl Places {
+    /// How many operations go no further.
+    #[must_use]
+    pub fn filled(&self) -> usize {
+        self.verdicts.iter().flatten().count()
+    }
+
     /// All verdicts in the order the operations were sent in.
     #[must_use]
     pub fn fill(self, decided: Vec<Answer>) -> Vec<StoredVerdict> {
@@ -110,6 +116,32 @@ impl Submission {
         let (ops, order) = order::by_priority(ops, places);
         let sights = ops.iter().map(|op| sight(permit, op));
         let order = order.into_iter().zip(sights).collect();
+        Self { ops, bytes, places: Places { verdicts, order } }
+    }
+
+    /// Authorises operations of the failed lane, each to be decided anew: as it was sent, alone, under the
+    /// limits and the role of now. One that is not in the lane keeps its verdict.
+    #[must_use]
+    pub fn again(permit: &Permit, failed: &[LaneOp], limits: &Limits, rules: &Rules) -> Self {
+        let (mut ops, mut order, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut verdicts = Vec::with_capacity(failed.len());
+        for (place, failed) in failed.iter().enumerate() {
+            let op = failed.op.as_ref().filter(|_| failed.outcome == Outcome::Rejected);
+            let Some(raw) = op else {
+                verdicts.push(Some(redact::blind(failed.verdict.clone())));
+                continue;
+            };
+            let sent = Sent { raws: &[], client: &failed.client, clock_offset: 0 };
+            match (Reader { permit, sent, limits, rules }).again(raw, failed) {
+                Ok(op) => {
+                    order.push((place, sight(permit, &op)));
+                    ops.push(op);
+                    verdicts.push(None);
+                    bytes += raw.get().len();
+                }
+                Err((verdict, _)) => verdicts.push(Some(verdict)),
+            }
+        }
         Self { ops, bytes, places: Places { verdicts, order } }
     }
 }
@@ -188,19 +220,37 @@ impl Reader<'_> {
             return Err((verdict, op.group));
         }
         let payload_hash = hash(&op);
-        let (user, client) = (self.permit.user().to_string(), self.sent.client.to_owned());
-        let actor = Actor { user, client };
-        let refused = self
-            .check(&op)
-            .err()
-            .map(|refusal| Refused { code: refusal.code.as_str(), message: refusal.message });
+        let refused = self.check(&op).err();
         Ok(PendingOp {
             edited_at: op.edited_at.map(|at| at.saturating_add(self.sent.clock_offset)),
+            ..self.pending(op, payload_hash, refused)
+        })
+    }
+
+    /// An operation of the failed lane. It was read once, so only a newer hub's or a lower limit stops it.
+    fn again(&self, raw: &RawValue, failed: &LaneOp) -> ReadOp {
+        let op = Write::op(raw).map_err(|refusal| unread(raw, &refusal))?;
+        let max = self.limits.op_bytes;
+        let long = (raw.get().len() > max).then(|| Refusal::limit("op_bytes", max as u64));
+        let refused = long.or_else(|| self.check(&op).err());
+        Ok(PendingOp {
+            edited_at: failed.edited_at.or(op.edited_at),
+            retry: true,
+            ..self.pending(op, failed.payload_hash, refused)
+        })
+    }
+
+    fn pending(&self, op: Op, payload_hash: [u8; 32], refused: Option<Refusal>) -> PendingOp {
+        let (user, client) = (self.permit.user().to_string(), self.sent.client.to_owned());
+        let actor = Actor { user, client };
+        let refused = refused
+            .map(|refusal| Refused { code: refusal.code.as_str(), message: refusal.message });
+        PendingOp {
             locals: locals(&op, self.rules),
             access: self.access(&op.entity_type),
             refused,
             ..PendingOp::new(op, actor, payload_hash)
-        })
+        }
     }
 
     fn check(&self, op: &Op) -> Result<(), Refusal> {
@@ -218,6 +268,7 @@ impl Reader<'_> {
 
     fn access(&self, kind: &EntityType) -> Access {
         self.permit.role().map_or_else(Access::default, |role| Access {
+            role: role.name.as_str().into(),
             hidden: role.hidden(kind).to_vec(),
             no_delete: !role.can_delete(kind),
         })

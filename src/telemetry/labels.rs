@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 
 use crate::auth::TokenError;
 use crate::protocol::error::CloseCode;
+use crate::protocol::op::Outcome;
 use crate::protocol::server::ResyncReason;
 
 /// A closed set of label values.
@@ -177,6 +178,8 @@ label! {
         ShardQueue = "shard_queue",
         /// A project writer's queue was full; the write was refused.
         WriteQueue = "write_queue",
+        /// A record of the log of requests: its queue was full, or the store did not take it.
+        SyncLog = "sync_log",
     }
 }
 
@@ -197,6 +200,53 @@ label! {
         Rejected = "rejected",
         /// It was known already and got its first verdict again.
         Replayed = "replayed",
+    }
+}
+
+impl From<Outcome> for WriteOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Applied => Self::Applied,
+            Outcome::Merged => Self::Merged,
+            Outcome::Noop => Self::Noop,
+            Outcome::Superseded => Self::Superseded,
+            Outcome::Conflict => Self::Conflict,
+            Outcome::Rejected => Self::Rejected,
+        }
+    }
+}
+
+label! {
+    /// Why an operation was refused for good: the code of its verdict.
+    Rejection("code") {
+        /// There is no such entity.
+        NotFound = "not_found",
+        /// It was deleted.
+        Deleted = "deleted",
+        /// The conflict to resolve is not open.
+        NotOpen = "not_open",
+        /// Nobody knows the client's own name.
+        UnknownLocalId = "unknown_local_id",
+        /// Another operation of its group failed.
+        GroupFailed = "group_failed",
+        /// The role does not grant it.
+        Forbidden = "forbidden",
+        /// It exceeds a limit.
+        LimitExceeded = "limit_exceeded",
+        /// The database does not take its data.
+        Unstorable = "unstorable",
+        /// It makes no sense.
+        BadRequest = "bad_request",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+impl Rejection {
+    /// The value for a verdict's code.
+    #[must_use]
+    pub fn from_code(code: &str) -> Self {
+        Self::all().into_iter().find(|one| one.as_str() == code).unwrap_or(Self::Other)
     }
 }
 
@@ -348,6 +398,8 @@ label! {
         Mappings = "mappings",
         /// Conflicts that are decided.
         Conflicts = "conflicts",
+        /// Records of the log of requests.
+        Requests = "requests",
         /// Devices not seen any more.
         Devices = "devices",
         /// Revocations that expired.

@@ -12,6 +12,7 @@ mod http;
 mod ingest;
 mod instances;
 mod isolation;
+mod lane;
 mod members;
 mod no_hole;
 mod operators;

@@ -30,6 +30,7 @@ macro_rules! on_tx {
 mod conflicts;
 mod notify;
 mod read;
+mod verdicts;
 mod write;
 
 /// Decides what a project's operations do: a pure function of what is stored, what is asked and the

@@ -9,9 +9,8 @@ use super::super::{
     Answer, Batch, EntityRow, Given, LocalName, LogEntry, NewNotification, Parked, PendingOp,
     StoreError, value,
 };
-use super::{Decision, Tx, conflicts, notify};
+use super::{Decision, Tx, conflicts, notify, verdicts};
 use crate::id::{EntityId, EntityKey};
-use crate::protocol::op::{Op, Outcome};
 
 /// Writes everything the plan decided.
 pub(super) async fn decisions(
@@ -29,10 +28,10 @@ pub(super) async fn decisions(
         entities(tx, &rows.entities, now_ms).await?;
     }
     if !rows.verdicts.is_empty() {
-        verdicts(tx, &rows.verdicts, now_ms).await?;
+        verdicts::verdicts(tx, &rows.verdicts, now_ms).await?;
     }
     for (project, op, given) in rows.again {
-        verdict_again(tx, project, op, given, now_ms).await?;
+        verdicts::verdict_again(tx, project, op, given, now_ms).await?;
     }
     if !rows.mappings.is_empty() {
         conflicts::write_mappings(tx, &rows.mappings, now_ms).await?;
@@ -235,95 +234,4 @@ async fn entities(
         }
     }
     Ok(())
-}
-
-async fn verdicts(
-    tx: &mut Tx,
-    rows: &[(&str, &PendingOp, &Given)],
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    match tx {
-        Tx::Sqlite(tx) => {
-            let rows = column(rows, |(project, op, given)| {
-                let PendingOp { op: Op { op_id, entity_type, base, .. }, actor, .. } = op;
-                let (hash, verdict) = (hex::encode(op.payload_hash), given.verdict.get());
-                let (outcome, code, id) = (given.outcome.as_str(), &given.code, &given.id);
-                let (client, user, text) = (&actor.client, &actor.user, failed(op, given));
-                #[rustfmt::skip]
-                let row = (
-                    project, op_id, hash, outcome, verdict, client, user, entity_type, id,
-                    base, code, text,
-                );
-                row
-            });
-            sqlx::query(
-                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
-                     user_id, type, entity_id, base, code, op, at)
-                 SELECT value->>0, value->>1, unhex(value->>2), value->>3, value->>4, value->>5,
-                     value->>6, value->>7, value->>8, value->>9, value->>10, value->>11, $2
-                 FROM json_each($1)",
-            )
-            .bind(value::json_text(&rows))
-            .bind(now_ms)
-            .execute(&mut **tx)
-            .await?;
-        }
-        Tx::Postgres(tx) => {
-            sqlx::query(
-                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
-                     user_id, type, entity_id, base, code, op, at)
-                 SELECT v.*, $13 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[],
-                     $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
-                     $11::text[], $12::text[]) v",
-            )
-            .bind(column(rows, |(project, ..)| *project))
-            .bind(column(rows, |(_, op, _)| op.op.op_id.as_str()))
-            .bind(column(rows, |(_, op, _)| op.payload_hash.as_slice()))
-            .bind(column(rows, |(.., given)| given.outcome.as_str()))
-            .bind(column(rows, |(.., given)| given.verdict.get()))
-            .bind(column(rows, |(_, op, _)| op.actor.client.as_str()))
-            .bind(column(rows, |(_, op, _)| op.actor.user.as_str()))
-            .bind(column(rows, |(_, op, _)| op.op.entity_type.as_str()))
-            .bind(column(rows, |(.., given)| given.id.as_str()))
-            .bind(column(rows, |(_, op, _)| value::from_seq(op.op.base)))
-            .bind(column(rows, |(.., given)| given.code.as_deref()))
-            .bind(column(rows, |(_, op, given)| failed(op, given)))
-            .bind(now_ms)
-            .execute(&mut **tx)
-            .await?;
-        }
-    }
-    Ok(())
-}
-
-/// The verdict of an operation that was rejected and was tried again.
-async fn verdict_again(
-    tx: &mut Tx,
-    project: &str,
-    op: &PendingOp,
-    given: &Given,
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    const AGAIN: &str = "
-        UPDATE sync_queue SET outcome = $3, verdict = $4, entity_id = $5, code = $6, op = $7,
-            at = $8, attempts = attempts + 1
-        WHERE project = $1 AND op_id = $2";
-    on_tx!(tx, |db| sqlx::query(AGAIN)
-        .bind(project)
-        .bind(op.op.op_id.as_str())
-        .bind(given.outcome.as_str())
-        .bind(given.verdict.get())
-        .bind(given.id.as_str())
-        .bind(given.code.as_deref())
-        .bind(failed(op, given))
-        .bind(now_ms)
-        .execute(db)
-        .await
-        .map(|_| ()))?;
-    Ok(())
-}
-
-/// The operation's text, if it goes to the failed lane.
-fn failed(op: &PendingOp, given: &Given) -> Option<String> {
-    (given.outcome == Outcome::Rejected).then(|| value::json_text(&op.op))
 }

@@ -21,6 +21,7 @@ macro_rules! on_both_engines {
 mod checksum;
 mod commit;
 mod delta;
+mod lane;
 mod lifecycle;
 mod memberships;
 mod push;

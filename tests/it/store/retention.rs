@@ -59,6 +59,11 @@ const MORE: &str = "
         ('p', '3', 'ana', 'phone', 'o3', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'resolved', 1, 2, '[]', 1000, 2000),
         ('p', '4', 'ana', 'phone', 'o4', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'resolved', 1, 2, '[]', 1000, {now}),
         ('p', '5', 'ana', 'phone', 'o5', 'task', 't1', 'fields', 'update', 'merge', 'merged', 'closed', 1, 2, '[]', {now}, NULL);
+    INSERT INTO sync_log (project, id, kind, user_id, client, ops, bytes, applied, merged, noop,
+        superseded, conflict, rejected, replayed, duration_ms, result, at)
+    VALUES
+        ('p', '1', 'write', 'ana', 'phone', 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 'ok', 1000),
+        ('p', '2', 'write', 'ana', 'phone', 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 'ok', {now});
 ";
 
 async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
@@ -89,6 +94,7 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::Verdicts, 40),
         (Purged::Mappings, 1),
         (Purged::Conflicts, 2),
+        (Purged::Requests, 1),
         (Purged::Devices, 1),
         (Purged::Revocations, 1),
     ];

@@ -1,0 +1,35 @@
+-- What the failed lane needs to try an operation again as it was sent, and the log of requests.
+
+-- role: the one it was sent under. edited_at: when the edit was made, corrected by what the client's clock was
+-- off. lane: its place in the failed lane, kept when it is tried again; an older binary writes none.
+ALTER TABLE sync_queue ADD COLUMN role      TEXT NOT NULL DEFAULT '';
+ALTER TABLE sync_queue ADD COLUMN edited_at INTEGER;
+ALTER TABLE sync_queue ADD COLUMN lane      INTEGER;
+-- 0030 and 0031 take its place.
+DROP INDEX sync_queue_failed;
+
+-- One row for each request that wrote. id: a UUIDv7, so it sorts by time. kind: write or retry.
+-- result: ok, or the code of the error that was answered.
+CREATE TABLE sync_log (
+    project     TEXT    NOT NULL,
+    id          TEXT    NOT NULL,
+    kind        TEXT    NOT NULL,
+    user_id     TEXT    NOT NULL,
+    client      TEXT    NOT NULL,
+    device      TEXT,
+    ops         INTEGER NOT NULL,
+    bytes       INTEGER NOT NULL,
+    applied     INTEGER NOT NULL,
+    merged      INTEGER NOT NULL,
+    noop        INTEGER NOT NULL,
+    superseded  INTEGER NOT NULL,
+    conflict    INTEGER NOT NULL,
+    rejected    INTEGER NOT NULL,
+    replayed    INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    result      TEXT    NOT NULL,
+    at          INTEGER NOT NULL,
+    PRIMARY KEY (project, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sync_log_by_user ON sync_log (project, user_id, id);
+CREATE INDEX sync_log_by_time ON sync_log (at);

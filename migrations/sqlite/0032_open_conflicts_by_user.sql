@@ -1,0 +1,3 @@
+-- What waits for a user's decision, to count; with `state` SQLite reads nothing else.
+CREATE INDEX conflict_log_open_by_user
+    ON conflict_log (project, state, user_id) WHERE state = 'open';
