@@ -14,6 +14,8 @@ pub mod frame;
 pub mod json;
 pub mod notify;
 pub mod op;
+#[cfg(test)]
+mod schema;
 pub mod server;
 
 /// The WebSocket subprotocol the hub speaks (RFC 6455, section 1.9).
