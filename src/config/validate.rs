@@ -25,7 +25,7 @@ const PUBLIC_KEY_ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// The numbers and durations that may be 0: it turns something off, or means "at once".
-const MAY_BE_ZERO: [&str; 13] = [
+const MAY_BE_ZERO: [&str; 14] = [
     "auth.expiry_grace",
     "auth.expiry_warning",
     "auth.leeway",
@@ -37,6 +37,7 @@ const MAY_BE_ZERO: [&str; 13] = [
     "push.grace_critical",
     "push.grace_high",
     "push.grace_normal",
+    "retention.interval",
     "server.drain_spread",
     "server.shards",
 ];
@@ -56,6 +57,7 @@ impl Config {
         self.urls(&mut problems);
         self.presence(&mut problems);
         self.ingest.sources(&mut problems);
+        self.retention(&mut problems);
         if let Err(error) = EnvFilter::builder().parse(&self.log.filter) {
             problems.push(
                 Problem::error("log.filter", error.to_string())
@@ -81,6 +83,15 @@ impl Config {
                 "server.drain_spread",
                 "must not be longer than `server.drain_deadline`",
             ));
+        }
+        if self.server.demo && !listen.ip().is_loopback() {
+            problems.push(
+                Problem::error(
+                    "server.demo",
+                    "strangers could reach `server.listen` and get tokens",
+                )
+                .help("listen on a loopback address, or turn the page off"),
+            );
         }
         if self.server.accept_backlog < 0 {
             problems.push(Problem::error("server.accept_backlog", "must not be negative"));
@@ -235,6 +246,19 @@ impl Config {
             problems.push(
                 Problem::error("presence.lease", "must be longer than two `presence.heartbeat`")
                     .help("a lost heartbeat must not make everybody of an instance leave"),
+            );
+        }
+    }
+
+    fn retention(&self, problems: &mut Vec<Problem>) {
+        let deliveries = u32::try_from(self.ingest.max_deliveries).unwrap_or(u32::MAX);
+        let again = self.ingest.claim_after.saturating_mul(deliveries);
+        if self.retention.verdicts < again {
+            problems.push(
+                Problem::error("retention.verdicts", "an event may be delivered again after that")
+                    .help(
+                        "keep verdicts longer than `ingest.claim_after` × `ingest.max_deliveries`",
+                    ),
             );
         }
     }

@@ -8,9 +8,6 @@ use crate::store::{EntityRow, PendingOp};
 
 impl Planner<'_> {
     pub(super) fn decide(&self, pending: &PendingOp, key: &EntityKey) -> Decision {
-        if let Some(refused) = &pending.refused {
-            return Decision::reject(refused.code, refused.message.clone());
-        }
         let current = self.entity(key);
         if let (Some(source), Some(row)) = (&pending.source, current)
             && row.source_versions.get(&source.source).is_some_and(|v| *v >= source.version)

@@ -188,7 +188,12 @@ impl<'a> Planner<'a> {
             self.op(op, None);
         }
         let Some(group) = self.group.take() else { return };
-        let failed: Vec<bool> = group.effects.answers.iter().map(failed).collect();
+        // What failed before fails its group still.
+        let failed = |op: &PendingOp| {
+            let verdict = group.given.get(&op.op.op_id).or_else(|| self.verdict(&op.op.op_id));
+            verdict.is_some_and(|v| matches!(v.outcome, Outcome::Rejected | Outcome::Conflict))
+        };
+        let failed: Vec<bool> = unit.iter().map(failed).collect();
         if !failed.contains(&true) {
             return self.done.absorb(group);
         }
@@ -212,7 +217,8 @@ impl<'a> Planner<'a> {
                 return self.state().effects.answers.push(Answer::Replayed(answer));
             }
         }
-        let (pending, id, local) = match self.identify(pending) {
+        let identified = pending.refused.clone().map_or_else(|| self.identify(pending), Err);
+        let (pending, id, local) = match identified {
             Ok(identified) => identified,
             Err(Refused { code, message }) => {
                 let decision = Decision::reject(code, message);
@@ -338,11 +344,6 @@ impl<'a> Planner<'a> {
         let message = format!("the limit `entity_bytes` is {limit}; the entity would be larger");
         Decision::reject("limit_exceeded", message)
     }
-}
-
-/// Whether an answer fails the group it belongs to.
-fn failed(answer: &Answer) -> bool {
-    matches!(answer, Answer::New(given) if matches!(given.outcome, Outcome::Rejected | Outcome::Conflict))
 }
 
 fn json_bytes(fields: &Fields) -> usize {

@@ -380,6 +380,14 @@ fn a_group_takes_effect_together_or_not_at_all() {
     let verdicts = world.group(
         "a",
         &[
+            named("g1", op("6", "create", 0, json!({"n": 1}))),
+            named("none", op("3", "update", 0, json!({"n": 3}))),
+        ],
+    );
+    assert_eq!(outcomes(&verdicts), [Outcome::Rejected; 2], "what failed fails another group, too");
+    let verdicts = world.group(
+        "a",
+        &[
             named("g1", op("4", "create", 0, json!({"n": 1}))),
             named("g1", op("5", "update", 0, json!({"n": 2}))),
         ],
