@@ -242,8 +242,10 @@ export async function store(change: Change, changes: readonly Incoming[], cursor
 }
 
 /** A row that its project's cursor covers from now on. */
-function stripped({ alone: _, ...row }: Row): Row {
-  return row;
+function stripped(row: Row): Row {
+  const covered = { ...row };
+  delete covered.alone;
+  return covered;
 }
 
 /** Lets go of operations whose outcome the rows show now. */

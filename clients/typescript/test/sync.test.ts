@@ -302,7 +302,7 @@ test("who loses keeps their values; who is asked decides", async () => {
   assert.deepEqual([closed?.state, closed?.client], ["closed", { title: "lost" }]);
   assert.equal(w.client.status.get().conflicts, 1);
   await w.project.resolve("c-2", { choose: "client" }).synced;
-  const sent = w.hub.heard.filter(({ type }) => type === "write").at(-1) as { ops: Record<string, unknown>[] };
+  const sent = w.hub.heard.filter(({ type }) => type === "write").at(-1) as unknown as { ops: Record<string, unknown>[] };
   assert.equal(sent.ops[0]?.["conflict"], "c-2");
   assert.equal(sent.ops[0]?.["expected_version"], 1);
   assert.equal(w.client.status.get().conflicts, 0);

@@ -53,7 +53,7 @@ export type Subscribed1 =
       /**
        * Why the cursor cannot be resumed; the room is joined from `seq` on, fetch its state anew.
        */
-      resync?: "cursor_too_old" | "epoch_changed" | "overflow" | "scope_changed";
+      resync?: "cursor_too_old" | "epoch_changed" | "scope_changed";
       /**
        * A position in a project's log: dense, in commit order, starting at 1; 0 is "before the first".
        */
@@ -488,6 +488,10 @@ export interface ServerPresenceFrame {
    */
   left?: UserId[];
   /**
+   * Everyone, as in `subscribed`: what was said before is void.
+   */
+  members?: Member[];
+  /**
    * The room.
    */
   room: Room;
@@ -664,7 +668,7 @@ export interface ServerResyncFrame {
   /**
    * Why.
    */
-  reason: "cursor_too_old" | "epoch_changed" | "overflow" | "scope_changed";
+  reason: "cursor_too_old" | "epoch_changed" | "scope_changed";
   /**
    * `project:{project}`, `entity:{project}:{type}:{id}`, `user:{user}` or `room:{project}:{name}`
    */

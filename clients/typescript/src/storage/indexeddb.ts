@@ -45,10 +45,16 @@ class IndexedDbStorage implements Storage {
       const transaction = this.database.transaction(tables, "readwrite", { durability: "strict" });
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new Error("the transaction was aborted"));
-      for (const { table, key, value } of puts) {
-        const store = transaction.objectStore(table);
-        if (value === undefined) store.delete(key);
-        else store.put(value, key);
+      try {
+        for (const { table, key, value } of puts) {
+          const store = transaction.objectStore(table);
+          if (value === undefined) store.delete(key);
+          else store.put(value, key);
+        }
+      } catch (error) {
+        // A value that cannot be stored: what was put before it would be committed otherwise.
+        transaction.abort();
+        reject(error as Error);
       }
     });
   }
