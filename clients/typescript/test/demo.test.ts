@@ -16,7 +16,7 @@ const errors: string[] = [];
 
 before(async () => {
   assert.ok(executablePath, "Chromium is not installed: name it in SYNCLINE_TEST_CHROMIUM");
-  browser = await puppeteer.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 720 } });
+  browser = await puppeteer.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 560 } });
   page = await browser.newPage();
   page.on("pageerror", (error) => errors.push(String(error)));
   await page.goto(DEV);
@@ -80,11 +80,12 @@ test("a title that both changed is decided by its author", async () => {
   const screenshot = process.env["SYNCLINE_SCREENSHOT"];
   if (screenshot) {
     const box = await (await page.$(pane("bo")))!.boundingBox();
-    for (const at of [0.4, 0.5, 0.6]) {
-      await page.mouse.move(box!.x + box!.width * at, box!.y + box!.height * 0.75);
-      await new Promise((resolve) => setTimeout(resolve, 200));
-    }
-    await eventually("the pointer is seen", async () => (await page.$$(`${pane("ana")} .cursor.bo`)).length === 1);
+    let at = 0.3;
+    await eventually("the pointer is seen", async () => {
+      at = at > 0.8 ? 0.3 : at + 0.01;
+      await page.mouse.move(box!.x + box!.width * at, box!.y + box!.height * 0.85);
+      return (await page.$$(`${pane("ana")} .cursor.bo`)).length === 1;
+    });
     await page.screenshot({ path: screenshot as `${string}.png` });
   }
   assert.equal((await titles("bo"))[0], "Pour it on Friday");

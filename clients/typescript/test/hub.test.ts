@@ -107,8 +107,10 @@ test("a conflict reaches its author, is resolved, and both agree", async () => {
   const [conflict] = bo.conflicts();
   assert.deepEqual([conflict?.client["approval"], conflict?.server["approval"]], ["bo", "ana"]);
   await bo.resolve(conflict!.id, { choose: "client" }).synced;
-  await converge([ana, bo]);
-  assert.equal((await ana.get("task", "t1"))?.fields["approval"], "bo");
+  await eventually("both have bo's", async () => {
+    const both = await Promise.all([ana, bo].map((one) => one.get("task", "t1")));
+    return both.every((task) => task?.fields["approval"] === "bo");
+  });
   await eventually("it is over", () => bo.conflicts()[0]?.state === "resolved");
 });
 
