@@ -1,22 +1,18 @@
 /** The demo page in a real browser: two people meet, part, and meet again. */
 
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
 import { after, before, test } from "node:test";
 import puppeteer, { type Browser, type Page } from "puppeteer-core";
+import { CHROMIUM } from "./support/browser.js";
 import { eventually } from "./support/clock.js";
 import { DEV } from "./support/real.js";
-
-const CHROMIUM = [process.env["SYNCLINE_TEST_CHROMIUM"], "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-const executablePath = CHROMIUM.find((path) => path !== undefined && existsSync(path));
 
 let browser: Browser;
 let page: Page;
 const errors: string[] = [];
 
 before(async () => {
-  assert.ok(executablePath, "Chromium is not installed: name it in SYNCLINE_TEST_CHROMIUM");
-  browser = await puppeteer.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 560 } });
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 560 } });
   page = await browser.newPage();
   page.on("pageerror", (error) => errors.push(String(error)));
   await page.goto(DEV);
