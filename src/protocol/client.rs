@@ -131,7 +131,7 @@ pub struct Write {
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[cfg_attr(test, schemars(rename = "Write"))]
-pub(super) struct SentWrite {
+pub(crate) struct SentWrite {
     project: Option<ProjectId>,
     client: Option<ClientId>,
     #[cfg_attr(test, schemars(with = "Vec<Op>"))]

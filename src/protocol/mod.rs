@@ -15,8 +15,6 @@ pub mod json;
 pub mod notify;
 pub mod op;
 pub mod policy;
-#[cfg(test)]
-mod schema;
 pub mod server;
 pub mod sums;
 

@@ -9,13 +9,13 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
-use super::client::{
+use crate::protocol::client::{
     Ack, Broadcast, Connect, Refresh, RequestId, SentWrite, SetPresence, Subscribe, Unsubscribe,
 };
-use super::conflict::Conflict;
-use super::error::{CloseCode, ErrorCode};
-use super::op::EntityState;
-use super::server::{PresenceList, ServerFrame};
+use crate::protocol::conflict::Conflict;
+use crate::protocol::error::{CloseCode, ErrorCode};
+use crate::protocol::op::EntityState;
+use crate::protocol::server::{PresenceList, ServerFrame};
 
 /// A frame of a client: its type and, if it wants an answer, its id, beside the fields of the type.
 fn request<T: JsonSchema>(generator: &mut SchemaGenerator, kind: &str, title: &str) -> Value {
