@@ -429,3 +429,22 @@ test("an entity can be followed without its project", async () => {
   await settle();
   assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "three", note: "lost" });
 });
+
+test("what a hub had decided and lost with a restore is sent again", async () => {
+  const w = await (await world()).online();
+  w.hub.deliver = (frame) => frame.type !== "change";
+  await w.project.insert("task", { title: "mine" }, { id: "t1" }).synced;
+  w.client.disconnect();
+  w.hub.deliver = () => true;
+  w.hub.log.length = 0;
+  w.hub.entities.clear();
+  w.hub.verdicts.clear();
+  w.hub.epoch = "00000000-0000-4000-8000-000000000002";
+  w.hub.write("task", "t0", { title: "from backup" });
+  const result = await syncNow(w.client);
+  assert.equal(result.error, undefined);
+  await w.online();
+  await w.clock.advance(1000);
+  assert.deepEqual(w.hub.log.map(({ id }) => id), ["t0", "t1"]);
+  assert.deepEqual(await w.titles(), ["from backup", "mine"]);
+});
