@@ -9,7 +9,11 @@ const dir = new URL("build/examples/", root);
 await rm(dir, { recursive: true, force: true });
 await mkdir(dir, { recursive: true });
 const known = `import type { Client, Project } from "@syncline/client";
+import type { BackgroundTaskLike, NetworkLike, TaskManagerLike } from "@syncline/client/expo";
 declare global {
+  const taskManager: TaskManagerLike;
+  const backgroundTask: BackgroundTaskLike;
+  const network: NetworkLike;
   const session: { token: string; renew(): Promise<string> };
   const render: (what: unknown) => void;
 }
