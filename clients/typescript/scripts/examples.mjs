@@ -14,6 +14,7 @@ declare global {
   const taskManager: TaskManagerLike;
   const backgroundTask: BackgroundTaskLike;
   const network: NetworkLike;
+  const queryClient: import("@syncline/client/query").QueryClientLike;
   const session: { token: string; renew(): Promise<string> };
   const render: (what: unknown) => void;
 }
