@@ -32,6 +32,15 @@ find_pg_bin() {
 # Debian keeps nginx in /usr/sbin, which is not on everyone's PATH.
 find_program() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1"; }
 
+# The browser of the demo page's tests, under the names it goes by.
+find_chromium() {
+  local name
+  for name in "${SYNCLINE_TEST_CHROMIUM:-}" chromium chromium-browser google-chrome; do
+    if [[ -n $name ]] && command -v "$name"; then return; fi
+  done
+  return 1
+}
+
 # PostgreSQL refuses to run as root: root runs it as the user the package made. (`env` changes nothing.)
 AS_POSTGRES=(env)
 if [[ $(id -u) -eq 0 ]]; then AS_POSTGRES=(setpriv --reuid=postgres --regid=postgres --clear-groups --); fi

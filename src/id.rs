@@ -86,6 +86,17 @@ macro_rules! name {
                 Self::new(&text).map_err(serde::de::Error::custom)
             }
         }
+
+        #[cfg(test)]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "description": $form })
+            }
+        }
     };
 }
 
@@ -147,6 +158,7 @@ name!(
 
 /// How an operation names its entity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum EntityRef {
     /// By its id.
@@ -195,6 +207,7 @@ impl<'de> Deserialize<'de> for EntityRef {
 
 /// An entry of the conflict log: a UUIDv7, so entries sort by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct ConflictId(pub Uuid);
 
@@ -216,6 +229,7 @@ impl fmt::Display for ConflictId {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
@@ -239,6 +253,7 @@ impl fmt::Display for Seq {
 /// The identity of a project's sequence; it changes when a store is restored from a backup, so that a
 /// cursor from the lost future is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Epoch(pub Uuid);
 
@@ -261,6 +276,7 @@ impl fmt::Display for InstanceId {
 
 /// One entity: its type and its id within the type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EntityKey {
     /// The entity's type.
     #[serde(rename = "type")]
@@ -292,6 +308,20 @@ impl Room {
             }
             Self::User(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for Room {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Room".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "`project:{project}`, `entity:{project}:{type}:{id}`, `user:{user}` or `room:{project}:{name}`",
+        })
     }
 }
 

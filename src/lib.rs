@@ -17,6 +17,8 @@ pub mod presence;
 pub mod protocol;
 pub mod push;
 pub mod quota;
+#[cfg(test)]
+mod schema;
 pub mod session;
 pub mod shutdown;
 pub mod store;

@@ -30,6 +30,9 @@ Syncline is running, for development. Its data is in {data}/
 ",
         data = info.data.display()
     );
+    if config.server.demo {
+        text += &format!("  Demo page    http://{address}/  (open it in a browser)\n");
+    }
     if let Some(file) = &info.admin_token_file {
         text += &format!("  Admin token  {}\n", file.display());
     }

@@ -1,6 +1,6 @@
-//! What `--dev` adds, so that one command gives a working hub: a key and an admin token.
+//! What `--dev` adds, so that one command gives a working hub: a key, an admin token and the demo page.
 //!
-//! Both are random and kept in the data directory, so that tokens survive a restart. What the
+//! The secrets are random and kept in the data directory, so that tokens survive a restart. What the
 //! configuration sets itself stays.
 
 use std::fs::{self, OpenOptions};
@@ -8,7 +8,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Config, Hmac};
+use super::{Config, Entity, Field, Hmac};
+use crate::protocol::conflict::{Merge, Strategy};
 
 /// What was added for development, for `serve` to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +54,24 @@ pub fn dev(mut config: Config) -> io::Result<(Config, DevInfo)> {
         auth.admin_token = persisted(&file)?;
         info.admin_token_file = Some(file);
     }
+    // Who listens for others tries nothing out.
+    config.server.demo |= config.server.listen.ip().is_loopback();
+    config.entities.0.entry(CARD.to_owned()).or_insert_with(card);
     Ok((config, info))
+}
+
+/// The type of the demo page's entities.
+const CARD: &str = "card";
+
+/// Cards show three ways for two edits to meet: the user is asked, both count, the server's stands.
+fn card() -> Entity {
+    let asked = Field { strategy: Some(Strategy::Manual), ..Field::default() };
+    let counted = Field { merge: Some(Merge::Counter), ..Field::default() };
+    let fields = [("title", asked), ("votes", counted)];
+    Entity {
+        fields: fields.map(|(name, field)| (name.to_owned(), field)).into(),
+        ..Entity::default()
+    }
 }
 
 /// The secret in `file`; a new random one, readable by its owner only, if there is none.
@@ -109,6 +127,8 @@ mod tests {
         own.auth.hmac =
             vec![Hmac { kid: "a".into(), algorithm: "HS256".into(), secret: "s".repeat(32) }];
         own.auth.admin_token = "t".repeat(32);
+        own.entities.0.insert(CARD.into(), Entity::default());
+        own.server.listen = ([192, 0, 2, 1], 8080).into();
         let (config, info) = dev(own.clone()).unwrap();
         assert_eq!((config, info.secret_file, info.admin_token_file), (own, None, None));
     }

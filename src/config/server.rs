@@ -18,6 +18,9 @@ pub struct Server {
     /// Browser origins that may connect, e.g. `https://app.example.org`; `*` allows all; empty allows only
     /// clients that send no `Origin`. Default `["*"]`: tokens, not cookies, authenticate.
     pub allowed_origins: Vec<String>,
+    /// Whether `/` is a page to try the hub with, and whoever opens it gets tokens for the project `demo`.
+    /// For development alone: `serve --dev` turns it on. Default false.
+    pub demo: bool,
     /// Addresses of proxies whose `X-Forwarded-For` is believed, as IPs. Default the loopback addresses.
     pub trusted_proxies: Vec<std::net::IpAddr>,
     /// Silence after which the hub pings a client. Default 25 s.
@@ -45,6 +48,7 @@ impl Default for Server {
             shards: 0,
             accept_backlog: 4096,
             allowed_origins: vec!["*".into()],
+            demo: false,
             trusted_proxies: vec![[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()],
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),

@@ -84,6 +84,15 @@ impl Config {
                 "must not be longer than `server.drain_deadline`",
             ));
         }
+        if self.server.demo && !listen.ip().is_loopback() {
+            problems.push(
+                Problem::error(
+                    "server.demo",
+                    "strangers could reach `server.listen` and get tokens",
+                )
+                .help("listen on a loopback address, or turn the page off"),
+            );
+        }
         if self.server.accept_backlog < 0 {
             problems.push(Problem::error("server.accept_backlog", "must not be negative"));
         }

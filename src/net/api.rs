@@ -18,6 +18,7 @@ use tower_http::compression::predicate::SizeAbove;
 use super::admin;
 use super::conflicts;
 use super::cors;
+use super::demo;
 use super::lane;
 use super::members;
 use super::problem::{self, Problem};
@@ -78,6 +79,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
         .layer(cors::layer(&hub.config.server.allowed_origins))
+        // Outside of what pages of other origins may read: it hands out tokens.
+        .merge(demo::router(&hub.config.server))
         .with_state(hub)
 }
 

@@ -3,8 +3,9 @@
 //! [`server`] accepts on every shard, `first` reads what a connection begins with, [`upgrade`] answers a
 //! WebSocket handshake; the rest is HTTP:
 //! [`api`], [`admin`] and [`members`] are the same commands for those who cannot hold a socket, for backends and
-//! for operators, `cors` lets browsers read them; [`changes`] and [`checksum`] are delta sync, [`policies`] say how
-//! to cache; `guest` counts connections that are no WebSocket; [`problem`] is the one mapping of refusals to
+//! for operators, `lane` and `status` tell of failed operations, `cors` lets browsers read them; `changes` and
+//! `checksum` are delta sync, `policies` say how to cache; `demo` is a page for development; `guest` counts
+//! connections that are no WebSocket; [`problem`] is the one mapping of refusals to
 //! HTTP; [`operator`] is the second listener.
 
 pub mod admin;
@@ -13,6 +14,7 @@ mod changes;
 mod checksum;
 mod conflicts;
 mod cors;
+mod demo;
 mod first;
 mod guest;
 mod lane;

@@ -17,6 +17,7 @@ use crate::id::{ClientId, Epoch, ProjectId, Room, Seq};
 
 /// A client's own number or name for a request, echoed in the reply. At most 64 characters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum RequestId {
     /// An integer.
@@ -59,6 +60,7 @@ pub enum ClientFrame {
 
 /// `connect`.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connect {
     /// The JWT, unless the handshake carried it.
     pub token: Option<String>,
@@ -72,6 +74,7 @@ pub struct Connect {
 
 /// `refresh`.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Refresh {
     /// The new JWT, of the same user.
     pub token: String,
@@ -79,6 +82,7 @@ pub struct Refresh {
 
 /// `subscribe`: each room is answered on its own.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Subscribe {
     /// The rooms to join.
     pub rooms: Vec<SubscribeRoom>,
@@ -86,6 +90,7 @@ pub struct Subscribe {
 
 /// One room of a `subscribe`.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SubscribeRoom {
     /// The room's name, checked when it is joined, so that one bad name spoils no other.
     pub room: String,
@@ -102,6 +107,7 @@ pub struct SubscribeRoom {
 
 /// `unsubscribe`.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Unsubscribe {
     /// The rooms to leave; unknown ones are no error.
     pub rooms: Vec<String>,
@@ -125,11 +131,14 @@ pub struct Write {
 
 /// A `write` as it is sent.
 #[derive(Deserialize)]
-struct SentWrite {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Write"))]
+pub(crate) struct SentWrite {
     project: Option<ProjectId>,
     client: Option<ClientId>,
+    #[cfg_attr(test, schemars(with = "Vec<Op>"))]
     ops: Box<RawValue>,
-    /// Of the text of `ops`.
+    /// SHA-256 in hex of the text of `ops`.
     checksum: Option<String>,
     sent_at: Option<i64>,
 }
@@ -175,6 +184,7 @@ impl Write {
 
 /// `broadcast`.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Broadcast {
     /// The ephemeral room.
     pub room: Room,
@@ -186,6 +196,7 @@ pub struct Broadcast {
 
 /// `presence`.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SetPresence {
     /// The room, joined with `presence: true`.
     pub room: Room,
@@ -195,6 +206,7 @@ pub struct SetPresence {
 
 /// `ack`.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Ack {
     /// The project acknowledged; absent when only `active` is reported.
     pub project: Option<ProjectId>,

@@ -8,6 +8,7 @@ use crate::id::{ConflictId, EntityKey, OpId, Seq};
 
 /// Who prevails where two sides changed the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// The operation.
@@ -24,6 +25,7 @@ pub enum Strategy {
 
 /// How two edits of one field become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Merge {
     /// A number; both sides' differences are added.
@@ -40,6 +42,7 @@ pub enum Merge {
 
 /// What two sides did to the same entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ConflictKind {
     /// Both changed a field.
@@ -56,6 +59,7 @@ pub enum ConflictKind {
 
 /// Whether a conflict is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ConflictState {
     /// The operation is parked until the user resolves it.
@@ -68,20 +72,25 @@ pub enum ConflictState {
 
 /// One field of a conflict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConflictField {
     /// Its name.
     pub name: String,
     /// What the client started from, if it said so.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "present")]
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
     pub was: Option<Value>,
     /// What the client set; absent for a deletion.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "present")]
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
     pub client: Option<Value>,
     /// What was there; absent if nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "present")]
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
     pub server: Option<Value>,
     /// What is there now; absent while the conflict is open.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "present")]
+    #[cfg_attr(test, schemars(with = "Option<Value>"))]
     pub result: Option<Value>,
     /// Whether both sides changed it; a parked operation's other fields are listed too.
     pub conflict: bool,
@@ -105,6 +114,7 @@ mod present {
 
 /// One entry of the conflict log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Conflict {
     /// Its id.
     pub id: ConflictId,

@@ -7,6 +7,7 @@ use crate::id::UserId;
 
 /// How urgent a notification is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// An emergency: shortest grace, own workers.
@@ -32,6 +33,7 @@ impl Lane {
 
 /// Whom a change has to reach, and with what words.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Notify {
     /// The recipients. The actor is never notified of their own act.

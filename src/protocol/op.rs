@@ -13,6 +13,7 @@ pub type Fields = serde_json::Map<String, serde_json::Value>;
 
 /// What a change does to its entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
     /// A new entity; `fields` is all of it.
@@ -37,6 +38,7 @@ impl ChangeKind {
 
 /// What an operation asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OpKind {
     /// A new entity.
@@ -51,6 +53,7 @@ pub enum OpKind {
 
 /// One operation of a client on one entity. `op_id` makes it safe to send again.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Op {
     /// The idempotency key, unique within the project; UUIDv7 by convention.
     pub op_id: OpId,
@@ -101,6 +104,7 @@ fn is_normal(lane: &Lane) -> bool {
 
 /// Whose values stand once a conflict is resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Choose {
     /// One side's in every field.
@@ -122,6 +126,7 @@ impl Choose {
 
 /// A side of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The parked operation.
@@ -132,6 +137,7 @@ pub enum Side {
 
 /// What became of an operation. Terminal: the same `op_id` gets the same verdict for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Written to the log as asked.
@@ -166,6 +172,7 @@ impl Outcome {
 
 /// The state of an entity as the store has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EntityState {
     /// The `seq` of its last change.
     pub version: Seq,
@@ -178,6 +185,7 @@ pub struct EntityState {
 
 /// The answer to one operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// The operation answered.
     pub op_id: OpId,

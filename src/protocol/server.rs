@@ -16,6 +16,7 @@ use crate::id::{EntityKey, Epoch, OpId, ProjectId, RoleName, Room, Seq, UserId};
 
 /// Everything the hub can say.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ServerFrame<'a> {
     /// The session is open.
@@ -50,6 +51,7 @@ pub enum ServerFrame<'a> {
         /// The project written to.
         project: &'a ProjectId,
         /// One verdict per operation.
+        #[cfg_attr(test, schemars(with = "Vec<super::op::Verdict>"))]
         verdicts: &'a [StoredVerdict],
     },
     /// A request without a richer answer was done.
@@ -164,6 +166,7 @@ impl ServerFrame<'_> {
 
 /// `connected`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connected<'a> {
     /// The request answered, if the client sent `connect`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,11 +184,13 @@ pub struct Connected<'a> {
     /// The projects the token grants.
     pub projects: BTreeMap<&'a ProjectId, ProjectGrant<'a>>,
     /// The limits in force for this connection, from the configuration.
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, u64>"))]
     pub limits: &'a RawValue,
 }
 
 /// What the token grants in one project.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProjectGrant<'a> {
     /// The role.
     pub role: &'a RoleName,
@@ -193,6 +198,7 @@ pub struct ProjectGrant<'a> {
 
 /// The answer for one room of a `subscribe`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Subscribed {
     /// The room as the client named it.
     pub room: String,
@@ -203,6 +209,7 @@ pub struct Subscribed {
 
 /// How joining one room went.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum SubscribeResult {
     /// Joined.
@@ -236,6 +243,7 @@ pub enum SubscribeResult {
 
 /// Who is present in a room.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PresenceList {
     /// How many users.
     pub users: u64,
@@ -245,11 +253,13 @@ pub struct PresenceList {
 
 /// One user in a room, on one or more connections.
 #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Member {
     /// The user.
     pub user: UserId,
     /// The latest state one of their connections set.
     #[serde(default, with = "raw_state")]
+    #[cfg_attr(test, schemars(with = "serde_json::Value"))]
     pub state: Option<RawState>,
 }
 
@@ -288,6 +298,7 @@ mod raw_state {
 /// `presence`: who came, went or changed, or else `members`, who is here. An update is never a leave and a
 /// join.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PresenceDelta<'a> {
     /// The room.
     pub room: &'a Room,
@@ -308,6 +319,7 @@ pub struct PresenceDelta<'a> {
 }
 
 /// Why there is something to purge.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GoneReason {
@@ -318,6 +330,7 @@ pub enum GoneReason {
 }
 
 /// What a reader may not see any more of what it saw.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Loss {
     /// Types of entity; `*` is every type.
@@ -341,6 +354,7 @@ impl Loss {
 
 /// Why a cursor cannot be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ResyncReason {
     /// The log no longer reaches back that far.
@@ -354,6 +368,7 @@ pub enum ResyncReason {
 
 /// `change`: identical for every recipient of one visibility class.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change<'a> {
     /// The project.
     pub project: &'a ProjectId,
@@ -369,6 +384,7 @@ pub struct Change<'a> {
     pub prev: Seq,
     /// The changed fields.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<super::op::Fields>"))]
     pub fields: Option<&'a RawValue>,
     /// Who did it.
     pub actor: &'a str,
@@ -380,6 +396,7 @@ pub struct Change<'a> {
 
 /// `notification`.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Notification<'a> {
     /// Its id; a client shows each id once.
     pub nid: &'a str,
@@ -393,6 +410,7 @@ pub struct Notification<'a> {
     pub body: &'a str,
     /// Data for the app.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<super::op::Fields>"))]
     pub data: Option<&'a RawValue>,
     /// A deep link.
     #[serde(skip_serializing_if = "Option::is_none")]

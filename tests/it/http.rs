@@ -312,3 +312,24 @@ async fn a_page_of_an_allowed_origin_may_read_answers_and_errors() {
     assert_eq!(origin.as_deref(), Some("*"));
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn the_demo_page_and_its_tokens_are_for_development_alone() {
+    let hub = TestHub::start().await;
+    let api = Api::new(&hub, "editor");
+    let user = r#"{"user":"ana"}"#;
+    assert_eq!(api.problem(Method::GET, "/", "").await.0, 404);
+    assert_eq!(api.problem(Method::POST, "/demo/token", user).await.0, 404);
+
+    let hub = TestHub::start_with(|config| config.server.demo = true).await;
+    let api = Api::new(&hub, "editor");
+    let page = api.send(Method::GET, "/", "").await;
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    let answer = api.send(Method::POST, "/demo/token", user).await;
+    assert!(answer.headers().get("access-control-allow-origin").is_none());
+    let answer: Value = answer.json().await.unwrap();
+    assert!(answer["token"].as_str().unwrap().split('.').count() == 3);
+    let request = reqwest::Client::new().post(hub.http("/demo/token")).body(user);
+    let rebound = request.header("host", "rebound.example").send().await.unwrap();
+    assert_eq!(rebound.status(), 403);
+}

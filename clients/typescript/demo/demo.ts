@@ -1,0 +1,208 @@
+/** The demo page: two clients of one hub beside each other, each with a store and a network of its own. */
+
+import { type Client, createClient, type Entity, type KnownConflict, openIndexedDb, type Project, room } from "../src/index.js";
+
+interface Card {
+  title: string;
+  done: boolean;
+  votes: number;
+}
+
+interface Pointer {
+  x: number;
+  y: number;
+}
+
+const NAMES: Record<string, string> = { ana: "Ana", bo: "Bo" };
+
+async function token(user: string): Promise<string> {
+  const response = await fetch("/demo/token", { method: "POST", body: JSON.stringify({ user }) });
+  if (!response.ok) throw new Error("the hub makes no token");
+  return ((await response.json()) as { token: string }).token;
+}
+
+/** A new element. */
+function make<Tag extends keyof HTMLElementTagNameMap>(tag: Tag, className = "", text = ""): HTMLElementTagNameMap[Tag] {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  return element;
+}
+
+class Pane {
+  private readonly list = make("ul");
+  private readonly notes = make("div");
+  private readonly state = make("span", "state");
+  private readonly here = make("div", "here");
+  private readonly log = make("div", "log");
+  private readonly cursors = new Map<string, HTMLElement>();
+  private readonly online = make("input");
+
+  constructor(
+    private readonly root: HTMLElement,
+    private readonly user: string,
+    private readonly client: Client,
+    private readonly project: Project,
+  ) {}
+
+  start(): void {
+    this.root.replaceChildren(this.bar(), this.form(), this.notes, this.list, this.log);
+    const cards = this.project.query<Card>("card", { sort: (a, b) => (a.id < b.id ? -1 : 1) });
+    const show = () => this.showCards(cards.get().data);
+    cards.subscribe(show);
+    this.client.status.subscribe(() => this.showState());
+    this.project.conflictsChanged(() => this.showNotes());
+    this.project.pendingChanged(() => this.showNotes());
+    this.presence();
+    this.project.subscribe();
+    show();
+    this.showState();
+    const offline = localStorage.getItem(`offline-${this.user}`) !== null;
+    this.online.checked = !offline;
+    if (!offline) this.client.connect().catch(() => this.showState());
+  }
+
+  private bar(): HTMLElement {
+    const bar = make("div", "bar");
+    const toggle = make("label", "switch");
+    this.online.type = "checkbox";
+    this.online.addEventListener("change", () => {
+      if (this.online.checked) {
+        localStorage.removeItem(`offline-${this.user}`);
+        this.client.connect().catch(() => this.showState());
+      } else {
+        localStorage.setItem(`offline-${this.user}`, "");
+        this.client.disconnect();
+      }
+    });
+    toggle.append(this.online, "Network");
+    bar.append(make("span", `avatar ${this.user}`, NAMES[this.user]![0]), make("span", "who", NAMES[this.user]), this.state, this.here, toggle);
+    return bar;
+  }
+
+  private form(): HTMLElement {
+    const form = make("form", "add");
+    const title = make("input");
+    title.type = "text";
+    title.placeholder = "What is to be done?";
+    title.setAttribute("aria-label", "New card");
+    form.append(title, make("button", "main", "Add"));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (title.value.trim() === "") return;
+      this.project.insert("card", { title: title.value.trim(), done: false, votes: 0 });
+      title.value = "";
+    });
+    return form;
+  }
+
+  private showCards(cards: Entity<Card>[]): void {
+    const known = new Map([...this.list.children].map((item) => [(item as HTMLElement).dataset["id"], item as HTMLElement]));
+    const items = cards.map((card) => {
+      const item = known.get(card.id) ?? this.card(card.id);
+      const [done, title, votes, tag] = [...item.children] as [HTMLInputElement, HTMLInputElement, HTMLButtonElement, HTMLElement];
+      item.className = `card${card.pending > 0 ? " pending" : ""}${card.fields.done ? " done" : ""}`;
+      done.checked = card.fields.done;
+      // What somebody is typing is theirs.
+      if (document.activeElement !== title) title.value = card.fields.title;
+      votes.textContent = `▲ ${card.fields.votes}`;
+      tag.textContent = card.pending > 0 ? "waiting" : "";
+      item.dataset["votes"] = String(card.fields.votes);
+      return item;
+    });
+    if (items.some((item, at) => this.list.children[at] !== item) || items.length !== this.list.children.length) {
+      this.list.replaceChildren(...items);
+    }
+  }
+
+  private card(id: string): HTMLElement {
+    const item = make("li");
+    item.dataset["id"] = id;
+    const done = make("input");
+    done.type = "checkbox";
+    done.setAttribute("aria-label", "Done");
+    done.addEventListener("change", () => this.project.update("card", id, { done: done.checked }));
+    const title = make("input");
+    title.type = "text";
+    title.setAttribute("aria-label", "Title");
+    title.addEventListener("change", () => this.project.update("card", id, { title: title.value }));
+    const votes = make("button", "votes");
+    votes.type = "button";
+    votes.title = "Vote";
+    votes.addEventListener("click", () => this.project.update("card", id, { votes: Number(item.dataset["votes"]) + 1 }));
+    item.append(done, title, votes, make("span", "tag"));
+    return item;
+  }
+
+  private showState(): void {
+    const { connection, problem } = this.client.status.get();
+    this.state.className = `state ${connection}`;
+    this.state.textContent = connection === "online" ? "online" : this.online.checked ? (problem?.message ?? "connecting …") : "offline";
+    this.showNotes();
+  }
+
+  private showNotes(): void {
+    const waiting = this.project.pending().filter(({ state }) => state === "queued").length;
+    const open = this.project.conflicts().filter(({ state }) => state === "open");
+    const notes: HTMLElement[] = [];
+    if (waiting > 0) notes.push(make("div", "note waiting", `${waiting} edit${waiting > 1 ? "s" : ""} kept on this device until the hub has decided`));
+    notes.push(...open.map((conflict) => this.conflict(conflict)));
+    this.notes.replaceChildren(...notes);
+  }
+
+  private conflict(conflict: KnownConflict): HTMLElement {
+    const note = make("div", "note conflict");
+    const mine = String(conflict.client["title"] ?? "");
+    const theirs = String(conflict.server["title"] ?? "");
+    note.append(make("b", "", "Both of you changed this title. Which one stands?"));
+    const choices = make("div", "choices");
+    for (const [side, text] of [["client", `Mine: ${mine}`], ["server", `Theirs: ${theirs}`]] as const) {
+      const button = make("button", `take-${side}`, text);
+      button.addEventListener("click", () => this.project.resolve(conflict.id, { choose: side }));
+      choices.append(button);
+    }
+    note.append(choices);
+    return note;
+  }
+
+  private presence(): void {
+    const board = room<Pointer>(this.client, "demo", "board");
+    board.join();
+    board.presence.subscribe(() => {
+      const { members, joined } = board.presence.get();
+      const others = joined ? [...members].filter(([user]) => user !== this.user) : [];
+      this.here.replaceChildren(...others.map(([user]) => make("span", `avatar ${user}`, (NAMES[user] ?? user)[0])));
+      for (const [user, cursor] of this.cursors) if (!others.some(([other]) => other === user)) cursor.remove();
+      for (const [user, pointer] of others) if (pointer) this.point(user, pointer);
+    });
+    let last = 0;
+    this.root.addEventListener("pointermove", (event) => {
+      if (Date.now() - last < 120) return;
+      last = Date.now();
+      const box = this.root.getBoundingClientRect();
+      board.setState({ x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height });
+    });
+    board.on("joined", ({ user }) => this.say(`${NAMES[user] ?? user} came`));
+    board.on("left", ({ user }) => this.say(`${NAMES[user] ?? user} left`));
+  }
+
+  private point(user: string, { x, y }: Pointer): void {
+    let cursor = this.cursors.get(user);
+    if (!cursor) this.cursors.set(user, (cursor = make("span", `cursor ${user}`, NAMES[user] ?? user)));
+    if (!cursor.isConnected) this.root.append(cursor);
+    cursor.style.left = `${x * 100}%`;
+    cursor.style.top = `${y * 100}%`;
+  }
+
+  private say(text: string): void {
+    this.log.prepend(make("div", "", `${new Date().toLocaleTimeString()}  ${text}`));
+    while (this.log.children.length > 5) this.log.lastElementChild?.remove();
+  }
+}
+
+for (const root of document.querySelectorAll<HTMLElement>(".pane")) {
+  const user = root.dataset["user"]!;
+  const storage = openIndexedDb({ name: `syncline-demo-${user}` });
+  const client = await createClient({ url: location.origin, getToken: () => token(user), storage });
+  new Pane(root, user, client, await client.project("demo")).start();
+}

@@ -1,0 +1,35 @@
+/** How long to wait before trying again: pure functions. */
+
+/** Shape of a back-off. */
+export interface Backoff {
+  /** Least wait, milliseconds. */
+  min: number;
+  /** What the first wait is drawn below. */
+  base: number;
+  /** What no wait is drawn above. */
+  max: number;
+}
+
+/** For connections. */
+export const CONNECT: Backoff = { min: 100, base: 1000, max: 30_000 };
+/** For a hub that said it has no room. */
+export const CROWDED: Backoff = { min: 2000, base: 10_000, max: 120_000 };
+/** For operations. */
+export const SEND: Backoff = { min: 100, base: 1000, max: 60_000 };
+
+/** Full jitter: a thousand clients that failed together do not come back together. */
+export function wait(backoff: Backoff, attempt: number, random: number): number {
+  const ceiling = Math.min(backoff.max, backoff.base * 2 ** Math.min(attempt, 30));
+  return Math.round(backoff.min + random * ceiling);
+}
+
+/** What a close code asks for. */
+export type AfterClose = "reconnect" | "refresh" | "later" | "stop";
+
+/** By range, so that codes of later hubs are understood, too. */
+export function afterClose(code: number): AfterClose {
+  if (code >= 4100 && code < 4200) return "refresh";
+  if (code >= 4200 && code < 4300) return "later";
+  if (code >= 4400 && code < 4500) return "stop";
+  return "reconnect";
+}

@@ -1,0 +1,334 @@
+/** The client: one connection, one store, any number of projects and rooms. */
+
+import type { Backoff } from "./backoff.js";
+import { saveConflict } from "./conflicts.js";
+import { Connection, type ConnectionState } from "./connection.js";
+import { Emitter, Watched } from "./emitter.js";
+import type { StorageError, SynclineError } from "./errors.js";
+import { Http } from "./http.js";
+import { Outbox, type SendOps } from "./outbox.js";
+import {
+  browserHints,
+  type Clock,
+  type Fetch,
+  globalFetch,
+  globalSocket,
+  type Hint,
+  type HintSource,
+  type OpenSocket,
+  systemClock,
+} from "./platform.js";
+import { Project } from "./project.js";
+import type { ServerConnectedFrame, ServerFrame, ServerNotificationFrame, Verdict } from "./protocol/server.gen.js";
+import { Replica } from "./replica.js";
+import { Rooms } from "./rooms.js";
+import { MemoryStorage } from "./storage/memory.js";
+import type { Storage } from "./storage/storage.js";
+import { Store } from "./store.js";
+import { Stream } from "./stream.js";
+import type { SyncResult } from "./sync.js";
+import { type GetToken, TokenKeeper } from "./token.js";
+import { uuid } from "./uuid.js";
+
+/** What a client is made with. */
+export interface ClientOptions {
+  /** The hub, e.g. `https://hub.example.org`. */
+  url: string;
+  /** Fetches the user's token. */
+  getToken: GetToken;
+  /** Where data is kept; without one it lasts as long as the process. One store serves one client. */
+  storage?: Storage | Promise<Storage>;
+  /** What is said of the device, for diagnostics. */
+  device?: Record<string, unknown>;
+  /** What is said of app and network; by default what a browser says. */
+  hints?: HintSource;
+  /** Bytes of rows kept in memory. */
+  memoryBytes?: number;
+  backoff?: Backoff;
+  clock?: Clock;
+  openSocket?: OpenSocket;
+  fetch?: Fetch;
+}
+
+/** What an app shows of the state of things. The same object as long as nothing changes. */
+export interface Status {
+  connection: ConnectionState;
+  user: string | undefined;
+  /** Operations that wait for the hub. */
+  pending: number;
+  /** Operations that failed and wait for the user. */
+  failed: number;
+  /** Conflicts that wait for the user. */
+  conflicts: number;
+  /** Why there is no connection. */
+  problem: SynclineError | undefined;
+  /** The last trouble with the device's store. */
+  storage: StorageError | undefined;
+}
+
+interface Events {
+  notification: ServerNotificationFrame;
+  /** The user's role in projects is another; `null` is out. */
+  access: Record<string, { role: string } | null>;
+  synced: SyncResult;
+}
+
+/** @internal What the client's own files share. */
+export interface Parts {
+  store: Store;
+  http: Http;
+  clock: Clock;
+  rooms: Rooms;
+  connection: Connection;
+  pushOver(project: Project, send: SendOps, until: number): Promise<void>;
+  synced(result: SyncResult): void;
+}
+
+/** Opens the device's store and makes a client; `connect` it when the user is there. */
+export async function createClient(options: ClientOptions): Promise<Client> {
+  const store = new Store(await (options.storage ?? new MemoryStorage()), options.memoryBytes);
+  const clock = options.clock ?? systemClock;
+  let clientId = await store.get<string>("meta", "client");
+  if (clientId === undefined) {
+    clientId = uuid(clock);
+    await store.commit([{ table: "meta", key: "client", value: clientId }]);
+  }
+  const client = new Client(options, store, clock, clientId);
+  // What waits from the last time is to be sent even if nobody opens its project.
+  for (const [name] of await store.list("ops")) await client.project(name.split("\u001f")[0]!);
+  return client;
+}
+
+/** What a request may hold until the hub has told its own limits. */
+const LIMITS = { ops_per_write: 500, frame_bytes: 1 << 20, op_bytes: 1 << 18, body_bytes: 4 << 20 };
+/** Operations in one request: enough to be fast, few enough that one lost answer costs little. */
+const OPS = 200;
+
+/** A connection to a hub, and what it brought. Made by `createClient`. */
+export class Client {
+  /** State of things, to watch. */
+  readonly status: Watched<Status>;
+  /** @internal */ readonly parts: Parts;
+  private readonly events = new Emitter<Events>();
+  private readonly connection: Connection;
+  private readonly rooms: Rooms;
+  private readonly opened = new Map<string, Promise<Project>>();
+  private readonly projects = new Map<string, Project>();
+  private readonly shown = new Set<string>();
+  private readonly stopHints: () => void;
+  private roles: ServerConnectedFrame["projects"] = {};
+  private user: string | undefined;
+  private storageProblem: StorageError | undefined;
+
+  /** @internal */
+  constructor(options: ClientOptions, store: Store, clock: Clock, readonly clientId: string) {
+    const base = options.url.replace(/\/+$/, "").replace(/^ws/, "http");
+    const tokens = new TokenKeeper(options.getToken, clock);
+    const http = new Http(base, options.fetch ?? globalFetch, tokens, clock);
+    const { device, backoff, openSocket = globalSocket } = options;
+    const url = `${base.replace(/^http/, "ws")}/v1/ws`;
+    this.connection = new Connection({ url, tokens, clock, openSocket, clientId, device, backoff });
+    this.rooms = new Rooms(this.connection, clock);
+    this.parts = {
+      store,
+      http,
+      clock,
+      rooms: this.rooms,
+      connection: this.connection,
+      pushOver: (project, send, until) => this.pushOver(project, send, until),
+      synced: (result) => this.events.emit("synced", result),
+    };
+    this.status = new Watched(this.look());
+    this.connection.events.on("open", (hello) => this.greeted(hello));
+    this.connection.events.on("frame", (frame) => this.take(frame));
+    this.connection.state.subscribe(() => this.refresh());
+    store.events.on("failed", (error) => {
+      this.storageProblem = error;
+      this.refresh();
+    });
+    this.stopHints = (options.hints ?? browserHints)((hint) => this.hint(hint));
+  }
+
+  /** Connects and stays connected; resolves with the first session, fails only for good. */
+  connect(): Promise<void> {
+    return this.connection.connect();
+  }
+
+  /** Closes the connection. Edits go on into the outbox. */
+  disconnect(): void {
+    this.connection.disconnect();
+  }
+
+  /** Ends the client: disconnects and lets go of the store. */
+  async close(): Promise<void> {
+    this.stopHints();
+    this.disconnect();
+    for (const project of this.projects.values()) {
+      project.stream.stop();
+      project.outbox.stop();
+    }
+    await this.parts.store.close();
+  }
+
+  /** Passes on what the app knows of itself or of the network, beside what `hints` says. */
+  hint(hint: Hint): void {
+    this.connection.hint(hint);
+  }
+
+  /** A project, from what the device has of it. */
+  project(name: string): Promise<Project> {
+    let opened = this.opened.get(name);
+    if (!opened) {
+      opened = this.openProject(name);
+      this.opened.set(name, opened);
+      opened.catch(() => this.opened.delete(name));
+    }
+    return opened;
+  }
+
+  /** Hears notifications (each once), changed roles, and results of `syncNow`. */
+  on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
+    return this.events.on(name, listener);
+  }
+
+  private async openProject(name: string): Promise<Project> {
+    const { store, http, clock } = this.parts;
+    const replica = await Replica.open(name, store, clock);
+    const outbox = new Outbox(replica, clock);
+    const stream = new Stream(replica, this.connection, this.rooms, http, clock);
+    stream.role = () => this.roles[name]?.role;
+    const project = new Project(name, replica, outbox, stream, this.rooms, http);
+    outbox.via = () => this.socketWay(name);
+    replica.events.on("ops", () => this.refresh());
+    replica.conflicts.subscribe(() => this.refresh());
+    this.projects.set(name, project);
+    this.refresh();
+    outbox.kick();
+    return project;
+  }
+
+  private socketWay(project: string): ReturnType<NonNullable<Outbox["via"]>> {
+    if (this.connection.state.get() !== "online") return undefined;
+    const send: SendOps = async (ops, checksum, sentAt) => {
+      const answer = await this.connection.askText(
+        (id) =>
+          `{"type":"write","id":${id},"project":${JSON.stringify(project)},"sent_at":${sentAt},"checksum":"${checksum}","ops":${ops}}`,
+      );
+      return (answer as { verdicts: Verdict[] }).verdicts;
+    };
+    return { send, limits: this.limits("frame_bytes") };
+  }
+
+  private limits(of: "frame_bytes" | "body_bytes"): { ops: number; bytes: number; opBytes: number } {
+    const told: Record<string, number> = { ...LIMITS, ...this.connection.hello?.limits };
+    return { ops: Math.min(OPS, told["ops_per_write"]!), bytes: told[of]! * 0.9, opBytes: told["op_bytes"]! };
+  }
+
+  private async pushOver(project: Project, send: SendOps, until: number): Promise<void> {
+    const { outbox } = project;
+    const usual = outbox.via;
+    let failure: unknown;
+    outbox.via = () => ({
+      send: (...args) =>
+        send(...args).catch((error: unknown) => {
+          failure = error;
+          throw error;
+        }),
+      limits: this.limits("body_bytes"),
+    });
+    try {
+      await outbox.flush(until);
+    } finally {
+      outbox.via = usual;
+    }
+    if (failure !== undefined && outbox.pending.length > 0) throw failure;
+  }
+
+  private greeted(hello: ServerConnectedFrame): void {
+    this.user = hello.user;
+    this.roles = hello.projects;
+    for (const project of this.projects.values()) project.outbox.kick();
+    this.refresh();
+  }
+
+  private take(frame: ServerFrame): void {
+    switch (frame.type) {
+      case "change":
+        if (this.projects.get(frame.project)?.stream.following) this.projects.get(frame.project)?.stream.take(frame);
+        else void this.projects.get(frame.project)?.takeAlone(frame).catch(() => {});
+        break;
+      case "advance":
+        this.projects.get(frame.project)?.stream.take(frame);
+        break;
+      case "notification":
+        this.notify(frame);
+        break;
+      case "conflict":
+        void this.projects.get(frame.project)?.replica.transact((change) => saveConflict(change, frame.conflict));
+        break;
+      case "resync":
+        this.projectOf(frame.room)?.stream.resync();
+        break;
+      case "gone":
+        void this.gone(frame.room, frame).catch(() => {});
+        break;
+      default:
+        this.takeLater(frame as { type: string });
+    }
+  }
+
+  /** Frames of hubs that know memberships. */
+  private takeLater(frame: { type: string; projects?: Record<string, { role: string } | null> }): void {
+    if (frame.type !== "access" || !frame.projects) return;
+    for (const [name, grant] of Object.entries(frame.projects)) {
+      if (grant) this.roles = { ...this.roles, [name]: grant };
+      const project = this.projects.get(name);
+      if (grant && project?.stream.following) this.rooms.join(project.stream.room);
+    }
+    this.events.emit("access", frame.projects);
+  }
+
+  private async gone(room: string, frame: { reason: string; types?: string[] }): Promise<void> {
+    const project = this.projectOf(room);
+    if (project) await project.stream.purge(frame.reason === "scope_changed" ? frame : undefined);
+  }
+
+  private projectOf(room: string): Project | undefined {
+    return room.startsWith("project:") ? this.projects.get(room.slice("project:".length)) : undefined;
+  }
+
+  /** Once each, also if it came as a push. */
+  private notify(frame: ServerNotificationFrame): void {
+    if (!this.firstTime(frame.nid)) return;
+    this.events.emit("notification", frame);
+  }
+
+  /** @internal Whether a notification was not shown yet; from now on it was. */
+  firstTime(nid: string): boolean {
+    if (this.shown.has(nid)) return false;
+    this.shown.add(nid);
+    if (this.shown.size > 1000) this.shown.delete([...this.shown][0]!);
+    return true;
+  }
+
+  private refresh(): void {
+    const next = this.look();
+    const now = this.status.get();
+    const same = (Object.keys(next) as (keyof Status)[]).every((name) => next[name] === now[name]);
+    if (!same) this.status.set(next);
+  }
+
+  private look(): Status {
+    const projects = [...this.projects.values()];
+    const sum = (count: (project: Project) => number) => projects.reduce((total, project) => total + count(project), 0);
+    return {
+      connection: this.connection.state.get(),
+      user: this.user,
+      pending: sum(({ outbox }) => outbox.pending.length),
+      failed: sum(({ outbox }) => outbox.failed.length),
+      conflicts: sum(({ replica }) => [...replica.conflicts.get().values()].filter(({ state }) => state === "open").length),
+      problem: this.connection.problem,
+      storage: this.storageProblem,
+    };
+  }
+}

@@ -1,0 +1,104 @@
+/** Conflicts of this user's: what the hub tells of them, kept on the device, with both sides' values. */
+
+import type { Fields, PendingOp } from "./model.js";
+import type { Conflict, Verdict } from "./protocol/server.gen.js";
+import type { Change } from "./replica.js";
+import { key, type Put } from "./storage/storage.js";
+
+/** A conflict as the device knows it. */
+export interface KnownConflict {
+  id: string;
+  project: string;
+  /** `open` waits for the user; what a strategy decided at once is `closed`. */
+  state: "open" | "resolved" | "closed";
+  type: string;
+  entity: string;
+  opId: string;
+  /** What the user's edit would have set: never lost, whoever won. */
+  client: Fields;
+  /** What stands instead. */
+  server: Fields;
+  /** Whether somebody had deleted the entity. */
+  serverDeleted: boolean;
+  /** The version that `server` is of. */
+  serverVersion: number;
+  /** The fields that both sides changed, as far as it is known. */
+  fields: string[];
+  at: number;
+}
+
+/** Notes what a verdict says of a conflict; the hub's own record of it follows in a frame. */
+export async function saveVerdictConflict(change: Change, op: PendingOp, verdict: Verdict): Promise<void> {
+  const { replica } = change;
+  if (op.kind === "resolve" && op.conflict !== undefined) {
+    const moved = verdict.outcome === "conflict";
+    const row = await change.row(op.type, replica.resolve(op.type, op.id));
+    change.puts.push(...(await amend(op.conflict, (known) => ({
+      ...known,
+      state: moved ? "open" : "resolved",
+      ...(moved && row ? { server: row.fields, serverVersion: row.version } : {}),
+    }), change)));
+    return;
+  }
+  if (verdict.conflict === undefined) return;
+  const server = verdict.current?.fields ?? verdict.fields ?? {};
+  const conflict: KnownConflict = {
+    id: verdict.conflict,
+    project: replica.project,
+    state: verdict.outcome === "conflict" ? "open" : "closed",
+    type: op.type,
+    entity: verdict.id,
+    opId: op.opId,
+    client: op.fields ?? {},
+    server,
+    serverDeleted: verdict.current?.deleted ?? false,
+    serverVersion: verdict.current?.version ?? verdict.version ?? 0,
+    fields: Object.keys(op.fields ?? {}).filter((name) => server[name] !== op.fields?.[name]),
+    at: replica.clock.now(),
+  };
+  change.puts.push(put(conflict));
+  change.after.push(() => replica.conflicts.set(new Map(replica.conflicts.get()).set(conflict.id, conflict)));
+}
+
+/** Takes the hub's record of a conflict. */
+export async function saveConflict(change: Change, told: Conflict): Promise<void> {
+  const { replica } = change;
+  const of = (side: "client" | "server"): Fields =>
+    Object.fromEntries(told.fields.filter((field) => side in field).map((field) => [field.name, field[side]]));
+  const known = replica.conflicts.get().get(told.id);
+  const conflict: KnownConflict = {
+    id: told.id,
+    project: replica.project,
+    state: told.state,
+    type: told.entity.type,
+    entity: told.entity.id,
+    opId: told.op_id,
+    client: of("client"),
+    server: { ...known?.server, ...of("server") },
+    serverDeleted: told.kind === "deleted",
+    serverVersion: told.server_version,
+    fields: told.fields.filter((field) => field.conflict).map((field) => field.name),
+    at: told.created_at,
+  };
+  change.puts.push(put(conflict));
+  change.after.push(() => replica.conflicts.set(new Map(replica.conflicts.get()).set(conflict.id, conflict)));
+}
+
+async function amend(
+  id: string,
+  how: (known: KnownConflict) => KnownConflict,
+  change: Change,
+): Promise<Put[]> {
+  const { conflicts } = change.replica;
+  const known = conflicts.get().get(id);
+  if (!known) return [];
+  const conflict = how(known);
+  change.after.push(() => conflicts.set(new Map(conflicts.get()).set(id, conflict)));
+  return [put(conflict)];
+}
+
+const put = (conflict: KnownConflict): Put => ({
+  table: "conflicts",
+  key: key(conflict.project, conflict.id),
+  value: conflict,
+});

@@ -1,0 +1,82 @@
+/** What can go wrong, as classes that a program can tell apart and sentences that a person can read. */
+
+import type { Verdict } from "./protocol/server.gen.js";
+
+/** Every error of this client. */
+export class SynclineError extends Error {
+  override name = "SynclineError";
+}
+
+/** The session is over: nobody will be let in until there is a new login. The client does not try again. */
+export class AuthError extends SynclineError {
+  override name = "AuthError";
+}
+
+/** The hub closed the connection for good, with a code from 4400 on. */
+export class ClosedError extends SynclineError {
+  override name = "ClosedError";
+  constructor(
+    readonly code: number,
+    reason: string,
+  ) {
+    super(`the hub closed the connection for good: ${code} ${reason}`);
+  }
+}
+
+/** There is no connection, or it broke before the answer. */
+export class DisconnectedError extends SynclineError {
+  override name = "DisconnectedError";
+  constructor(message = "there is no connection to the hub") {
+    super(message);
+  }
+}
+
+/** The hub refused a request. */
+export class RequestError extends SynclineError {
+  override name = "RequestError";
+  constructor(
+    readonly code: string,
+    message: string,
+    readonly retryAfterMs?: number,
+    readonly detail?: unknown,
+  ) {
+    super(message);
+  }
+
+  /** Whether the same request may succeed later. */
+  get retryable(): boolean {
+    return RETRYABLE.has(this.code);
+  }
+}
+
+const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch"]);
+
+/** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */
+export class RejectedError extends SynclineError {
+  override name = "RejectedError";
+  constructor(readonly verdict: Pick<Verdict, "op_id" | "code" | "message">) {
+    super(verdict.message ?? `the operation was rejected: ${verdict.code}`);
+  }
+}
+
+/** The operation was thrown away by the user before the hub had decided it. */
+export class DiscardedError extends SynclineError {
+  override name = "DiscardedError";
+  constructor() {
+    super("the operation was discarded");
+  }
+}
+
+/** The local store failed. */
+export class StorageError extends SynclineError {
+  override name = "StorageError";
+  /** Whether there is no room left. */
+  readonly full: boolean;
+  constructor(cause: unknown) {
+    const name = (cause as { name?: string } | null)?.name ?? "";
+    const text = cause instanceof Error ? cause.message : String(cause);
+    const full = /quota|full|SQLITE_FULL/i.test(`${name} ${text}`);
+    super(full ? "the local store is full: free some space" : `the local store failed: ${text}`, { cause });
+    this.full = full;
+  }
+}

@@ -1,0 +1,93 @@
+/** The hub over HTTP: what needs no socket, for the background and for reading what is too much for frames. */
+
+import { DisconnectedError, RequestError } from "./errors.js";
+import type { Clock, Fetch } from "./platform.js";
+import { isAboutToken, type TokenKeeper } from "./token.js";
+
+/** Calls of the hub's HTTP endpoints. */
+export class Http {
+  constructor(
+    private readonly base: string,
+    private readonly fetch: Fetch,
+    private readonly tokens: TokenKeeper,
+    private readonly clock: Clock,
+  ) {}
+
+  /** Reads JSON. */
+  get<T>(path: string, within?: number): Promise<T> {
+    return this.call<T>("GET", path, undefined, within);
+  }
+
+  /** Sends a text that is JSON already. */
+  post<T>(path: string, body: string, within?: number): Promise<T> {
+    return this.call<T>("POST", path, body, within);
+  }
+
+  /** Any method. An expired token is replaced once. */
+  async call<T>(method: string, path: string, body?: string, within = 30_000): Promise<T> {
+    const token = await this.tokens.get();
+    try {
+      const answer = await this.once<T>(method, path, body, within, token);
+      this.tokens.worked();
+      return answer;
+    } catch (error) {
+      if (!(error instanceof RequestError) || !isAboutToken(error.code)) throw error;
+      const other = await this.tokens.replace(token, error.code, error.message);
+      return this.once<T>(method, path, body, within, other);
+    }
+  }
+
+  /** The same without a token. */
+  open<T>(method: string, path: string, body: string): Promise<T> {
+    return this.once<T>(method, path, body, 30_000, undefined);
+  }
+
+  private async once<T>(
+    method: string,
+    path: string,
+    body: string | undefined,
+    within: number,
+    token: string | undefined,
+  ): Promise<T> {
+    const headers: Record<string, string> = {};
+    if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const abort = new AbortController();
+    const stop = this.clock.after(within, () => abort.abort());
+    try {
+      const init = { method, headers, signal: abort.signal, ...(body === undefined ? {} : { body }) };
+      const response = await this.fetch(this.base + path, init).catch((error: unknown) => {
+        throw new DisconnectedError(`the hub cannot be reached: ${String(error)}`);
+      });
+      const text = await response.text().catch((error: unknown) => {
+        throw new DisconnectedError(`the answer broke off: ${String(error)}`);
+      });
+      if (!response.ok) throw problem(response.status, text, response.headers.get("retry-after"));
+      return (text === "" ? undefined : parsed(text)) as T;
+    } finally {
+      stop();
+    }
+  }
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new DisconnectedError("the answer broke off");
+  }
+}
+
+/** Problem details as an error; a proxy's page counts as a hub that is not there. */
+function problem(status: number, text: string, retryAfter: string | null): RequestError {
+  let details: { code?: string; detail?: string; extra?: unknown } = {};
+  try {
+    details = JSON.parse(text) as typeof details;
+  } catch {
+    // Not from the hub.
+  }
+  const code = details.code ?? (status === 429 ? "rate_limited" : status >= 500 ? "unavailable" : "bad_request");
+  const seconds = Number(retryAfter);
+  const wait = retryAfter !== null && Number.isFinite(seconds) ? seconds * 1000 : undefined;
+  return new RequestError(code, details.detail ?? `the hub answered with status ${status}`, wait, details.extra);
+}

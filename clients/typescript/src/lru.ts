@@ -1,0 +1,75 @@
+/** A cache that forgets what was not used for longest, counted in bytes. */
+
+/** What a cache did so far. */
+export interface CacheStats {
+  hits: number;
+  misses: number;
+  evictions: number;
+  entries: number;
+  bytes: number;
+}
+
+/** Keeps values up to a number of bytes. */
+export class Lru<V> {
+  private readonly entries = new Map<string, { value: V; bytes: number }>();
+  private bytes = 0;
+  private hits = 0;
+  private misses = 0;
+  private evictions = 0;
+
+  constructor(readonly limit: number) {}
+
+  get(key: string): V | undefined {
+    const entry = this.entries.get(key);
+    if (!entry) {
+      this.misses++;
+      return undefined;
+    }
+    this.hits++;
+    // A map keeps the order of insertion: put back, it is the youngest.
+    this.entries.delete(key);
+    this.entries.set(key, entry);
+    return entry.value;
+  }
+
+  set(key: string, value: V): void {
+    this.delete(key);
+    const bytes = 2 * (key.length + sizeOf(value)) + 64;
+    if (bytes > this.limit) return;
+    this.entries.set(key, { value, bytes });
+    this.bytes += bytes;
+    for (const [oldest, entry] of this.entries) {
+      if (this.bytes <= this.limit) break;
+      this.entries.delete(oldest);
+      this.bytes -= entry.bytes;
+      this.evictions++;
+    }
+  }
+
+  delete(key: string): void {
+    const entry = this.entries.get(key);
+    if (!entry) return;
+    this.entries.delete(key);
+    this.bytes -= entry.bytes;
+  }
+
+  clear(): void {
+    this.entries.clear();
+    this.bytes = 0;
+  }
+
+  stats(): CacheStats {
+    const { hits, misses, evictions, bytes } = this;
+    return { hits, misses, evictions, entries: this.entries.size, bytes };
+  }
+}
+
+/** Characters of a plain value as JSON, near enough, without making the text. */
+export function sizeOf(value: unknown): number {
+  if (typeof value === "string") return value.length + 2;
+  if (Array.isArray(value)) return value.reduce<number>((sum, item) => sum + sizeOf(item) + 1, 2);
+  if (typeof value !== "object" || value === null) return 8;
+  let size = 2;
+  for (const [name, item] of Object.entries(value)) size += name.length + 4 + sizeOf(item);
+  return size;
+}

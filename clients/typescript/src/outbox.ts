@@ -1,0 +1,335 @@
+/**
+ * The user's edits on their way to the hub: queued durably, sent in batches, each until it has a verdict.
+ *
+ * An operation leaves the outbox by a verdict or by its user's hand, and in no other way. One that is refused
+ * for good goes to the failed lane, where it blocks nobody.
+ */
+
+import { SEND, wait } from "./backoff.js";
+import {
+  AuthError,
+  DisconnectedError,
+  DiscardedError,
+  RejectedError,
+  RequestError,
+  StorageError,
+} from "./errors.js";
+import { saveVerdictConflict } from "./conflicts.js";
+import type { Fields, PendingOp } from "./model.js";
+import { nextBatch, sendOrder, wireText } from "./order.js";
+import { apply, inRow, overlay } from "./overlay.js";
+import type { Clock } from "./platform.js";
+import type { Choose, Lane, Notify } from "./protocol/client.gen.js";
+import type { OpKind, Verdict } from "./protocol/server.gen.js";
+import { type Change, type Replica, retire } from "./replica.js";
+import { sha256, utf8 } from "./sha256.js";
+import { uuid } from "./uuid.js";
+
+/** How an edit is to be sent. */
+export interface EditOptions {
+  /** The urgent go first. */
+  priority?: Lane;
+  /** Edits with the same group take effect together or not at all. */
+  group?: string;
+  /** Whom to tell. */
+  notify?: Notify;
+}
+
+/** An edit that was made. */
+export interface Edit {
+  opId: string;
+  /** The entity; a `local:` one until the hub gave it another. */
+  id: string;
+  /** Resolves once it is stored on the device, and shows in views. */
+  local: Promise<void>;
+  /** Resolves with the hub's verdict; fails with a `RejectedError`. It may take days. */
+  synced: Promise<Verdict>;
+}
+
+/** Sends operations; the text of `ops` must go over the wire as it is. */
+export type SendOps = (ops: string, checksum: string, sentAt: number) => Promise<Verdict[]>;
+
+/** What the hub takes at once. */
+export interface SendLimits {
+  ops: number;
+  bytes: number;
+  opBytes: number;
+}
+
+interface Asked {
+  kind: OpKind;
+  type: string;
+  id: string;
+  fields?: Fields;
+  conflict?: string;
+  choose?: Choose;
+  expectedVersion?: number;
+}
+
+interface Waiter {
+  resolve(verdict: Verdict): void;
+  reject(error: Error): void;
+}
+
+/** The outbox of one project. */
+export class Outbox {
+  private readonly waiters = new Map<string, Waiter>();
+  private lastOrder = 0;
+  private attempts = 0;
+  private suspects = new Set<string>();
+  private flushing: Promise<void> | undefined;
+  private stopTimer: (() => void) | undefined;
+  /** Set by the client: how to send now, or `undefined` while there is no way. */
+  via: (() => { send: SendOps; limits: SendLimits } | undefined) | undefined;
+
+  constructor(
+    private readonly replica: Replica,
+    private readonly clock: Clock,
+  ) {
+    this.lastOrder = replica.ops.reduce((last, op) => Math.max(last, op.order), 0);
+  }
+
+  /** What waits, oldest first. */
+  get pending(): readonly PendingOp[] {
+    return this.replica.ops.filter((op) => op.state === "queued");
+  }
+
+  /** What failed for good. */
+  get failed(): readonly PendingOp[] {
+    return this.replica.ops.filter((op) => op.state === "failed");
+  }
+
+  /** Queues an edit. */
+  add(asked: Asked, options: EditOptions = {}): Edit {
+    const opId = uuid(this.clock);
+    const editedAt = this.clock.now();
+    const order = ++this.lastOrder;
+    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opId, { resolve, reject }));
+    // Who does not look at it is not to be alarmed.
+    synced.catch(() => {});
+    const local = this.replica.transact(async (change) => {
+      const op: PendingOp = {
+        ...asked,
+        opId,
+        order,
+        editedAt,
+        project: this.replica.project,
+        base: 0,
+        priority: options.priority ?? "normal",
+        state: "queued",
+        attempts: 0,
+        nextAt: 0,
+      };
+      if (options.group !== undefined) op.group = options.group;
+      if (options.notify !== undefined) op.notify = options.notify;
+      await this.rebase(change, op);
+      change.putOp(op);
+    });
+    local.then(
+      () => this.kick(),
+      (error: Error) => this.settleWaiter(opId, (waiter) => waiter.reject(error)),
+    );
+    return { opId, id: asked.id, local, synced };
+  }
+
+  /** Puts a failed operation into the queue again, as a new one: the verdict of the old one stays as it is. */
+  async retry(opId: string): Promise<Edit> {
+    const opAgain = uuid(this.clock);
+    const order = ++this.lastOrder;
+    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opAgain, { resolve, reject }));
+    synced.catch(() => {});
+    const id = await this.replica.transact(async (change) => {
+      const failed = find(change, opId);
+      if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed operation ${opId}`);
+      const { verdict: _verdict, problem: _problem, was: _was, ...kept } = failed;
+      const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0, nextAt: 0 };
+      change.dropOp(failed);
+      await this.rebase(change, op);
+      change.putOp(op);
+      return op.id;
+    });
+    this.kick();
+    return { opId: opAgain, id, local: Promise.resolve(), synced };
+  }
+
+  /** Throws an operation away, whatever its state. If it was sent already, the hub may have applied it. */
+  async discard(opId: string): Promise<void> {
+    await this.replica.transact(async (change) => {
+      const op = find(change, opId);
+      if (op) change.dropOp(op);
+    });
+    this.settleWaiter(opId, (waiter) => waiter.reject(new DiscardedError()));
+  }
+
+  /** Sends what is ready, now if nothing is on its way. */
+  kick(): void {
+    void this.flush().catch(() => {});
+  }
+
+  /** Sends until nothing is ready, or there is no way, or the time is over. */
+  flush(until = Infinity): Promise<void> {
+    this.flushing ??= this.run(until).finally(() => (this.flushing = undefined));
+    return this.flushing;
+  }
+
+  /** The client stops: nothing is sent any more. */
+  stop(): void {
+    this.stopTimer?.();
+    this.via = undefined;
+  }
+
+  /** What the edit started from, in the light of what is queued before it. */
+  private async rebase(change: Change, op: PendingOp): Promise<void> {
+    const id = this.replica.resolve(op.type, op.id);
+    const row = await change.row(op.type, id);
+    if (op.kind === "create" || op.kind === "resolve") return;
+    op.base = row?.version ?? 0;
+    if (op.kind !== "update" || !op.fields) return;
+    const before = change.ops.filter(
+      (other) => other.kind !== "resolve" && other.type === op.type && this.replica.resolve(other.type, other.id) === id,
+    );
+    const seen = overlay(row, id, before)?.fields;
+    if (!seen) return;
+    const was = Object.keys(op.fields).filter((name) => name in seen);
+    if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
+  }
+
+  private async run(until: number): Promise<void> {
+    this.stopTimer?.();
+    for (;;) {
+      const via = this.via?.();
+      const now = this.clock.now();
+      if (!via || now >= until) return;
+      const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);
+      const sorted = sendOrder(this.replica.ops, resolve);
+      const oversized = sorted.find((op) => utf8(wireText(op)).length > via.limits.opBytes);
+      if (oversized) {
+        const message = `the operation is larger than ${via.limits.opBytes} bytes`;
+        await this.fail(oversized, { code: "limit_exceeded", message });
+        continue;
+      }
+      const doubtful = sorted.some((op) => this.suspects.has(op.opId));
+      const limits = doubtful ? { ops: 1, bytes: via.limits.bytes } : via.limits;
+      const batch = nextBatch(sorted, now, limits, resolve);
+      if (batch.length === 0) return this.wakeFor(sorted, now);
+      if (!(await this.sendBatch(batch, via.send))) return;
+    }
+  }
+
+  /** Whether to go on at once. */
+  private async sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
+    const ops = `[${batch.map(wireText).join(",")}]`;
+    try {
+      const verdicts = await send(ops, sha256(ops), this.clock.now());
+      await this.settle(verdicts);
+      this.attempts = 0;
+      for (const op of batch) this.suspects.delete(op.opId);
+      return true;
+    } catch (error) {
+      if (error instanceof AuthError || error instanceof DisconnectedError) return false;
+      if (error instanceof RequestError && !error.retryable) {
+        const [first] = batch;
+        const together = first?.group !== undefined && batch.every((op) => op.group === first.group);
+        if (batch.length > 1 && !together) for (const op of batch) this.suspects.add(op.opId);
+        else for (const op of batch) await this.fail(op, error);
+        return true;
+      }
+      const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
+      await this.postpone(batch, Math.max(asked, wait(SEND, this.attempts++, this.clock.random())), error);
+      return true;
+    }
+  }
+
+  private async postpone(batch: PendingOp[], ms: number, error: unknown): Promise<void> {
+    const nextAt = this.clock.now() + ms;
+    const problem = {
+      code: error instanceof RequestError ? error.code : "storage",
+      message: error instanceof Error ? error.message : String(error),
+    };
+    if (error instanceof StorageError) {
+      // Nothing can be written now; the wait is kept in memory alone.
+      for (const op of batch) op.nextAt = nextAt;
+      return;
+    }
+    await this.replica.transact(async (change) => {
+      for (const { opId } of batch) {
+        const op = find(change, opId);
+        if (op) change.putOp({ ...op, attempts: op.attempts + 1, nextAt, problem });
+      }
+    });
+  }
+
+  private wakeFor(sorted: readonly PendingOp[], now: number): void {
+    const next = Math.min(...sorted.map((op) => op.nextAt));
+    if (sorted.length > 0) this.stopTimer = this.clock.after(Math.max(next - now, 1), () => this.kick());
+  }
+
+  private async fail(op: PendingOp, problem: { code: string; message: string }): Promise<void> {
+    const { code, message } = problem;
+    await this.replica.transact(async (change) => {
+      const known = find(change, op.opId);
+      if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
+    });
+    this.suspects.delete(op.opId);
+    const error = new RejectedError({ op_id: op.opId, code, message });
+    this.settleWaiter(op.opId, (waiter) => waiter.reject(error));
+  }
+
+  /** Takes the hub's verdicts, all in one commit. */
+  private async settle(verdicts: readonly Verdict[]): Promise<void> {
+    await this.replica.transact(async (change) => {
+      for (const verdict of verdicts) {
+        const op = find(change, verdict.op_id);
+        if (op && op.state === "queued") await this.decide(change, op, verdict);
+      }
+      await retire(change);
+    });
+    for (const verdict of verdicts) {
+      this.settleWaiter(verdict.op_id, (waiter) => {
+        if (verdict.outcome === "rejected") waiter.reject(new RejectedError(verdict));
+        else waiter.resolve(verdict);
+      });
+    }
+  }
+
+  private async decide(change: Change, op: PendingOp, verdict: Verdict): Promise<void> {
+    if (verdict.local_id !== undefined && verdict.local_id !== verdict.id) {
+      this.replica.map(change, op.type, verdict.local_id, verdict.id);
+    }
+    if (verdict.outcome === "rejected") {
+      const problem = { code: verdict.code ?? "rejected", message: verdict.message ?? "the operation was rejected" };
+      change.putOp({ ...op, state: "failed", verdict, problem });
+      return;
+    }
+    if (verdict.current) await this.refresh(change, op.type, verdict);
+    await saveVerdictConflict(change, op, verdict);
+    if (verdict.outcome === "superseded" || verdict.outcome === "conflict") change.dropOp(op);
+    else {
+      const settled: PendingOp = { ...op, state: "settled", verdict };
+      const id = this.replica.resolve(op.type, op.id);
+      const shown = verdict.seq === undefined && verdict.version === undefined;
+      if (shown || inRow(await change.row(op.type, id), settled)) change.dropOp(op);
+      else change.putOp(settled);
+    }
+  }
+
+  /** The entity as the verdict has it, if that is newer than the row. */
+  private async refresh(change: Change, type: string, { id, current }: Verdict): Promise<void> {
+    if (!current) return;
+    const row = await change.row(type, id);
+    const kind = current.deleted ? "delete" : "state";
+    const gen = row?.gen ?? change.cursor?.gen ?? 0;
+    const next = apply(row, { type, id, version: current.version, kind, fields: current.fields }, this.clock.now(), gen);
+    if (next !== row) change.putRow(next);
+  }
+
+  private settleWaiter(opId: string, how: (waiter: Waiter) => void): void {
+    const waiter = this.waiters.get(opId);
+    this.waiters.delete(opId);
+    if (waiter) how(waiter);
+  }
+}
+
+function find(change: Change, opId: string): PendingOp | undefined {
+  return change.ops.find((op) => op.opId === opId);
+}

@@ -1,0 +1,44 @@
+/** What the user sees: pure functions from the hub's rows and the pending operations. */
+
+import type { Entity, Fields, Incoming, PendingOp, Row } from "./model.js";
+
+/** The row after a change; the same row if it is older news. */
+export function apply(row: Row | undefined, change: Incoming, at: number, gen: number): Row {
+  if (row && row.version >= change.version) return row;
+  const { type, id, version } = change;
+  if (change.kind === "delete") return { type, id, version, deleted: true, fields: {}, at, gen };
+  const whole = change.kind !== "update" || !row || row.deleted;
+  return { type, id, version, fields: whole ? change.fields : { ...row.fields, ...change.fields }, at, gen };
+}
+
+/** Whether a change can be applied to this row: an `update` needs the version before it. */
+export function fits(row: Row | undefined, change: Incoming): boolean {
+  if (change.kind !== "update" || (row && row.version >= change.version)) return true;
+  return row !== undefined && row.version === change.prev;
+}
+
+/** The entity with its pending operations on top, in their order. */
+export function overlay(row: Row | undefined, id: string, ops: readonly PendingOp[]): Entity | undefined {
+  let fields: Fields | undefined = row && !row.deleted ? row.fields : undefined;
+  let pending = 0;
+  for (const op of ops) {
+    if (op.state === "failed" || inRow(row, op)) continue;
+    const parked = op.verdict?.outcome;
+    if (parked === "conflict" || parked === "superseded" || parked === "rejected") continue;
+    pending++;
+    if (op.kind === "delete") fields = undefined;
+    else if (op.kind === "create") fields = { ...op.fields, ...op.verdict?.fields };
+    // An update of what is gone shows nothing, unless the hub brings it back.
+    else if (fields) fields = { ...fields, ...op.fields, ...op.verdict?.fields };
+  }
+  if (!fields) return undefined;
+  const type = row?.type ?? ops[0]?.type ?? "";
+  return { type, id, version: row && !row.deleted ? row.version : 0, fields, pending };
+}
+
+/** Whether the row already shows what became of the operation. */
+export function inRow(row: Row | undefined, op: PendingOp): boolean {
+  const { verdict } = op;
+  if (op.state !== "settled" || !verdict) return false;
+  return row !== undefined && verdict.version !== undefined && row.version >= verdict.version;
+}

@@ -1,0 +1,183 @@
+/** One project, as an app works with it: read, watch, edit. */
+
+import type { KnownConflict } from "./conflicts.js";
+import type { Watched } from "./emitter.js";
+import { type Live, type QueryOptions, Views } from "./live.js";
+import { type Entity, type Fields, type Incoming, type PendingOp, entityKey } from "./model.js";
+import type { Edit, EditOptions, Outbox } from "./outbox.js";
+import { fits } from "./overlay.js";
+import type { Choose } from "./protocol/client.gen.js";
+import type { ServerChangeFrame } from "./protocol/server.gen.js";
+import { type Replica, store } from "./replica.js";
+import type { Joined, Rooms } from "./rooms.js";
+import { entityState, fromFrame, type Stream, type StreamState } from "./stream.js";
+import { uuid } from "./uuid.js";
+import type { Http } from "./http.js";
+
+/** How a conflict is to end. */
+export interface Resolution {
+  /** Whose values stand, in all fields or in each. */
+  choose?: Choose;
+  /** Values of the user's own; they go before `choose`. */
+  fields?: Fields;
+}
+
+/** One project, from `client.project`. */
+export class Project {
+  private readonly views: Views;
+  private readonly followed = new Map<string, number>();
+
+  constructor(
+    readonly name: string,
+    /** @internal */ readonly replica: Replica,
+    /** @internal */ readonly outbox: Outbox,
+    /** @internal */ readonly stream: Stream,
+    private readonly rooms: Rooms,
+    private readonly http: Http,
+  ) {
+    this.views = new Views(replica);
+  }
+
+  /** Whether what is here is true. */
+  get state(): Watched<StreamState> {
+    return this.stream.state;
+  }
+
+  /** Follows the whole project: everything the role may read comes, and stays, on the device. */
+  subscribe(): () => void {
+    this.stream.start();
+    return () => this.stream.stop();
+  }
+
+  /** Follows one entity without the rest of the project. */
+  follow(type: string, id: string): () => void {
+    const room = `entity:${this.name}:${type}:${id}`;
+    const name = entityKey(type, id);
+    const count = this.followed.get(name) ?? 0;
+    this.followed.set(name, count + 1);
+    if (count === 0) {
+      // Joined from now on: what is now is fetched beside it.
+      const answered = ({ error }: Joined) => void (error ? undefined : this.fetch(type, id).catch(() => {}));
+      this.rooms.add({ room, ask: () => ({}), answered });
+    }
+    let left = false;
+    return () => {
+      if (left) return;
+      left = true;
+      const others = (this.followed.get(name) ?? 1) - 1;
+      this.followed.set(name, others);
+      if (others > 0) return;
+      this.followed.delete(name);
+      this.rooms.remove(room);
+    };
+  }
+
+  /** One entity as it is on the device, with the user's pending edits. */
+  get<F = Fields>(type: string, id: string): Promise<Entity<F> | undefined> {
+    return this.replica.get(type, id) as Promise<Entity<F> | undefined>;
+  }
+
+  /** Entities of a type, watched. */
+  query<F = Fields>(type: string, options?: QueryOptions<F>): Live<Entity<F>[]> {
+    return this.views.query(type, options);
+  }
+
+  /** One entity, watched. */
+  watch<F = Fields>(type: string, id: string): Live<Entity<F> | undefined> {
+    return this.views.entity(type, id);
+  }
+
+  /**
+   * Makes an entity. Without an `id` it gets a UUID; `"local"` names it `local:…` until the hub gives it an id of
+   * its own, for types whose ids the hub is to make.
+   */
+  insert(type: string, fields: Fields, options: EditOptions & { id?: string } = {}): Edit {
+    const fresh = uuid(this.replica.clock);
+    const id = options.id === "local" ? `local:${fresh}` : (options.id ?? fresh);
+    return this.outbox.add({ kind: "create", type, id, fields }, options);
+  }
+
+  /** Sets some fields. */
+  update(type: string, id: string, fields: Fields, options?: EditOptions): Edit {
+    return this.outbox.add({ kind: "update", type, id, fields }, options);
+  }
+
+  /** Deletes an entity. */
+  delete(type: string, id: string, options?: EditOptions): Edit {
+    return this.outbox.add({ kind: "delete", type, id }, options);
+  }
+
+  /** This user's conflicts, the open ones first, to watch with `conflictsChanged`. */
+  conflicts(): KnownConflict[] {
+    const all = [...this.replica.conflicts.get().values()];
+    return all.sort((a, b) => Number(b.state === "open") - Number(a.state === "open") || b.at - a.at);
+  }
+
+  /** Hears when a conflict opens, moves or ends. */
+  conflictsChanged(listener: () => void): () => void {
+    return this.replica.conflicts.subscribe(listener);
+  }
+
+  /** Ends an open conflict. If the entity has moved on meanwhile, the conflict stays open with the state of now. */
+  resolve(conflict: string, { choose, fields }: Resolution): Edit {
+    const known = this.replica.conflicts.get().get(conflict);
+    if (!known) throw new RangeError(`there is no conflict ${conflict}`);
+    const asked = { kind: "resolve" as const, type: known.type, id: known.entity, conflict };
+    return this.outbox.add({
+      ...asked,
+      expectedVersion: known.serverVersion,
+      ...(choose === undefined ? {} : { choose }),
+      ...(fields === undefined ? {} : { fields }),
+    });
+  }
+
+  /** What waits for the hub, and what failed, oldest first. */
+  pending(): readonly PendingOp[] {
+    return this.replica.ops.filter((op) => op.state !== "settled");
+  }
+
+  /** Hears when the outbox changes. */
+  pendingChanged(listener: () => void): () => void {
+    return this.replica.events.on("ops", listener);
+  }
+
+  /** Puts a failed operation into the queue again. */
+  retry(opId: string): Promise<Edit> {
+    return this.outbox.retry(opId);
+  }
+
+  /** Throws an operation away. */
+  discard(opId: string): Promise<void> {
+    return this.outbox.discard(opId);
+  }
+
+  /** The outbox as JSON, to be kept or sent to support before something is discarded. */
+  exportPending(): string {
+    return JSON.stringify(this.pending(), null, 2);
+  }
+
+  /** Asks the hub for one entity and keeps it. */
+  async fetch(type: string, id: string): Promise<Entity | undefined> {
+    const state = await entityState(this.http, this.name, type, id);
+    if (state) await this.keep(state);
+    return this.replica.get(type, id);
+  }
+
+  /** @internal A change of an entity that is followed alone. */
+  async takeAlone(frame: ServerChangeFrame): Promise<void> {
+    const incoming = fromFrame(frame);
+    if (!this.followed.has(entityKey(incoming.type, incoming.id))) return;
+    const whole = await this.replica.transact(async (change) => fits(await change.row(incoming.type, incoming.id), incoming));
+    if (whole) await this.keep(incoming);
+    else await this.fetch(incoming.type, incoming.id);
+  }
+
+  private keep(incoming: Incoming): Promise<void> {
+    return this.replica.transact(async (change) => {
+      await store(change, [incoming]);
+      const row = await change.row(incoming.type, incoming.id);
+      // What the project's cursor covers is the stream's; what came alone grows old.
+      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, alone: true });
+    });
+  }
+}

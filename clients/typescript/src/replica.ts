@@ -1,0 +1,259 @@
+/**
+ * The copy of one project on the device, and the edits that wait on top of it.
+ *
+ * Everything that changes it is a transaction: read, decide, commit to the store, then memory, then tell. One
+ * runs at a time. Rows and the cursor that covers them are always in the same commit.
+ */
+
+import type { KnownConflict } from "./conflicts.js";
+import { Emitter, Watched } from "./emitter.js";
+import type { Clock } from "./platform.js";
+import { type Cursor, type Entity, entityKey, type Incoming, type PendingOp, type Row } from "./model.js";
+import { apply, fits, inRow, overlay } from "./overlay.js";
+import { below, key, type Put } from "./storage/storage.js";
+import type { Store } from "./store.js";
+
+interface Events {
+  /** Entities as they are now, by their keys; `undefined` is gone. */
+  changed: Map<string, Entity | undefined>;
+  /** The outbox is another. */
+  ops: undefined;
+  /** Many rows went at once: read anew. */
+  reset: undefined;
+}
+
+/** One transaction on a replica. */
+export class Change {
+  readonly puts: Put[] = [];
+  readonly touched = new Map<string, { type: string; id: string }>();
+  readonly after: (() => void)[] = [];
+  ops: PendingOp[];
+  cursor: Cursor | undefined;
+  /** Whether so much changed that views read anew. */
+  reset = false;
+  private readonly rows = new Map<string, Row | undefined>();
+
+  constructor(
+    readonly replica: Replica,
+    private readonly store: Store,
+  ) {
+    this.ops = replica.ops;
+    this.cursor = replica.cursor;
+  }
+
+  async row(type: string, id: string): Promise<Row | undefined> {
+    const name = key(this.replica.project, type, id);
+    return this.rows.has(name) ? this.rows.get(name) : this.store.row(this.replica.project, type, id);
+  }
+
+  putRow(row: Row): void {
+    const name = key(this.replica.project, row.type, row.id);
+    this.rows.set(name, row);
+    this.puts.push({ table: "rows", key: name, value: row });
+    this.touch(row.type, row.id);
+  }
+
+  dropRow(type: string, id: string): void {
+    const name = key(this.replica.project, type, id);
+    this.rows.set(name, undefined);
+    this.puts.push({ table: "rows", key: name });
+    this.touch(type, id);
+  }
+
+  putOp(op: PendingOp): void {
+    const others = this.ops.filter(({ opId }) => opId !== op.opId);
+    this.ops = [...others, op].sort((a, b) => a.order - b.order);
+    this.puts.push({ table: "ops", key: this.opKey(op), value: op });
+    this.touch(op.type, op.id);
+  }
+
+  dropOp(op: PendingOp): void {
+    this.ops = this.ops.filter(({ opId }) => opId !== op.opId);
+    this.puts.push({ table: "ops", key: this.opKey(op) });
+    this.touch(op.type, op.id);
+  }
+
+  putCursor(cursor: Cursor): void {
+    this.cursor = cursor;
+    this.puts.push({ table: "cursors", key: this.replica.project, value: cursor });
+  }
+
+  dropCursor(): void {
+    this.cursor = undefined;
+    this.puts.push({ table: "cursors", key: this.replica.project });
+  }
+
+  touch(type: string, id: string): void {
+    const real = this.replica.resolve(type, id);
+    this.touched.set(entityKey(type, real), { type, id: real });
+    if (real !== id) this.touched.set(entityKey(type, id), { type, id });
+  }
+
+  private opKey(op: PendingOp): string {
+    return key(this.replica.project, String(op.order).padStart(12, "0"));
+  }
+}
+
+/** One project's copy. */
+export class Replica {
+  readonly events = new Emitter<Events>();
+  cursor: Cursor | undefined;
+  ops: PendingOp[] = [];
+  /** The conflicts known, by id. */
+  readonly conflicts = new Watched<ReadonlyMap<string, KnownConflict>>(new Map());
+  private byEntity = new Map<string, PendingOp[]>();
+  private readonly ids = new Map<string, string>();
+  private tail: Promise<unknown> = Promise.resolve();
+
+  private constructor(
+    readonly project: string,
+    private readonly store: Store,
+    readonly clock: Clock,
+  ) {}
+
+  /** Reads what the device has of a project. */
+  static async open(project: string, store: Store, clock: Clock): Promise<Replica> {
+    const replica = new Replica(project, store, clock);
+    replica.cursor = await store.get<Cursor>("cursors", project);
+    for (const [name, id] of await store.list<string>("ids", project)) {
+      replica.ids.set(name.slice(below(project).length), id);
+    }
+    const conflicts = await store.list<KnownConflict>("conflicts", project);
+    replica.conflicts.set(new Map(conflicts.map(([, conflict]) => [conflict.id, conflict])));
+    replica.ops = (await store.list<PendingOp>("ops", project)).map(([, op]) => op);
+    replica.index();
+    return replica;
+  }
+
+  /** Runs a transaction after those before it. */
+  transact<T>(work: (change: Change) => Promise<T>): Promise<T> {
+    const run = async () => {
+      const change = new Change(this, this.store);
+      const result = await work(change);
+      await this.store.commit(change.puts);
+      if (change.ops !== this.ops) {
+        this.ops = change.ops;
+        this.index();
+        change.after.unshift(() => this.events.emit("ops", undefined));
+      }
+      this.cursor = change.cursor;
+      if (change.reset) this.events.emit("reset", undefined);
+      else if (change.touched.size > 0) this.events.emit("changed", await this.views(change.touched.values()));
+      for (const then of change.after) then();
+      return result;
+    };
+    const result = this.tail.then(run, run);
+    this.tail = result.catch(() => {});
+    return result;
+  }
+
+  /** The id by which the hub knows an entity; the local one while it has none. */
+  resolve(type: string, id: string): string {
+    return this.ids.get(entityKey(type, id)) ?? id;
+  }
+
+  /** Learns the hub's id of what was named locally. */
+  map(change: Change, type: string, local: string, id: string): void {
+    change.puts.push({ table: "ids", key: key(this.project, type, local), value: id });
+    this.ids.set(entityKey(type, local), id);
+    // Operations are found under the new name from now on.
+    change.ops = [...change.ops];
+    change.touch(type, local);
+  }
+
+  /** The pending operations of an entity, in order. */
+  opsOf(type: string, id: string): readonly PendingOp[] {
+    return this.byEntity.get(entityKey(type, this.resolve(type, id))) ?? [];
+  }
+
+  /** One entity as the user should see it. */
+  async get(type: string, id: string): Promise<Entity | undefined> {
+    const real = this.resolve(type, id);
+    const row = await this.store.row(this.project, type, real);
+    return overlay(row, real, this.opsOf(type, real));
+  }
+
+  /** All entities of a type. */
+  async list(type: string): Promise<Entity[]> {
+    const found = new Map<string, Entity>();
+    for (const [, row] of await this.store.list<Row>("rows", this.project, type)) {
+      const entity = overlay(row, row.id, this.opsOf(type, row.id));
+      if (entity) found.set(entity.id, entity);
+    }
+    for (const op of this.ops) {
+      const id = this.resolve(type, op.id);
+      if (op.type !== type || found.has(id)) continue;
+      const entity = await this.get(type, id);
+      if (entity) found.set(id, entity);
+    }
+    return [...found.values()];
+  }
+
+  /** The rows of the copy as the hub has them, without pending edits. */
+  async rows(): Promise<Row[]> {
+    return (await this.store.list<Row>("rows", this.project)).map(([, row]) => row);
+  }
+
+  private async views(keys: Iterable<{ type: string; id: string }>): Promise<Map<string, Entity | undefined>> {
+    const views = new Map<string, Entity | undefined>();
+    for (const { type, id } of keys) views.set(entityKey(type, id), await this.get(type, id));
+    return views;
+  }
+
+  private index(): void {
+    this.byEntity = new Map();
+    for (const op of this.ops) {
+      if (op.kind === "resolve") continue;
+      const name = entityKey(op.type, this.resolve(op.type, op.id));
+      const ops = this.byEntity.get(name);
+      if (ops) ops.push(op);
+      else this.byEntity.set(name, [op]);
+    }
+  }
+}
+
+/** Changes that cannot be applied, because the version before them is not here. */
+export async function holes(change: Change, changes: readonly Incoming[]): Promise<Incoming[]> {
+  const missing: Incoming[] = [];
+  const versions = new Map<string, Row | undefined>();
+  for (const incoming of changes) {
+    const name = entityKey(incoming.type, incoming.id);
+    const row = versions.has(name) ? versions.get(name) : await change.row(incoming.type, incoming.id);
+    if (!fits(row, incoming)) missing.push(incoming);
+    versions.set(name, apply(row, incoming, 0, 0));
+  }
+  return missing;
+}
+
+/** Puts changes into the copy, with the cursor that covers them if there is one. */
+export async function store(change: Change, changes: readonly Incoming[], cursor?: Cursor): Promise<void> {
+  const at = change.replica.clock.now();
+  const gen = (cursor ?? change.cursor)?.gen ?? 0;
+  for (const incoming of changes) {
+    const known = await change.row(incoming.type, incoming.id);
+    // A fresh copy does not compare itself with the old one: versions of another epoch mean nothing.
+    const row = cursor?.sweeping && known?.gen !== gen ? undefined : known;
+    const next = apply(row, incoming, at, gen);
+    if (next !== row) change.putRow(next);
+    else if (cursor && row.alone) change.putRow(stripped(row));
+  }
+  if (cursor) change.putCursor({ ...cursor, at });
+  await retire(change);
+}
+
+/** A row that its project's cursor covers from now on. */
+function stripped(row: Row): Row {
+  const covered = { ...row };
+  delete covered.alone;
+  return covered;
+}
+
+/** Lets go of operations whose outcome the rows show now. */
+export async function retire(change: Change): Promise<void> {
+  for (const op of change.ops) {
+    if (op.state !== "settled" || !op.verdict) continue;
+    const due = op.verdict.seq ?? op.verdict.version ?? 0;
+    const id = change.replica.resolve(op.type, op.id);
+    if ((change.cursor?.seq ?? 0) >= due || inRow(await change.row(op.type, id), op)) change.dropOp(op);
+  }
+}

@@ -1,0 +1,67 @@
+/** The device's store as the client uses it: rows through a memory cache, failures as one class of error. */
+
+import { StorageError } from "./errors.js";
+import { Emitter } from "./emitter.js";
+import { Lru } from "./lru.js";
+import type { Row } from "./model.js";
+import { below, key, type Put, type Storage, type Table } from "./storage/storage.js";
+
+/** Bytes of rows kept in memory unless the app says otherwise. */
+export const MEMORY_BYTES = 50 * 1024 * 1024;
+
+/** Wraps the storage of one client. */
+export class Store {
+  readonly events = new Emitter<{ failed: StorageError }>();
+  readonly cache: Lru<Row>;
+
+  constructor(
+    private readonly storage: Storage,
+    memoryBytes = MEMORY_BYTES,
+  ) {
+    this.cache = new Lru(memoryBytes);
+  }
+
+  get<T>(table: Table, name: string): Promise<T | undefined> {
+    return this.guard(this.storage.get(table, name)) as Promise<T | undefined>;
+  }
+
+  async list<T>(table: Table, ...parts: string[]): Promise<[string, T][]> {
+    const prefix = parts.length === 0 ? "" : below(...parts);
+    return (await this.guard(this.storage.list(table, prefix))) as [string, T][];
+  }
+
+  /** One row, from memory if it is there. */
+  async row(project: string, type: string, id: string): Promise<Row | undefined> {
+    const name = key(project, type, id);
+    const known = this.cache.get(name);
+    if (known) return known;
+    const row = await this.get<Row>("rows", name);
+    if (row) this.cache.set(name, row);
+    return row;
+  }
+
+  /** Does all of it or nothing; memory follows the store, never the other way. */
+  async commit(puts: Put[]): Promise<void> {
+    if (puts.length === 0) return;
+    await this.guard(this.storage.commit(puts));
+    for (const { table, key: name, value } of puts) {
+      if (table !== "rows") continue;
+      if (value === undefined) this.cache.delete(name);
+      else this.cache.set(name, value as Row);
+    }
+  }
+
+  close(): Promise<void> {
+    return this.guard(this.storage.close());
+  }
+
+  private async guard<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work;
+    } catch (cause) {
+      const error = new StorageError(cause);
+      this.events.emit("failed", error);
+      throw error;
+    }
+  }
+}

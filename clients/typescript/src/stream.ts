@@ -1,0 +1,352 @@
+/**
+ * A project's changes, from the socket and over HTTP, into its copy: in order, without a hole.
+ *
+ * Frames queue up and are stored in batches, rows and cursor in one commit; only then are they acknowledged.
+ * Whenever the order breaks (a gap, a `resync`, a failed store, too long a queue) the queue is dropped and the
+ * state is fetched from the cursor on, which always heals.
+ */
+
+import { SEND, wait } from "./backoff.js";
+import type { Connection } from "./connection.js";
+import { Watched } from "./emitter.js";
+import { AuthError, RequestError, StorageError } from "./errors.js";
+import type { Http } from "./http.js";
+import type { Cursor, Incoming, Row } from "./model.js";
+import type { Clock } from "./platform.js";
+import type { ServerAdvanceFrame, ServerChangeFrame } from "./protocol/server.gen.js";
+import { holes, type Replica, store } from "./replica.js";
+import type { Joined, Rooms, Wanted } from "./rooms.js";
+
+/**
+ * `cold`: nothing is here yet. `behind`: what is here is old. `catching_up`: being brought up to date.
+ * `live`: it is true. `denied`: the hub does not let this user in.
+ */
+export type StreamState = "cold" | "behind" | "catching_up" | "live" | "denied";
+
+/** One page of `GET …/changes`. */
+interface Page {
+  changes: { entity: { type: string; id: string }; version: number; deleted?: boolean; fields: Record<string, unknown> }[];
+  next: number;
+  more: boolean;
+  epoch: string;
+  scope?: string;
+  begun?: unknown;
+  resync?: string;
+}
+
+/** Frames kept while the store is busy; more are dropped and fetched later. */
+const QUEUE = 5000;
+const ACK_MS = 100;
+
+/** The stream of one project. */
+export class Stream implements Wanted {
+  readonly state: Watched<StreamState>;
+  readonly room: string;
+  private queue: (ServerChangeFrame | ServerAdvanceFrame)[] = [];
+  private draining = false;
+  private joined = false;
+  private pulling: Promise<number> | undefined;
+  private stale = false;
+  private attempts = 0;
+  private stopRetry: (() => void) | undefined;
+  private ackDue = false;
+  private on = false;
+  /** The role the token grants now. */
+  role: () => string | undefined = () => undefined;
+
+  constructor(
+    private readonly replica: Replica,
+    private readonly connection: Connection,
+    private readonly rooms: Rooms,
+    private readonly http: Http,
+    private readonly clock: Clock,
+  ) {
+    this.room = `project:${replica.project}`;
+    this.state = new Watched<StreamState>(replica.cursor && !replica.cursor.sweeping ? "behind" : "cold");
+  }
+
+  /** Follows the project from now on. */
+  start(): void {
+    if (this.on) return;
+    this.on = true;
+    this.rooms.add(this);
+  }
+
+  /** Stops following; the copy stays. */
+  stop(): void {
+    this.on = false;
+    this.joined = false;
+    this.stopRetry?.();
+    this.rooms.remove(this.room);
+  }
+
+  /** Whether the project is followed. */
+  get following(): boolean {
+    return this.on;
+  }
+
+  ask(): { since: number; epoch: string } | undefined {
+    const { cursor } = this.replica;
+    const role = this.role();
+    // Without scopes, another role may read other types: only a fresh copy tells.
+    const other = cursor && cursor.scope === undefined && cursor.role !== undefined && role !== undefined && role !== cursor.role;
+    if (!cursor || cursor.sweeping || other) {
+      this.heal(other === true);
+      return undefined;
+    }
+    const { seq, epoch, scope } = cursor;
+    return { since: seq, epoch, ...(scope === undefined ? {} : { scope }) };
+  }
+
+  answered(answer: Joined): void {
+    if (answer.error) {
+      if (!new RequestError(answer.error.code, "").retryable) this.state.set("denied");
+      return;
+    }
+    this.joined = true;
+    this.attempts = 0;
+    if (answer.resync) return this.heal(true);
+    if (answer.scope !== undefined && this.replica.cursor?.scope !== answer.scope) void this.note(answer.scope);
+    const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
+    this.state.set(behind ? "catching_up" : "live");
+    void this.drain();
+  }
+
+  lost(): void {
+    this.joined = false;
+    this.queue = [];
+    if (this.state.get() !== "cold" && this.state.get() !== "denied") this.state.set("behind");
+  }
+
+  /** Takes a `change` or an `advance` of the project. */
+  take(frame: ServerChangeFrame | ServerAdvanceFrame): void {
+    if (!this.on) return;
+    if (this.queue.length >= QUEUE) {
+      this.queue = [];
+      this.stale = true;
+    } else this.queue.push(frame);
+    void this.drain();
+  }
+
+  /** The hub says that the cursor is of no use. */
+  resync(): void {
+    this.heal(true);
+  }
+
+  /** Brings the copy up to date over HTTP; returns how many entities came. */
+  pull(anew = false, until = Infinity): Promise<number> {
+    // A fresh copy is not a page more of the old one.
+    if (this.pulling && anew) return this.pulling.catch(() => 0).then(() => this.pull(true, until));
+    this.pulling ??= this.read(anew, until).finally(() => {
+      this.pulling = undefined;
+      void this.drain();
+    });
+    return this.pulling;
+  }
+
+  /** Access was lost, to everything or to a part: what came from it goes. Pending work stays. */
+  async purge(part?: { types?: string[]; except?: string[]; fields?: Record<string, string[]> }): Promise<void> {
+    if (!part) this.queue = [];
+    await this.replica.transact(async (change) => {
+      for (const row of await this.replica.rows()) {
+        if (!part || gone(row.type, part)) change.dropRow(row.type, row.id);
+        else {
+          const hidden = [...(part.fields?.[row.type] ?? []), ...(part.fields?.["*"] ?? [])];
+          if (!hidden.some((name) => name in row.fields)) continue;
+          const fields = Object.fromEntries(Object.entries(row.fields).filter(([name]) => !hidden.includes(name)));
+          change.putRow({ ...row, fields });
+        }
+      }
+      if (!part) change.dropCursor();
+      change.reset = true;
+    });
+    if (part) return;
+    this.joined = false;
+    this.state.set("denied");
+  }
+
+  private async note(scope: string): Promise<void> {
+    await this.replica.transact(async (change) => {
+      if (change.cursor) change.putCursor({ ...change.cursor, scope });
+    });
+  }
+
+  /** Fetches what is missing, until it works; then joins if that waited for it. */
+  private heal(anew: boolean): void {
+    if (this.state.get() !== "cold") this.state.set("catching_up");
+    this.stopRetry?.();
+    this.pull(anew).then(
+      () => {
+        this.attempts = 0;
+        this.stale = false;
+        if (!this.on) return;
+        if (this.joined) {
+          this.state.set("live");
+          void this.drain();
+        } else this.rooms.join(this.room);
+      },
+      (error: unknown) => {
+        if (error instanceof AuthError || !this.on) return;
+        if (error instanceof RequestError && error.code === "forbidden") return this.state.set("denied");
+        const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
+        const ms = Math.max(asked, wait(SEND, this.attempts++, this.clock.random()));
+        this.stopRetry = this.clock.after(ms, () => this.heal(false));
+      },
+    );
+  }
+
+  private async read(anew: boolean, until: number): Promise<number> {
+    let count = 0;
+    if (anew) await this.replica.transact(async (change) => change.putCursor(fresh(change.cursor)));
+    for (;;) {
+      const cursor = this.replica.cursor ?? fresh(undefined);
+      const page = await this.http.get<Page>(this.pagePath(cursor));
+      await this.takePage(cursor, page);
+      count += page.changes.length;
+      if (!page.more || this.clock.now() >= until) return count;
+    }
+  }
+
+  private pagePath({ seq, epoch, scope, begun }: Cursor): string {
+    const query = [`since=${seq}`];
+    if (seq > 0 && epoch) query.push(`epoch=${epoch}`);
+    if (scope !== undefined) query.push(`scope=${encodeURIComponent(scope)}`);
+    if (begun !== undefined) query.push(`begun=${encodeURIComponent(String(begun))}`);
+    return `/v1/projects/${this.replica.project}/changes?${query.join("&")}`;
+  }
+
+  private takePage(asked: Cursor, page: Page): Promise<void> {
+    return this.replica.transact(async (change) => {
+      const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
+      const sweeping = from.sweeping === true;
+      const role = this.role() ?? from.role;
+      const cursor: Cursor = { seq: page.next, epoch: page.epoch, gen: from.gen, at: this.clock.now() };
+      if (page.scope !== undefined) cursor.scope = page.scope;
+      if (role !== undefined) cursor.role = role;
+      if (sweeping) cursor.sweeping = true;
+      if (page.more && page.begun !== undefined) cursor.begun = page.begun;
+      if (asked.epoch && asked.epoch !== page.epoch) {
+        // The hub went back to a backup: what it had decided since, it may not know any more.
+        for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
+      }
+      await store(change, page.changes.map(fromPage), cursor);
+      if (!sweeping || page.more) return;
+      for (const row of await this.replica.rows()) {
+        if (row.gen !== cursor.gen && (await stays(change.row(row.type, row.id), cursor.gen))) continue;
+        if (row.gen !== cursor.gen) change.dropRow(row.type, row.id);
+      }
+      const { sweeping: _done, ...done } = cursor;
+      change.putCursor(done);
+      change.reset = true;
+    });
+  }
+
+  private async drain(): Promise<void> {
+    if (this.draining || this.pulling || !this.joined) return;
+    this.draining = true;
+    try {
+      while (this.queue.length > 0 || this.stale) {
+        if (this.stale || !(await this.takeFrames(this.queue.splice(0)))) {
+          this.queue = [];
+          this.heal(false);
+          return;
+        }
+        this.state.set("live");
+        this.ack();
+      }
+    } catch (error) {
+      // The store failed, or a missing entity could not be fetched: nothing moved, so nothing is lost.
+      this.queue = [];
+      this.stale = true;
+      if (error instanceof AuthError) return;
+      const ms = wait(SEND, error instanceof StorageError ? this.attempts++ : 0, this.clock.random());
+      this.stopRetry = this.clock.after(ms, () => this.heal(false));
+    } finally {
+      this.draining = false;
+    }
+  }
+
+  /** Stores frames; false if one is missing before them. */
+  private async takeFrames(frames: (ServerChangeFrame | ServerAdvanceFrame)[]): Promise<boolean> {
+    let { seq } = this.replica.cursor ?? { seq: 0 };
+    const changes: Incoming[] = [];
+    for (const frame of frames) {
+      if (frame.seq <= seq) continue;
+      // `advance` may stand for many; a change for itself alone.
+      if (frame.type === "change" && frame.seq !== seq + 1) return false;
+      seq = frame.seq;
+      if (frame.type === "change") changes.push(fromFrame(frame));
+    }
+    const whole = await this.fill(changes);
+    await this.replica.transact(async (change) => {
+      if (change.cursor) await store(change, whole, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
+    });
+    return true;
+  }
+
+  /** Instead of edits of what is not here, the whole entities. */
+  private async fill(changes: Incoming[]): Promise<Incoming[]> {
+    const missing = await this.replica.transact((change) => holes(change, changes));
+    if (missing.length === 0) return changes;
+    const found: Incoming[] = [];
+    for (const { type, id } of missing) {
+      const state = await entityState(this.http, this.replica.project, type, id);
+      if (state) found.push(state);
+    }
+    return [...changes.filter((change) => !missing.includes(change)), ...found];
+  }
+
+  private ack(): void {
+    if (this.ackDue) return;
+    this.ackDue = true;
+    this.clock.after(ACK_MS, () => {
+      this.ackDue = false;
+      const seq = this.replica.cursor?.seq;
+      if (seq !== undefined) this.connection.send({ type: "ack", project: this.replica.project, seq });
+    });
+  }
+}
+
+/** One entity as the hub has it now; `undefined` if there is none to be seen. */
+export async function entityState(http: Http, project: string, type: string, id: string): Promise<Incoming | undefined> {
+  const path = `/v1/projects/${project}/entities/${type}/${encodeURIComponent(id)}`;
+  try {
+    const { version, deleted, fields } = await http.get<{ version: number; deleted?: boolean; fields: Row["fields"] }>(path);
+    return { type, id, version, kind: deleted ? "delete" : "state", fields };
+  } catch (error) {
+    if (error instanceof RequestError && error.code === "not_found") return undefined;
+    throw error;
+  }
+}
+
+const fresh = (cursor: Cursor | undefined): Cursor => ({
+  seq: 0,
+  epoch: cursor?.epoch ?? "",
+  gen: (cursor?.gen ?? 0) + 1,
+  sweeping: true,
+  at: cursor?.at ?? 0,
+});
+
+const stays = async (row: Promise<Row | undefined>, gen: number): Promise<boolean> => (await row)?.gen === gen;
+
+const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({
+  type: entity.type,
+  id: entity.id,
+  version,
+  kind: deleted ? "delete" : "state",
+  fields,
+});
+
+/** A `change` as the copy takes it. */
+export const fromFrame = ({ entity, version, prev, kind, fields }: ServerChangeFrame): Incoming => ({
+  type: entity.type,
+  id: entity.id,
+  version,
+  prev,
+  kind,
+  fields: fields ?? {},
+});
+
+function gone(type: string, { types = [], except = [] }: { types?: string[]; except?: string[] }): boolean {
+  return types.includes(type) || (types.includes("*") && !except.includes(type));
+}

@@ -1,0 +1,111 @@
+/** Sync without a socket, for the background; the log of how it went; and the clean-up. */
+
+import { openCache } from "./cache.js";
+import type { Client } from "./client.js";
+import { AuthError, SynclineError } from "./errors.js";
+import type { SendOps } from "./outbox.js";
+import type { Verdict } from "./protocol/server.gen.js";
+import type { Cursor } from "./model.js";
+
+/** How a sync went. */
+export interface SyncResult {
+  at: number;
+  durationMs: number;
+  /** Operations that got a verdict. */
+  pushed: number;
+  /** Entities that came. */
+  pulled: number;
+  /** Operations that still wait. */
+  left: number;
+  /** Whether all was done. */
+  complete: boolean;
+  error?: string;
+}
+
+/** How long a sync may take. */
+export interface SyncOptions {
+  deadlineMs?: number;
+}
+
+const DAY = 86_400_000;
+/** Results kept. */
+const LOG = 200;
+
+/** Sends and fetches over HTTP what can be done before the deadline. */
+export async function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptions = {}): Promise<SyncResult> {
+  const { clock, http, store } = client.parts;
+  const at = clock.now();
+  const until = at + deadlineMs;
+  const result: SyncResult = { at, durationMs: 0, pushed: 0, pulled: 0, left: 0, complete: true };
+  const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
+  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
+  for (const name of names) {
+    const project = await client.project(name);
+    try {
+      const before = project.outbox.pending.length;
+      const send: SendOps = async (ops, checksum, sentAt) => {
+        const head = `"client":${JSON.stringify(client.clientId)},"sent_at":${sentAt},"checksum":"${checksum}"`;
+        const left = Math.max(until - clock.now(), 1);
+        const path = `/v1/projects/${name}/ops`;
+        return (await http.post<{ verdicts: Verdict[] }>(path, `{${head},"ops":${ops}}`, left)).verdicts;
+      };
+      await client.parts.pushOver(project, send, until);
+      result.pushed += before - project.outbox.pending.length;
+      if (clock.now() < until) result.pulled += await project.stream.pull(false, until);
+    } catch (error) {
+      result.error = error instanceof Error ? error.message : String(error);
+      if (error instanceof AuthError || !(error instanceof SynclineError)) break;
+    } finally {
+      result.left += project.outbox.pending.length;
+    }
+  }
+  result.durationMs = clock.now() - at;
+  result.complete = result.error === undefined && result.left === 0 && clock.now() < until;
+  await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]);
+  client.parts.synced(result);
+  return result;
+}
+
+/** The results kept, newest first. */
+export async function syncLog(client: Client): Promise<SyncResult[]> {
+  return (await client.parts.store.list<SyncResult>("log")).map(([, result]) => result).reverse();
+}
+
+/** What a clean-up removed. */
+export interface CleanUp {
+  rows: number;
+  projects: number;
+  records: number;
+}
+
+/**
+ * Removes what was not used for `days`: copies of projects that nobody opened, ended conflicts, old results, and
+ * what the cache policies give up. Operations that wait, and the rows they stand on, stay.
+ */
+export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
+  const { clock, store } = client.parts;
+  const before = clock.now() - days * DAY;
+  const done: CleanUp = { rows: 0, projects: 0, records: 0 };
+  const cache = await openCache(client);
+  for (const [name, cursor] of await store.list<Cursor>("cursors")) {
+    const project = await client.project(name);
+    done.rows += await cache.evict(project);
+    if (cursor.at >= before || project.stream.following) continue;
+    const { replica } = project;
+    done.rows += await replica.transact(async (change) => {
+      const rows = (await replica.rows()).filter((row) => replica.opsOf(row.type, row.id).length === 0);
+      for (const row of rows) change.dropRow(row.type, row.id);
+      change.dropCursor();
+      change.reset = true;
+      return rows.length;
+    });
+    done.projects++;
+  }
+  const log = await store.list<SyncResult>("log");
+  const old = log.filter(([, result], at) => result.at < before || at < log.length - LOG).map(([key]) => ({ table: "log" as const, key }));
+  const conflicts = await store.list<{ state: string; at: number }>("conflicts");
+  const ended = conflicts.filter(([, { state, at }]) => state !== "open" && at < before).map(([key]) => ({ table: "conflicts" as const, key }));
+  await store.commit([...old, ...ended]);
+  done.records = old.length + ended.length;
+  return done;
+}

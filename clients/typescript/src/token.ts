@@ -1,0 +1,90 @@
+/** The token in use: fetched when there is none, renewed when it ends, given up when a fresh one is refused. */
+
+import { AuthError } from "./errors.js";
+import type { Clock } from "./platform.js";
+
+/**
+ * Why a token is asked for. `initial`: the one the app has will do. Else the last one is of no use any more:
+ * get another. Throw an `AuthError` if the user has to log in again; any other error is tried again later.
+ */
+export type TokenReason = "initial" | "expired" | "revoked";
+
+const ABOUT_TOKENS = new Set(["token_expired", "token_revoked", "unauthorized"]);
+
+/** Whether an error's code is about the token and not about the request. */
+export const isAboutToken = (code: string): boolean => ABOUT_TOKENS.has(code);
+
+/** Fetches a token. */
+export type GetToken = (reason: TokenReason) => Promise<string> | string;
+
+/** Holds the token of one client for its socket and its HTTP requests. */
+export class TokenKeeper {
+  private token: string | undefined;
+  private reason: TokenReason = "initial";
+  private expiresAt = Infinity;
+  /** Whether the hub has taken this token since it was fetched. */
+  private proven = false;
+  private fetching: Promise<string> | undefined;
+
+  constructor(
+    private readonly getToken: GetToken,
+    private readonly clock: Clock,
+  ) {}
+
+  /** The token, from memory if it is good still. */
+  async get(): Promise<string> {
+    if (this.token !== undefined && this.clock.now() >= this.expiresAt) this.doubt("expired");
+    return this.token ?? (await this.fetch());
+  }
+
+  /** Another token, before the old one ends. */
+  renew(reason: TokenReason): Promise<string> {
+    this.reason = reason;
+    return this.fetch();
+  }
+
+  /** The hub took it. */
+  worked(): void {
+    this.proven = true;
+  }
+
+  /** The hub took it, for so many seconds. */
+  accepted(ttl: number): void {
+    this.proven = true;
+    this.expiresAt = this.clock.now() + ttl * 1000;
+  }
+
+  /**
+   * The token is of no use. False if it was a fresh one that no hub ever took: another would fare no better.
+   */
+  doubt(reason: TokenReason): boolean {
+    const worthwhile = this.proven || this.reason === "initial";
+    this.token = undefined;
+    this.reason = reason;
+    this.proven = false;
+    this.expiresAt = Infinity;
+    return worthwhile;
+  }
+
+  /** A token instead of one that was refused with `code`. */
+  async replace(refused: string, code: string, message: string): Promise<string> {
+    // Somebody else may have replaced it meanwhile.
+    if (this.token !== undefined && this.token !== refused) return this.token;
+    const reason = code === "token_expired" ? "expired" : code === "token_revoked" ? "revoked" : undefined;
+    if (!reason || !this.doubt(reason)) throw new AuthError(message);
+    return this.fetch();
+  }
+
+  private fetch(): Promise<string> {
+    this.fetching ??= Promise.resolve()
+      .then(() => this.getToken(this.reason))
+      .then((token) => {
+        this.token = token;
+        this.proven = false;
+        this.expiresAt = Infinity;
+        return token;
+      })
+      .finally(() => (this.fetching = undefined));
+    return this.fetching;
+  }
+}

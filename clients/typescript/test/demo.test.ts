@@ -1,0 +1,91 @@
+/** The demo page in a real browser: two people meet, part, and meet again. */
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import puppeteer, { type Browser, type Page } from "puppeteer-core";
+import { CHROMIUM } from "./support/browser.js";
+import { eventually } from "./support/clock.js";
+import { DEV } from "./support/real.js";
+
+let browser: Browser;
+let page: Page;
+const errors: string[] = [];
+
+before(async () => {
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 560 } });
+  page = await browser.newPage();
+  page.on("pageerror", (error) => errors.push(String(error)));
+  await page.goto(DEV);
+  await eventually("both are online", async () => (await page.$$(".state.online")).length === 2);
+});
+
+after(async () => {
+  await browser?.close();
+  assert.deepEqual(errors, []);
+});
+
+const pane = (user: string) => `.pane[data-user="${user}"]`;
+const titles = (user: string) => page.$$eval(`${pane(user)} .card input[type=text]`, (inputs) => inputs.map(({ value }) => value));
+const votes = (user: string) => page.$eval(`${pane(user)} .votes`, ({ textContent }) => textContent);
+const text = (user: string) => page.$eval(pane(user), (element) => (element as HTMLElement).innerText);
+const network = (user: string) => page.click(`${pane(user)} .switch input`);
+
+async function add(user: string, title: string): Promise<void> {
+  await page.type(`${pane(user)} .add input`, title);
+  await page.click(`${pane(user)} .add button`);
+}
+
+async function rename(user: string, title: string): Promise<void> {
+  await page.click(`${pane(user)} .card input[type=text]`, { count: 3 });
+  await page.keyboard.type(title);
+  await page.keyboard.press("Tab");
+}
+
+test("what one adds, both see; and each sees the other", async () => {
+  await add("ana", "Pour concrete");
+  await add("bo", "Order windows");
+  await eventually("both see both", async () => (await titles("ana")).length === 2 && (await titles("bo")).length === 2);
+  assert.deepEqual(await titles("ana"), await titles("bo"));
+  await eventually("bo is seen", async () => (await page.$$(`${pane("ana")} .here .avatar.bo`)).length === 1);
+});
+
+test("offline edits wait, survive a reload, and merge", async () => {
+  await network("bo");
+  await eventually("bo is seen to leave", async () => (await page.$$(`${pane("ana")} .here .avatar.bo`)).length === 0);
+  await page.click(`${pane("bo")} .votes`);
+  await eventually("it waits", async () => (await text("bo")).includes("1 edit kept"));
+  await page.click(`${pane("ana")} .votes`);
+  await eventually("the vote is in", async () => (await votes("ana")) === "▲ 1");
+  await page.reload();
+  await eventually("ana is back", async () => (await page.$$(`${pane("ana")} .state.online`)).length === 1);
+  assert.match(await text("bo"), /1 edit kept/);
+  assert.equal((await page.$$(`${pane("bo")} .state.online`)).length, 0);
+  await network("bo");
+  await eventually("both votes count", async () => (await votes("ana")) === "▲ 2" && (await votes("bo")) === "▲ 2");
+  await eventually("nothing waits", async () => !(await text("bo")).includes("kept"));
+});
+
+test("a title that both changed is decided by its author", async () => {
+  await network("bo");
+  await rename("bo", "Pour it on Monday");
+  await eventually("it waits", async () => (await text("bo")).includes("1 edit kept"));
+  await rename("ana", "Pour it on Friday");
+  await eventually("ana's is decided", async () => !(await text("ana")).includes("kept"));
+  await network("bo");
+  await eventually("bo is asked", async () => (await text("bo")).includes("Which one stands?"));
+  const screenshot = process.env["SYNCLINE_SCREENSHOT"];
+  if (screenshot) {
+    const box = await (await page.$(pane("bo")))!.boundingBox();
+    let at = 0.3;
+    await eventually("the pointer is seen", async () => {
+      at = at > 0.8 ? 0.3 : at + 0.01;
+      await page.mouse.move(box!.x + box!.width * at, box!.y + box!.height * 0.85);
+      return (await page.$$(`${pane("ana")} .cursor.bo`)).length === 1;
+    });
+    await page.screenshot({ path: screenshot as `${string}.png` });
+  }
+  assert.equal((await titles("bo"))[0], "Pour it on Friday");
+  await page.click(`${pane("bo")} .take-client`);
+  await eventually("both agree", async () => (await titles("ana"))[0] === "Pour it on Monday" && (await titles("bo"))[0] === "Pour it on Monday");
+  await eventually("it is over", async () => !(await text("bo")).includes("Which one stands?"));
+});

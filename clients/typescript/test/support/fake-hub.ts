@@ -1,0 +1,223 @@
+/**
+ * A hub in memory with a network that the test controls, for what a real one cannot be made to do at the right
+ * moment. It speaks the protocol as far as these tests need: one log, no conflicts but those it is told.
+ */
+
+import type { FetchResponse, OpenSocket, Socket } from "../../src/platform.js";
+import type { ClientFrame, Op, WriteFrame } from "../../src/protocol/client.gen.js";
+import type { ServerFrame, Verdict } from "../../src/protocol/server.gen.js";
+
+export interface LogEntry {
+  seq: number;
+  type: string;
+  id: string;
+  kind: "create" | "update" | "delete";
+  prev: number;
+  fields: Record<string, unknown>;
+  op_id: string;
+}
+
+interface State {
+  version: number;
+  deleted: boolean;
+  fields: Record<string, unknown>;
+}
+
+export class FakeHub {
+  readonly log: LogEntry[] = [];
+  readonly entities = new Map<string, State>();
+  readonly verdicts = new Map<string, Verdict>();
+  readonly sockets: FakeSocket[] = [];
+  /** What clients said, in order. */
+  readonly heard: ClientFrame[] = [];
+  /** HTTP requests, in order. */
+  readonly requests: string[] = [];
+  epoch = "00000000-0000-4000-8000-000000000001";
+  online = true;
+  /** Decides a token: a code refuses it. */
+  check: (token: string) => string | undefined = () => undefined;
+  /** Decides an operation instead of the hub. */
+  decide: ((op: Op) => Partial<Verdict> | undefined) | undefined;
+  /** Looks at what is sent to clients; false swallows it. */
+  deliver: (frame: ServerFrame) => boolean = () => true;
+  /** Answers a frame instead of the hub; `true` if it did. */
+  instead: ((frame: ClientFrame, socket: FakeSocket) => boolean) | undefined;
+  pingInterval = 25;
+  limits: Record<string, number> = {};
+
+  readonly openSocket: OpenSocket = () => {
+    const socket = new FakeSocket(this);
+    this.sockets.push(socket);
+    return socket;
+  };
+
+  readonly fetch = async (url: string, init: { method: string; body?: string }): Promise<FetchResponse> => {
+    if (!this.online) throw new TypeError("the network is down");
+    const { pathname, searchParams } = new URL(url);
+    this.requests.push(`${init.method} ${pathname}${new URL(url).search}`);
+    const answer = this.http(init.method, pathname, searchParams, init.body);
+    return {
+      ok: answer.status === 200,
+      status: answer.status,
+      headers: { get: () => null },
+      text: async () => JSON.stringify(answer.body),
+    };
+  };
+
+  get head(): number {
+    return this.log.length;
+  }
+
+  /** Writes to the log as somebody else. */
+  write(type: string, id: string, fields: Record<string, unknown> | null, opId = `other-${this.head + 1}`): LogEntry {
+    const key = `${type}:${id}`;
+    const state = this.entities.get(key) ?? { version: 0, deleted: false, fields: {} };
+    const seq = this.head + 1;
+    const kind = fields === null ? "delete" : state.version === 0 || state.deleted ? "create" : "update";
+    const entry: LogEntry = { seq, type, id, kind, prev: state.version, fields: fields ?? {}, op_id: opId };
+    this.log.push(entry);
+    this.entities.set(key, {
+      version: seq,
+      deleted: fields === null,
+      fields: fields === null ? {} : { ...(kind === "create" ? {} : state.fields), ...fields },
+    });
+    for (const socket of this.sockets) if (socket.following) socket.tell(this.change(entry));
+    return entry;
+  }
+
+  /** Breaks all connections, as a lost network does. */
+  cut(code = 1006, reason = ""): void {
+    for (const socket of this.sockets.splice(0)) socket.closeFromHub(code, reason);
+  }
+
+  tell(frame: ServerFrame): void {
+    for (const socket of this.sockets) socket.tell(frame);
+  }
+
+  take(socket: FakeSocket, frame: ClientFrame): void {
+    this.heard.push(frame);
+    if (this.instead?.(frame, socket)) return;
+    const id = (frame as { id?: number }).id;
+    switch (frame.type) {
+      case "connect": {
+        const code = this.check(frame.token ?? "");
+        if (code) return socket.tell({ type: "error", id, code, message: `the token is refused: ${code}` } as ServerFrame);
+        return socket.tell({
+          type: "connected",
+          id,
+          session: "1",
+          user: "ana",
+          server_time: 0,
+          ttl: 3600,
+          ping_interval: this.pingInterval,
+          projects: { p: { role: "editor" } },
+          limits: this.limits,
+        } as unknown as ServerFrame);
+      }
+      case "refresh":
+        return socket.tell({ type: "refreshed", id, ttl: 3600 } as ServerFrame);
+      case "ping":
+        return socket.tell({ type: "pong" } as ServerFrame);
+      case "subscribe": {
+        const rooms = frame.rooms.map(({ room }) => ({ room, seq: this.head, epoch: this.epoch, recovered: true }));
+        socket.tell({ type: "subscribed", id, rooms } as unknown as ServerFrame);
+        for (const { room, since } of frame.rooms) {
+          if (!room.startsWith("project:")) continue;
+          socket.following = true;
+          for (const entry of this.log.slice(since ?? this.head)) socket.tell(this.change(entry));
+        }
+        return;
+      }
+      case "write":
+        return socket.tell({
+          type: "written",
+          id,
+          project: frame.project ?? "p",
+          verdicts: (frame as WriteFrame).ops.map((op) => this.apply(op)),
+        } as ServerFrame);
+      default:
+        return;
+    }
+  }
+
+  apply(op: Op): Verdict {
+    const known = this.verdicts.get(op.op_id);
+    if (known) return known;
+    const decided = this.decide?.(op);
+    const own = op.id.startsWith("local:") ? `id-${op.id.slice(6, 14)}` : op.id;
+    const verdict: Verdict = { op_id: op.op_id, id: own, outcome: "applied", ...decided };
+    if (own !== op.id) verdict.local_id = op.id;
+    this.verdicts.set(op.op_id, verdict);
+    if (verdict.outcome === "applied" || verdict.outcome === "merged") {
+      const fields = op.kind === "delete" ? null : { ...op.fields, ...verdict.fields };
+      verdict.seq = verdict.version = this.head + 1;
+      this.write(op.type, own, fields, op.op_id);
+    }
+    return verdict;
+  }
+
+  change(entry: LogEntry): ServerFrame {
+    const { seq, type, id, kind, prev, fields, op_id } = entry;
+    const entity = { type, id };
+    return { type: "change", project: "p", seq, entity, kind, version: seq, prev, fields, actor: "x", at: 0, op_id } as ServerFrame;
+  }
+
+  private http(method: string, path: string, query: URLSearchParams, body?: string): { status: number; body: unknown } {
+    if (path.endsWith("/changes")) {
+      const epoch = query.get("epoch");
+      const anew = epoch !== null && epoch !== this.epoch;
+      const since = anew ? 0 : Number(query.get("since"));
+      const changes = [...this.entities].map(([key, state]) => {
+        const [type, id] = key.split(":") as [string, string];
+        return { entity: { type, id }, version: state.version, fields: state.fields, ...(state.deleted ? { deleted: true } : {}) };
+      });
+      const found = changes.filter(({ version }) => version > since).sort((a, b) => a.version - b.version);
+      const resync = anew ? { resync: "epoch_changed" } : {};
+      return { status: 200, body: { changes: found, next: this.head, more: false, epoch: this.epoch, ...resync } };
+    }
+    if (method === "POST" && path.endsWith("/ops")) {
+      const { ops } = JSON.parse(body ?? "{}") as { ops: Op[] };
+      return { status: 200, body: { verdicts: ops.map((op) => this.apply(op)) } };
+    }
+    const [, type, id] = /entities\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
+    const state = this.entities.get(`${type}:${id}`);
+    return state ? { status: 200, body: state } : { status: 404, body: { code: "not_found", detail: "there is no such entity" } };
+  }
+}
+
+export class FakeSocket implements Socket {
+  onopen: (() => void) | null = null;
+  onmessage: ((event: { data: unknown }) => void) | null = null;
+  onclose: ((event: { code: number; reason: string }) => void) | null = null;
+  onerror: (() => void) | null = null;
+  following = false;
+  open = false;
+
+  constructor(private readonly hub: FakeHub) {
+    setImmediate(() => {
+      if (!hub.online) return this.closeFromHub(1006, "");
+      this.open = true;
+      this.onopen?.();
+    });
+  }
+
+  send(text: string): void {
+    const frame = JSON.parse(text) as ClientFrame;
+    setImmediate(() => this.open && this.hub.online && this.hub.take(this, frame));
+  }
+
+  tell(frame: ServerFrame): void {
+    if (this.open && this.hub.online && this.hub.deliver(frame)) this.onmessage?.({ data: JSON.stringify(frame) });
+  }
+
+  close(code = 1000): void {
+    this.open = false;
+    this.hub.sockets.splice(this.hub.sockets.indexOf(this) >>> 0, 1);
+    setImmediate(() => this.onclose?.({ code, reason: "" }));
+  }
+
+  closeFromHub(code: number, reason: string): void {
+    this.open = false;
+    this.onclose?.({ code, reason });
+  }
+}

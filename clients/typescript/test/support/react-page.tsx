@@ -1,0 +1,49 @@
+/** What the React test mounts into a page: every hook once, shown as JSON. */
+
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { createClient, type Project } from "../../src/index.js";
+import { SynclineProvider, useConflicts, useEntity, useMutation, usePendingOps, usePresence, useQuery, useSyncStatus } from "../../src/react.js";
+
+function Board() {
+  const status = useSyncStatus();
+  const cards = useQuery<{ title: string }>("demo", "card");
+  const one = useEntity<{ title: string }>("demo", "card", "react-1");
+  const edit = useMutation("demo");
+  const presence = usePresence("demo", "react");
+  const pending = usePendingOps("demo");
+  const conflicts = useConflicts("demo");
+  const shown = {
+    connection: status.connection,
+    titles: cards.data.map(({ fields }) => fields.title),
+    one: one.data?.fields.title,
+    here: [...presence.members.keys()],
+    pending: pending.filter(({ state }) => state === "queued").length,
+    conflicts: conflicts.filter(({ state }) => state === "open").length,
+  };
+  return (
+    <>
+      <pre id="shown">{JSON.stringify(shown)}</pre>
+      <button id="insert" onClick={() => edit?.insert("card", { title: "from React" }, { id: "react-1" })} />
+      <button id="update" onClick={() => edit?.update("card", "react-1", { title: "changed" })} />
+    </>
+  );
+}
+
+const getToken = async () => {
+  const response = await fetch("/demo/token", { method: "POST", body: JSON.stringify({ user: "cy" }) });
+  return ((await response.json()) as { token: string }).token;
+};
+
+void createClient({ url: location.origin, getToken }).then((client) => {
+  Object.assign(globalThis, { client, project: () => client.project("demo") as Promise<Project> });
+  const root = document.createElement("div");
+  document.body.replaceChildren(root);
+  createRoot(root).render(
+    <StrictMode>
+      <SynclineProvider client={client}>
+        <Board />
+      </SynclineProvider>
+    </StrictMode>,
+  );
+});

@@ -1,0 +1,27 @@
+/** Clients of the real hub that `scripts/with-hub` runs. */
+
+import { createHmac } from "node:crypto";
+import { WebSocket } from "ws";
+import { type Client, type ClientOptions, createClient } from "../../src/client.js";
+import type { OpenSocket } from "../../src/platform.js";
+
+const { SYNCLINE_TEST_EDGE = "", SYNCLINE_TEST_SECRET = "", SYNCLINE_TEST_DEV = "", SYNCLINE_TEST_PIDS = "" } = process.env;
+export const EDGE = SYNCLINE_TEST_EDGE;
+export const DEV = SYNCLINE_TEST_DEV;
+/** The three instances behind the edge. */
+export const PIDS = SYNCLINE_TEST_PIDS.split(" ").map(Number);
+
+/** Node 20 has no WebSocket of its own. */
+export const openSocket: OpenSocket = (url, protocols) => new WebSocket(url, protocols) as never;
+
+export function token(user: string, projects: Record<string, string>, ttl = 3600): string {
+  const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const claims = { sub: user, projects, exp: Math.floor(Date.now() / 1000) + ttl };
+  const text = `${part({ alg: "HS256", typ: "JWT" })}.${part(claims)}`;
+  return `${text}.${createHmac("sha256", SYNCLINE_TEST_SECRET).update(text).digest("base64url")}`;
+}
+
+export function client(user: string, project: string, options: Partial<ClientOptions> = {}): Promise<Client> {
+  const getToken = () => token(user, { [project]: "editor" });
+  return createClient({ url: EDGE, getToken, openSocket, hints: () => () => {}, ...options });
+}

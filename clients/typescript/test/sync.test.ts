@@ -1,0 +1,450 @@
+/** A project's copy and its outbox: overlay, order, gaps, crashes, verdicts of every kind. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Client, type ClientOptions, createClient } from "../src/client.js";
+import { RejectedError } from "../src/errors.js";
+import type { Entity } from "../src/model.js";
+import type { Project } from "../src/project.js";
+import { cleanUp, syncLog, syncNow } from "../src/sync.js";
+import { settle, TestClock } from "./support/clock.js";
+import { FakeHub } from "./support/fake-hub.js";
+import { FaultyStorage } from "./support/faulty.js";
+
+class World {
+  readonly clock = new TestClock();
+  client!: Client;
+  project!: Project;
+
+  constructor(
+    readonly hub = new FakeHub(),
+    public storage = new FaultyStorage(),
+  ) {}
+
+  async start(options: Partial<ClientOptions> = {}): Promise<this> {
+    const { hub, clock, storage } = this;
+    const getToken = () => "token";
+    this.client = await createClient({ url: "http://hub.test", getToken, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
+    this.project = await this.client.project("p");
+    this.project.subscribe();
+    return this;
+  }
+
+  async online(): Promise<this> {
+    await this.client.connect();
+    await settle();
+    return this;
+  }
+
+  /** The process is killed: another one starts from what the disk has. */
+  async restart(): Promise<World> {
+    this.client.disconnect();
+    void this.storage.die();
+    return new World(this.hub, new FaultyStorage(this.storage.disk)).start();
+  }
+
+  async titles(type = "task"): Promise<unknown[]> {
+    const all = await this.project.query(type).ready();
+    return all.map(({ fields }) => fields["title"]);
+  }
+}
+
+const world = () => new World().start();
+
+test("a copy begins with the state, then follows", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  await (await w.start()).online();
+  assert.deepEqual(await w.titles(), ["one"]);
+  w.hub.write("task", "t1", { title: "uno" });
+  w.hub.write("task", "t2", { title: "two" });
+  w.hub.write("task", "t3", { title: "three" });
+  w.hub.write("task", "t3", null);
+  await settle();
+  assert.deepEqual(await w.titles(), ["uno", "two"]);
+  await w.clock.advance(200);
+  assert.deepEqual(w.hub.heard.at(-1), { type: "ack", project: "p", seq: 5 });
+});
+
+test("edits made offline show at once, survive a restart, and are sent in order", async () => {
+  let w = await world();
+  const { local } = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await local;
+  await w.project.update("task", "t1", { title: "b", done: true }).local;
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "b", done: true });
+  assert.equal(w.client.status.get().pending, 2);
+  w = await w.restart();
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "b", done: true });
+  await w.online();
+  assert.deepEqual(w.hub.log.map(({ kind }) => kind), ["create", "update"]);
+  assert.equal(w.project.pending().length, 0);
+  const entity = await w.project.get("task", "t1");
+  assert.deepEqual([entity?.fields, entity?.pending, entity?.version], [{ title: "b", done: true }, 0, 2]);
+});
+
+test("an update says what it started from, queued edits included", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one", hours: 5 });
+  await (await w.start()).online();
+  w.client.disconnect();
+  await w.project.update("task", "t1", { hours: 6 }).local;
+  await w.project.update("task", "t1", { hours: 8, note: "new" }).local;
+  const [first, second] = w.project.pending();
+  assert.deepEqual([first?.base, first?.was], [1, { hours: 5 }]);
+  assert.deepEqual([second?.base, second?.was], [1, { hours: 6 }]);
+});
+
+test("a view rebases pending edits on every change, and never flickers when they are decided", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one", by: "hub" });
+  await (await w.start()).online();
+  const seen: unknown[] = [];
+  const live = w.project.watch("task", "t1");
+  live.subscribe(() => {
+    const { data } = live.get();
+    seen.push([data?.fields["title"], data?.fields["by"]]);
+  });
+  await settle();
+  // The verdict arrives long before the change it speaks of.
+  const held: unknown[] = [];
+  w.hub.deliver = (frame) => frame.type !== "change" || !held.push(frame);
+  const edit = w.project.update("task", "t1", { title: "mine" });
+  await edit.synced;
+  await settle();
+  assert.equal(w.project.pending().length, 0);
+  assert.equal(live.get().data?.fields["title"], "mine");
+  w.hub.deliver = () => true;
+  for (const frame of held) w.hub.tell(frame as never);
+  w.hub.write("task", "t1", { by: "other" });
+  await settle();
+  assert.deepEqual(live.get().data, { type: "task", id: "t1", version: 3, fields: { title: "mine", by: "other" }, pending: 0 });
+  const titles = seen.map((pair) => (pair as string[])[0]);
+  assert.ok(!titles.slice(titles.indexOf("mine")).includes("one"), `it fell back: ${JSON.stringify(seen)}`);
+});
+
+test("a gap is filled from the cursor, and nothing is applied twice or missed", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  await (await w.start()).online();
+  w.hub.deliver = (frame) => frame.type !== "change" || frame.seq !== 3;
+  for (const title of ["b", "c", "d"]) w.hub.write("task", `t-${title}`, { title });
+  await w.clock.advance(1000);
+  assert.deepEqual(await w.titles(), ["b", "c", "d", "one"]);
+  assert.equal(w.project.replica.cursor?.seq, 4);
+  assert.equal(w.project.state.get(), "live");
+});
+
+test("an edit of what is not here fetches the whole entity before the cursor passes", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one", note: "kept" });
+  await (await w.start()).online();
+  await w.project.replica.transact(async (change) => change.dropRow("task", "t1"));
+  w.hub.write("task", "t1", { title: "uno" });
+  await settle();
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "uno", note: "kept" });
+});
+
+test("a resync drops what the fresh copy does not name, and no pending work", async () => {
+  const w = new World();
+  for (const id of ["t1", "t2", "t3"]) w.hub.write("task", id, { title: id });
+  await (await w.start()).online();
+  w.client.disconnect();
+  await w.project.update("task", "t2", { title: "edited" }).local;
+  await w.project.insert("task", { title: "new" }, { id: "t9" }).local;
+  // The hub comes back from a backup: another epoch, lower versions, some entities unknown.
+  w.hub.log.length = 0;
+  w.hub.entities.clear();
+  w.hub.verdicts.clear();
+  w.hub.epoch = "00000000-0000-4000-8000-000000000002";
+  w.hub.write("task", "t1", { title: "from backup" });
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "subscribe" || frame.rooms[0]?.epoch === w.hub.epoch) return false;
+    const rooms = [{ room: "project:p", seq: 1, epoch: w.hub.epoch, recovered: false, resync: "epoch_changed" }];
+    socket.following = true;
+    socket.tell({ type: "subscribed", id: (frame as { id?: number }).id, rooms } as never);
+    return true;
+  };
+  w.hub.decide = (op) => (op.id === "t2" ? { outcome: "rejected", code: "not_found", message: "gone" } : undefined);
+  await w.online();
+  await w.clock.advance(1000);
+  assert.deepEqual(await w.titles(), ["from backup", "new"]);
+  assert.deepEqual(w.project.pending().map(({ id, state }) => [id, state]), [["t2", "failed"]]);
+});
+
+test("lost access purges what came, and no pending work", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  w.hub.write("payroll", "p1", { salary: 1 });
+  await (await w.start()).online();
+  w.hub.tell({ type: "gone", room: "project:p", reason: "scope_changed", types: ["payroll"] } as never);
+  await settle();
+  assert.equal(await w.project.get("payroll", "p1"), undefined);
+  assert.deepEqual(await w.titles(), ["one"]);
+  w.hub.instead = (frame) => frame.type === "write";
+  await w.project.insert("task", { title: "mine" }, { id: "t2" }).local;
+  w.hub.tell({ type: "gone", room: "project:p", reason: "access_lost" } as never);
+  await settle();
+  assert.equal(w.project.state.get(), "denied");
+  assert.deepEqual(await w.titles(), ["mine"]);
+  assert.equal(w.project.pending().length, 1);
+});
+
+test("an operation is sent again until it has a verdict, always the same text", async () => {
+  const w = await world();
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).local;
+  const written: unknown[] = [];
+  w.hub.instead = (frame) => {
+    if (frame.type !== "write") return false;
+    const { id: _, sent_at: __, ...rest } = frame as never as Record<string, unknown>;
+    written.push(rest);
+    return written.length < 3;
+  };
+  await w.online();
+  w.hub.cut();
+  await w.clock.advance(5000);
+  w.hub.cut();
+  await w.clock.advance(5000);
+  assert.equal(written.length, 3);
+  assert.deepEqual(written[1], written[0]);
+  assert.deepEqual(written[2], written[0]);
+  assert.equal(w.project.pending().length, 0);
+});
+
+test("a busy hub is given time, with growing waits", async () => {
+  const w = await world();
+  let refused = 0;
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "write" || refused++ >= 3) return false;
+    const id = (frame as { id?: number }).id;
+    socket.tell({ type: "error", id, code: "overloaded", message: "wait", retry_after_ms: 3000 } as never);
+    return true;
+  };
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).local;
+  await w.online();
+  await w.clock.advance(2900);
+  assert.equal(refused, 1);
+  await w.clock.advance(200);
+  assert.equal(refused, 2);
+  await w.clock.advance(10_000);
+  assert.equal(w.project.pending().length, 0);
+});
+
+test("a rejected operation waits in the failed lane and blocks nobody", async () => {
+  const w = await world();
+  w.hub.decide = (op) => (op.id === "bad" ? { outcome: "rejected", code: "limit_exceeded", message: "too large" } : undefined);
+  const bad = w.project.insert("task", { title: "bad" }, { id: "bad" });
+  const good = w.project.insert("task", { title: "good" }, { id: "good" });
+  await w.online();
+  await assert.rejects(bad.synced, RejectedError);
+  assert.equal((await good.synced).outcome, "applied");
+  assert.deepEqual(await w.titles(), ["good"]);
+  assert.equal(w.client.status.get().failed, 1);
+  assert.match(w.project.exportPending(), /too large/);
+  w.hub.decide = undefined;
+  const again = await w.project.retry(bad.opId);
+  assert.equal((await again.synced).outcome, "applied");
+  await settle();
+  assert.deepEqual(await w.titles(), ["bad", "good"]);
+  assert.equal(w.client.status.get().failed, 0);
+});
+
+test("one operation the hub cannot read does not keep the others away", async () => {
+  const w = await world();
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "write" || !frame.ops.some(({ id }) => id === "poison")) return false;
+    socket.tell({ type: "error", id: (frame as { id?: number }).id, code: "bad_request", message: "no" } as never);
+    return true;
+  };
+  for (const id of ["t1", "poison", "t2"]) await w.project.insert("task", { title: id }, { id }).local;
+  await w.online();
+  assert.deepEqual(w.hub.log.map(({ id }) => id), ["t1", "t2"]);
+  assert.deepEqual(w.project.pending().map(({ id, state }) => [id, state]), [["poison", "failed"]]);
+  await w.project.discard(w.project.pending()[0]!.opId);
+  assert.equal(w.project.pending().length, 0);
+});
+
+test("a local id becomes the hub's, for edits before and after", async () => {
+  const w = await world();
+  const made = w.project.insert("task", { title: "a" }, { id: "local" });
+  await made.local;
+  await w.project.update("task", made.id, { title: "b" }).local;
+  assert.deepEqual(await w.titles(), ["b"]);
+  const live = w.project.watch("task", made.id);
+  live.subscribe(() => {});
+  w.hub.instead = (frame) => {
+    // The mapping is the hub's: the second operation speaks of the local name.
+    if (frame.type === "write") for (const op of frame.ops) if (op.kind === "update") op.id = `id-${made.id.slice(6, 14)}`;
+    return false;
+  };
+  const verdict = await (await w.online(), made.synced);
+  await settle();
+  const all = (await w.project.query("task").ready()) as Entity[];
+  assert.deepEqual(all.map(({ id, fields }) => [id, fields["title"]]), [[verdict.id, "b"]]);
+  assert.equal(live.get().data?.id, verdict.id);
+  assert.equal((await w.project.get("task", made.id))?.id, verdict.id);
+});
+
+test("who loses keeps their values; who is asked decides", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one", approval: "none" });
+  await (await w.start()).online();
+  w.hub.decide = (op) => {
+    if (op.kind === "resolve") return undefined;
+    const current = { version: 1, fields: { title: "one", approval: "theirs" } };
+    if (op.fields?.["title"]) return { outcome: "superseded", code: "fields", conflict: "c-1", current };
+    return { outcome: "conflict", code: "fields", conflict: "c-2", current };
+  };
+  assert.equal((await w.project.update("task", "t1", { title: "lost" }).synced).outcome, "superseded");
+  assert.equal((await w.project.update("task", "t1", { approval: "mine" }).synced).outcome, "conflict");
+  assert.equal((await w.project.get("task", "t1"))?.fields["title"], "one");
+  const [open, closed] = w.project.conflicts();
+  assert.deepEqual([open?.state, open?.client, open?.server["approval"]], ["open", { approval: "mine" }, "theirs"]);
+  assert.deepEqual([closed?.state, closed?.client], ["closed", { title: "lost" }]);
+  assert.equal(w.client.status.get().conflicts, 1);
+  await w.project.resolve("c-2", { choose: "client" }).synced;
+  const sent = w.hub.heard.filter(({ type }) => type === "write").at(-1) as unknown as { ops: Record<string, unknown>[] };
+  assert.equal(sent.ops[0]?.["conflict"], "c-2");
+  assert.equal(sent.ops[0]?.["expected_version"], 1);
+  assert.equal(w.client.status.get().conflicts, 0);
+});
+
+for (const when of ["dead", "after"] as const) {
+  test(`killed ${when === "dead" ? "before" : "after"} each commit, nothing is lost and nothing is done twice`, async () => {
+    // The same story, killed at its first commit, then at its second, and so on.
+    for (let kill = 2; ; kill++) {
+      let w = new World();
+      w.hub.write("task", "t1", { title: "one", hours: 1 });
+      w.storage.fault = (_, commit) => (commit === kill ? when : undefined);
+      const story = (async () => {
+        await (await w.start()).online();
+        await w.project.update("task", "t1", { title: "mine" }).local;
+        await w.project.insert("task", { title: "two" }, { id: "t2" }).local;
+        w.hub.write("task", "t3", { title: "three" });
+        await settle();
+        return true;
+      })();
+      const whole = await Promise.race([story, settle().then(settle).then(settle).then(settle).then(() => false)]);
+      const made = w.storage.commits;
+      const stored = (await w.storage.disk.list("ops", "")).length;
+      w = await (w.project ? w.restart() : new World(w.hub, new FaultyStorage(w.storage.disk)).start());
+      await w.online();
+      await w.clock.advance(60_000);
+      const disk = await w.project.replica.rows();
+      for (const row of disk) assert.deepEqual(row.fields, w.hub.entities.get(`task:${row.id}`)?.fields, `kill ${kill}`);
+      assert.equal(disk.length, w.hub.entities.size, `kill ${kill}: ${stored} stored`);
+      assert.equal(w.project.pending().length, 0);
+      const ids = w.hub.log.map(({ op_id }) => op_id);
+      assert.equal(new Set(ids).size, ids.length, "an operation was done twice");
+      if (whole && made < kill) break;
+    }
+  });
+}
+
+test("a full store moves nothing, and heals when there is room", async () => {
+  const w = await (await world()).online();
+  let full = true;
+  w.storage.fault = () => (full ? new DOMException("no room", "QuotaExceededError") : undefined);
+  w.hub.write("task", "t1", { title: "one" });
+  await w.clock.advance(500);
+  assert.equal(w.project.replica.cursor?.seq, 0);
+  assert.equal(w.client.status.get().storage?.full, true);
+  const edit = w.project.insert("task", { title: "mine" });
+  await assert.rejects(edit.local, /full/);
+  await assert.rejects(edit.synced, /full/);
+  full = false;
+  await w.clock.advance(120_000);
+  assert.deepEqual(await w.titles(), ["one"]);
+  assert.equal(w.project.replica.cursor?.seq, 1);
+});
+
+test("a verdict that cannot be stored is asked for again", async () => {
+  const w = await (await world()).online();
+  const edit = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await edit.local;
+  w.storage.fault = () => new Error("disk");
+  await w.clock.advance(100);
+  w.storage.fault = undefined;
+  await w.clock.advance(120_000);
+  assert.equal((await edit.synced).outcome, "applied");
+  assert.equal(w.hub.log.length, 1);
+  assert.deepEqual(await w.titles(), ["a"]);
+});
+
+test("the background syncs over HTTP, within its deadline, and keeps a log", async () => {
+  let w = await world();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.project.insert("task", { title: "two" }, { id: "t2" }).local;
+  w = await w.restart();
+  const result = await syncNow(w.client);
+  assert.deepEqual([result.pushed, result.pulled, result.left, result.complete], [1, 2, 0, true]);
+  assert.deepEqual(await w.titles(), ["one", "two"]);
+  w.hub.online = false;
+  await w.project.insert("task", { title: "three" }, { id: "t3" }).local;
+  await w.clock.advance(1);
+  const failed = await syncNow(w.client);
+  assert.deepEqual([failed.complete, failed.left], [false, 1]);
+  assert.match(failed.error ?? "", /cannot be reached/);
+  assert.deepEqual((await syncLog(w.client)).map(({ complete }) => complete), [false, true]);
+});
+
+test("a clean-up forgets what nobody used, and keeps what waits", async () => {
+  let w = await (await world()).online();
+  w.hub.write("task", "t1", { title: "one" });
+  w.hub.write("task", "t2", { title: "two" });
+  await settle();
+  w.client.disconnect();
+  await w.project.update("task", "t2", { title: "edited" }).local;
+  w.project.stream.stop();
+  await w.clock.advance(29 * 86_400_000);
+  assert.equal((await cleanUp(w.client)).projects, 0);
+  await w.clock.advance(2 * 86_400_000);
+  assert.deepEqual(await cleanUp(w.client), { rows: 1, projects: 1, records: 0 });
+  assert.equal(await w.project.get("task", "t1"), undefined);
+  assert.deepEqual((await w.project.get("task", "t2"))?.fields, { title: "edited" });
+  w = await w.restart();
+  await w.online();
+  await w.clock.advance(1000);
+  assert.deepEqual(await w.titles(), ["one", "edited"]);
+});
+
+test("an entity can be followed without its project", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.start();
+  w.project.stream.stop();
+  await w.online();
+  w.project.follow("task", "t1");
+  await settle();
+  assert.deepEqual(await w.titles(), ["one"]);
+  const [socket] = w.hub.sockets;
+  socket!.following = true;
+  w.hub.write("task", "t1", { title: "two" });
+  w.hub.write("task", "t2", { title: "not followed" });
+  await settle();
+  assert.deepEqual(await w.titles(), ["two"]);
+  // One change is lost: the next one's `prev` tells.
+  w.hub.deliver = (frame) => frame.type !== "change" || frame.seq !== 4;
+  w.hub.write("task", "t1", { note: "lost" });
+  w.hub.write("task", "t1", { title: "three" });
+  await settle();
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "three", note: "lost" });
+});
+
+test("what a hub had decided and lost with a restore is sent again", async () => {
+  const w = await (await world()).online();
+  w.hub.deliver = (frame) => frame.type !== "change";
+  await w.project.insert("task", { title: "mine" }, { id: "t1" }).synced;
+  w.client.disconnect();
+  w.hub.deliver = () => true;
+  w.hub.log.length = 0;
+  w.hub.entities.clear();
+  w.hub.verdicts.clear();
+  w.hub.epoch = "00000000-0000-4000-8000-000000000002";
+  w.hub.write("task", "t0", { title: "from backup" });
+  const result = await syncNow(w.client);
+  assert.equal(result.error, undefined);
+  await w.online();
+  await w.clock.advance(1000);
+  assert.deepEqual(w.hub.log.map(({ id }) => id), ["t0", "t1"]);
+  assert.deepEqual(await w.titles(), ["from backup", "mine"]);
+});
