@@ -23,3 +23,4 @@ mod rooms;
 mod sessions;
 mod store;
 mod support;
+mod writes;

@@ -11,6 +11,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod schema;
 pub(crate) mod site;
 
 /// How long anything may take before a test calls it lost.
