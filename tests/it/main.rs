@@ -6,6 +6,7 @@ mod architecture;
 mod bounded;
 mod bus;
 mod connections;
+mod convergence;
 mod fuzz_corpus;
 mod http;
 mod ingest;

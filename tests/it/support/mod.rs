@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod crowd;
+pub(crate) mod device;
 pub(crate) mod hub;
 pub(crate) mod plan;
 pub(crate) mod postgres;
