@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod crowd;
 pub(crate) mod device;
 pub(crate) mod hub;
+pub(crate) mod online;
 pub(crate) mod plan;
 pub(crate) mod postgres;
 pub(crate) mod process;
