@@ -120,7 +120,7 @@ impl World {
     }
 
     async fn run(mut self) {
-        for _ in 0..40 {
+        for _ in 0..30 {
             self.now += self.random.random_range(1..2_000);
             for _ in 0..self.random.random_range(1..12) {
                 let device = self.random.random_range(0..DEVICES);

@@ -7,6 +7,7 @@ mod bounded;
 mod bus;
 mod connections;
 mod convergence;
+mod exactly_once;
 mod fuzz_corpus;
 mod http;
 mod ingest;
