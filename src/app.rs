@@ -14,28 +14,32 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::auth::{Authenticator, RevocationEntry, Roles};
+use crate::auth::{Authenticator, Disconnect, RevocationEntry, Roles};
 use crate::bus::{Bus, RedisLink};
 use crate::clock;
 use crate::config::Config;
-use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, ToShard};
+use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, Tally, ToShard};
 use crate::hub::{Hub, Memory};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
 use crate::ingest::pubsub::Listener;
 use crate::ingest::stream::Reader;
 use crate::net::{api, operator, server};
-use crate::presence::Presence;
+use crate::presence::{News, Presence};
 use crate::push::{Acks, worker};
 use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
+use crate::sync::checksums::Checksums;
+use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
 use crate::sync::pages::Pages;
+use crate::sync::retention::{Counts, Retention};
 use crate::telemetry::Metrics;
 
 /// How often it is looked whether all clients are gone.
@@ -87,6 +91,33 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Purges what is past its time, or with `dry_run` only counts it. None if another instance is at it.
+///
+/// # Errors
+/// The store cannot be reached, or failed half-way: what was purged until then stays purged.
+pub async fn retention(mut config: Config, dry_run: bool) -> anyhow::Result<Option<Counts>> {
+    config.store.migrate = false; // that is not what was asked for
+    let store = open_store(&config).await?;
+    let owner = format!("the command line, process {}", std::process::id());
+    let retention = Retention::new(store.clone(), owner, config.retention, Metrics::new());
+    let counts = if dry_run {
+        Some(retention.look().await?)
+    } else {
+        let (stop, signal) = (CancellationToken::new(), shutdown::signal());
+        let interrupted = stop.clone();
+        let listening = tokio::spawn(async move {
+            if signal.await.is_ok() {
+                interrupted.cancel();
+            }
+        });
+        let counts = retention.purge(&stop).await;
+        listening.abort();
+        counts?
+    };
+    store.close().await;
+    Ok(counts)
+}
+
 /// Builds a hub and runs it on this runtime and on a thread per shard.
 ///
 /// # Errors
@@ -98,6 +129,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = open_store(&config).await?;
     store.purge_revocations(clock::now_s()).await?;
     for row in store.revocations(clock::now_s()).await? {
+        if Disconnect::read(&row).is_some() {
+            continue; // nobody is here yet
+        }
         match RevocationEntry::read(&row) {
             Ok(entry) => {
                 auth.revocations().add(entry);
@@ -159,19 +193,20 @@ fn assemble(
     let handles: Arc<[ShardHandle]> = handles.into();
 
     let (bus, events) = Bus::open(&config.bus, instance)?;
-    let (delta_sender, mut deltas) = mpsc::unbounded_channel();
+    let (news_sender, mut news) = mpsc::unbounded_channel();
     let (presence, quota, link) = if config.bus.url == "local" {
-        (Presence::local(&config.presence, delta_sender), Quota::local(&config.limits), None)
+        (Presence::local(&config.presence, news_sender), Quota::local(&config.limits), None)
     } else {
         let link = RedisLink::connect(&config.bus)?;
         let prefix = &config.bus.prefix;
         let presence =
-            Presence::redis(&config.presence, prefix, link.clone(), instance, delta_sender);
+            Presence::redis(&config.presence, prefix, link.clone(), instance, news_sender);
         (presence, Quota::redis(&config.limits, prefix, link.clone()), Some(link))
     };
     let (feeds, created) = Feeds::new(handles.clone(), config.limits.recent_bytes);
     let fanout = Fanout::new(handles);
-    let (relay, doubtful) = Relay::new(feeds, fanout, bus.clone(), auth.clone(), metrics.clone());
+    let (relay, doubtful) =
+        Relay::new(feeds, fanout, bus.clone(), auth.clone(), presence.clone(), metrics.clone());
     let relay = Arc::new(relay);
     let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
     let listens = link.is_some() && config.ingest.enabled;
@@ -183,6 +218,9 @@ fn assemble(
         engine,
         ingest: ingest.clone(),
         pages: Pages::new(store.clone(), &config.limits),
+        guests: Tally::default(),
+        deltas: Deltas::new(store.clone(), &config.store),
+        checksums: Checksums::new(store.clone(), Handle::current()),
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),
@@ -206,6 +244,10 @@ fn assemble(
     shutdown.spawn("authenticator", hub.auth.clone().run(stop.clone()));
     let (acks, store, metrics) = (hub.acks.clone(), hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("acknowledgements", acks.run(store, metrics, stop.clone()));
+    let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
+    let policy = hub.config.retention.clone();
+    let retention = Retention::new(store, instance.to_string(), policy, metrics);
+    shutdown.spawn("retention", retention.run(stop.clone()));
     shutdown.spawn("push", worker::Worker::new(&hub).run(stop.clone()));
     if listens {
         let (config, metrics) = (&hub.config, hub.metrics.clone());
@@ -213,13 +255,18 @@ fn assemble(
         shutdown.spawn("ingest stream", reader.run(stop.clone()));
         shutdown.spawn("ingest channel", Listener::new(config, ingest).run(stop.clone()));
     }
-    shutdown.spawn("presence deltas", {
+    shutdown.spawn("presence news", {
         let (hub, stop) = (hub.clone(), stop.clone());
         async move {
-            while let Some(Some(delta)) = stop.run_until_cancelled(deltas.recv()).await {
-                let announced = delta.joined.len() + delta.left.len() + delta.updated.len();
-                hub.metrics.presence_announcements.inc_by(announced as u64);
-                hub.relay.presence(delta);
+            while let Some(Some(news)) = stop.run_until_cancelled(news.recv()).await {
+                match news {
+                    News::Delta(delta) => {
+                        let announced = delta.joined.len() + delta.left.len() + delta.updated.len();
+                        hub.metrics.presence_announcements.inc_by(announced as u64);
+                        hub.relay.presence(delta);
+                    }
+                    News::Whole(room, list) => hub.relay.presence_whole_here(&room, &list),
+                }
             }
         }
     });

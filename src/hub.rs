@@ -9,13 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Roles};
 use crate::config::Config;
-use crate::fanout::Relay;
+use crate::fanout::{Relay, Tally};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
 use crate::presence::Presence;
 use crate::push::Acks;
 use crate::quota::Quota;
 use crate::store::Store;
+use crate::sync::checksums::Checksums;
+use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::pages::Pages;
 use crate::telemetry::{Metrics, resident_memory};
@@ -42,8 +44,14 @@ pub struct Hub {
     pub store: Store,
     /// Reads of the log for those who catch up.
     pub pages: Pages,
+    /// Reads of the state for those who were away.
+    pub deltas: Deltas,
+    /// What their copies have to add up to.
+    pub checksums: Checksums,
     /// The way to the shards and to the other instances.
     pub relay: Arc<Relay>,
+    /// Connections that are no WebSocket, or not yet.
+    pub guests: Tally,
     /// Who is here.
     pub presence: Presence,
     /// Limits per user over all instances.

@@ -25,7 +25,7 @@ mod process;
 
 pub use labels::{
     AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, IngestOutcome, IngestWay,
-    Label, PushState, RateLimit, Resync, WriteOutcome,
+    Label, Purged, PushState, RateLimit, Resync, WriteOutcome,
 };
 pub use process::resident_memory;
 
@@ -122,6 +122,8 @@ fn histogram(first: f64, factor: f64, buckets: u16) -> (Histogram, Histogram) {
 metrics! {
     /// Open WebSocket connections.
     connections: Gauge = both();
+    /// Open connections that are no WebSocket, or not yet.
+    http_connections: Gauge = both();
     /// Connections that were accepted.
     connections_opened: Counter = both();
     /// Connections that ended, by reason.
@@ -176,6 +178,10 @@ metrics! {
     rate_limited: Counters<RateLimit> = Counters::new();
     /// Push intents that reached a state.
     push_intents: Counters<PushState> = Counters::new();
+    /// Rows purged because they were past their time, by table.
+    retention_purged: Counters<Purged> = Counters::new();
+    /// When this instance last purged, in seconds since the Unix epoch; 0 if it never did.
+    retention_last_run: Gauge = both();
 }
 
 impl Metrics {

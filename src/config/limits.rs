@@ -14,6 +14,8 @@ pub struct Limits {
     pub ops_per_write: usize,
     /// Bytes of one operation. Default 256 KiB.
     pub op_bytes: usize,
+    /// Recipients of one notification. Default 500.
+    pub notify_users: usize,
     /// Operations in one group. Default 100.
     pub ops_per_group: usize,
     /// Fields in one operation. Default 256.
@@ -46,14 +48,18 @@ pub struct Limits {
     pub connections_per_user: usize,
     /// Connections from one address on one instance. Default 20 000, for carriers' NAT.
     pub connections_per_ip: usize,
+    /// Connections that are no WebSocket, or not yet; one more is turned away with 503. Default 10 000.
+    pub http_connections: usize,
     /// Bytes waiting for one connection; above it the connection is closed with 4001. Default 1 MiB.
     pub outbox_bytes: usize,
     /// Bytes of changes sent to a catching-up connection before it has to read them. Default 256 KiB.
     pub catch_up_bytes: usize,
     /// Catch-up reads of the store under way at once. Default 32.
     pub catch_ups: usize,
-    /// Changes in one page of a catch-up or of `/changes`. Default 500.
+    /// Changes in one page of a catch-up, and of `/changes` unless the client names a `limit`. Default 500.
     pub page_changes: u32,
+    /// Rows a client may ask for in one reply of `/changes`. Default 100 000.
+    pub delta_rows: u32,
     /// Bytes of recent changes kept in memory per active project, to resume from. Default 1 MiB.
     pub recent_bytes: usize,
     /// Resident memory above which new connections are refused with 4200; 0 turns it off. Default 0.
@@ -68,6 +74,7 @@ impl Default for Limits {
             rooms: 200,
             ops_per_write: 500,
             op_bytes: 256 << 10,
+            notify_users: 500,
             ops_per_group: 100,
             op_fields: 256,
             op_depth: 16,
@@ -84,10 +91,12 @@ impl Default for Limits {
             connections: 100_000,
             connections_per_user: 50,
             connections_per_ip: 20_000,
+            http_connections: 10_000,
             outbox_bytes: 1 << 20,
             catch_up_bytes: 256 << 10,
             catch_ups: 32,
             page_changes: 500,
+            delta_rows: 100_000,
             recent_bytes: 1 << 20,
             memory_bytes: 0,
         }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::config::Limits;
 use crate::id::{EntityKey, EntityRef, OpId, ProjectId, Room, Seq, UserId};
 use crate::protocol::json;
 use crate::protocol::op::{Fields, Lane, Notify, Op, OpKind};
@@ -26,6 +27,9 @@ pub enum EventError {
     /// More bytes than `limits.op_bytes`.
     #[error("the event is larger than `limits.op_bytes` ({0})")]
     TooLarge(usize),
+    /// More recipients than `limits.notify_users`.
+    #[error("the event notifies more users than `limits.notify_users` ({0})")]
+    TooManyRecipients(usize),
     /// Not JSON, a member of the wrong form, or an unknown one.
     #[error("the event is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -42,7 +46,7 @@ impl EventError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TooLarge(_) => "limit_exceeded",
+            Self::TooLarge(_) | Self::TooManyRecipients(_) => "limit_exceeded",
             Self::Malformed(_) | Self::Value(_) | Self::Unfit(_) => "bad_request",
         }
     }
@@ -126,15 +130,18 @@ impl Event {
     ///
     /// # Errors
     /// See [`EventError`].
-    pub fn decode(raw: &[u8], op_bytes: usize) -> Result<Self, EventError> {
-        if raw.len() > op_bytes {
-            return Err(EventError::TooLarge(op_bytes));
+    pub fn decode(raw: &[u8], limits: &Limits) -> Result<Self, EventError> {
+        if raw.len() > limits.op_bytes {
+            return Err(EventError::TooLarge(limits.op_bytes));
         }
         let text: &RawValue = serde_json::from_slice(raw)?;
         json::check(text).map_err(|refusal| EventError::Value(refusal.message))?;
         let mut event: Raw = serde_json::from_str(text.get())?;
         if event.source.as_ref().is_some_and(|name| !is_name(name)) {
             return Err(EventError::Unfit("`source` must have 1 to 64 printable characters"));
+        }
+        if event.notify.as_ref().is_some_and(|notify| notify.users.len() > limits.notify_users) {
+            return Err(EventError::TooManyRecipients(limits.notify_users));
         }
         let body = match event.kind {
             Kind::Broadcast => Body::Broadcast(broadcast(&mut event)?),
@@ -274,7 +281,10 @@ mod tests {
     use super::*;
 
     fn decode(text: &str) -> Result<Event, EventError> {
-        Event::decode(text.as_bytes(), 1000)
+        Event::decode(
+            text.as_bytes(),
+            &Limits { op_bytes: 1000, notify_users: 2, ..Limits::default() },
+        )
     }
 
     #[test]
@@ -341,6 +351,14 @@ mod tests {
         ] {
             assert!(decode(text).is_err(), "{text} was taken for an event");
         }
+        let notify = |users: &str| {
+            decode(&format!(
+                r#"{{"project":"p","kind":"delete","entity":{{"type":"t","id":"1"}},
+                    "notify":{{"users":[{users}],"title":"hi"}}}}"#
+            ))
+        };
+        assert!(notify(r#""a","b""#).is_ok());
+        assert!(matches!(notify(r#""a","b","c""#), Err(EventError::TooManyRecipients(2))));
         let large = format!("\"{}\"", "x".repeat(1000));
         assert!(matches!(decode(&large), Err(EventError::TooLarge(1000))));
     }

@@ -1,13 +1,22 @@
 //! The edge: listeners, the upgrade to a WebSocket, the HTTP endpoints, the operators' listener.
 //!
-//! [`server`] accepts on every shard and serves HTTP; [`upgrade`] takes the socket out of it;
+//! [`server`] accepts on every shard, `first` reads what a connection begins with, [`upgrade`] answers a
+//! WebSocket handshake; the rest is HTTP:
 //! [`api`] and [`admin`] are the same commands for those who cannot hold a socket, for backends and for
-//! operators; [`problem`] is the one mapping of refusals to HTTP; [`operator`] is the second listener.
+//! operators, `cors` lets browsers read them; [`changes`] and [`checksum`] are delta sync, [`policies`] say how
+//! to cache; `guest` counts connections that are no WebSocket; [`problem`] is the one mapping of refusals to
+//! HTTP; [`operator`] is the second listener.
 
 pub mod admin;
 pub mod api;
+mod changes;
+mod checksum;
 mod conflicts;
+mod cors;
+mod first;
+mod guest;
 pub mod operator;
+mod policies;
 pub mod problem;
 pub mod publish;
 pub mod server;

@@ -265,11 +265,15 @@ mod raw_state {
     }
 }
 
-/// `presence`: an update is never a leave and a join.
+/// `presence`: who came, went or changed, or else `members`, who is here. An update is never a leave and a
+/// join.
 #[derive(Debug, Clone, Serialize)]
 pub struct PresenceDelta<'a> {
     /// The room.
     pub room: &'a Room,
+    /// Everyone, as in `subscribed`: what was said before is void.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<&'a [Member]>,
     /// Users whose first connection joined.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub joined: &'a [Member],
@@ -291,8 +295,6 @@ pub enum ResyncReason {
     CursorTooOld,
     /// The sequence was replaced, or the cursor is from a future that was lost.
     EpochChanged,
-    /// More happened than could be buffered.
-    Overflow,
     /// The role now in force may read other types or fields than the one the cursor was kept under: some
     /// were not sent.
     ScopeChanged,

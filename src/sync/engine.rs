@@ -5,7 +5,7 @@
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
 //! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
-//! verdicts make that safe.
+//! verdicts make that safe, and [`super::retold`] tells what nobody was told of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::order;
 use super::plan;
+use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
 use crate::auth::Permit;
@@ -29,7 +30,7 @@ use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::Outcome;
 use crate::store::{Actor, Answer, Batch, Committed, PendingOp, Store, StoreError};
-use crate::telemetry::{Metrics, WriteOutcome};
+use crate::telemetry::{Dropped, Metrics, WriteOutcome};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -142,6 +143,7 @@ impl Engine {
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
+            self.0.metrics.drops.of(Dropped::WriteQueue).inc();
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "too many writes wait for this project; send the same operations again later",
@@ -240,16 +242,21 @@ impl Inner {
         let ops = batches.iter().map(|batch| batch.ops.len()).sum::<usize>();
         let deadline = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
+        let mut again = false;
         loop {
             match self.store.commit(&batches, clock::now_ms(), plan).await {
                 Ok(committed) => {
                     self.metrics.group_ops.observe(ops as f64);
                     for one in &committed {
                         self.relay.committed(one);
+                        if again {
+                            retold::tell(&self.store, &self.relay, one).await;
+                        }
                     }
                     return Ok(committed);
                 }
                 Err(error) if error.retryable() && Instant::now() + pause < deadline => {
+                    again = true;
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "a commit failed or its outcome is unknown; running it again");
                     sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;

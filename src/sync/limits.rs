@@ -17,6 +17,9 @@ pub fn check(op: &Op, limits: &Limits) -> Result<(), Refusal> {
     if op.group.as_ref().is_some_and(|group| group.is_empty() || group.len() > NAME_BYTES) {
         return Err(Refusal::new(ErrorCode::BadRequest, "`group` must have 1 to 128 bytes"));
     }
+    if op.notify.as_ref().is_some_and(|notify| notify.users.len() > limits.notify_users) {
+        return Err(Refusal::limit("notify_users", limits.notify_users as u64));
+    }
     fields(&op.fields, limits)?;
     fields(&op.was, limits)
 }

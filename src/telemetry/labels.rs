@@ -108,8 +108,6 @@ label! {
         SlowConsumer = "slow_consumer",
         /// 4002.
         NoPong = "no_pong",
-        /// 4003.
-        Internal = "internal",
         /// 4100.
         TokenExpired = "token_expired",
         /// 4101.
@@ -126,8 +124,6 @@ label! {
         Forbidden = "forbidden",
         /// 4408.
         ConnectTimeout = "connect_timeout",
-        /// 4409.
-        Replaced = "replaced",
         /// 4413.
         FrameTooLarge = "frame_too_large",
     }
@@ -139,7 +135,6 @@ impl From<CloseCode> for Closed {
             CloseCode::ShuttingDown => Self::ShuttingDown,
             CloseCode::SlowConsumer => Self::SlowConsumer,
             CloseCode::NoPong => Self::NoPong,
-            CloseCode::Internal => Self::Internal,
             CloseCode::TokenExpired => Self::TokenExpired,
             CloseCode::TokenRevoked => Self::TokenRevoked,
             CloseCode::OverCapacity => Self::OverCapacity,
@@ -148,7 +143,6 @@ impl From<CloseCode> for Closed {
             CloseCode::Unauthorized => Self::Unauthorized,
             CloseCode::Forbidden => Self::Forbidden,
             CloseCode::ConnectTimeout => Self::ConnectTimeout,
-            CloseCode::Replaced => Self::Replaced,
             CloseCode::FrameTooLarge => Self::FrameTooLarge,
         }
     }
@@ -223,8 +217,6 @@ label! {
         CursorTooOld = "cursor_too_old",
         /// The sequence was replaced.
         EpochChanged = "epoch_changed",
-        /// More happened than could be buffered.
-        Overflow = "overflow",
         /// A new token reads with another role.
         ScopeChanged = "scope_changed",
     }
@@ -235,7 +227,6 @@ impl From<ResyncReason> for Resync {
         match reason {
             ResyncReason::CursorTooOld => Self::CursorTooOld,
             ResyncReason::EpochChanged => Self::EpochChanged,
-            ResyncReason::Overflow => Self::Overflow,
             ResyncReason::ScopeChanged => Self::ScopeChanged,
         }
     }
@@ -337,8 +328,30 @@ label! {
         ConnectionsPerUser = "connections_per_user",
         /// Connections from an address.
         ConnectionsPerIp = "connections_per_ip",
+        /// Connections that are no WebSocket, or not yet.
+        HttpConnections = "http_connections",
         /// Resident memory.
         Memory = "memory",
+    }
+}
+
+label! {
+    /// What was purged.
+    Purged("table") {
+        /// The change log.
+        Changes = "changes",
+        /// Tombstones of deleted entities.
+        Tombstones = "tombstones",
+        /// Verdicts of operations and events.
+        Verdicts = "verdicts",
+        /// Ids given to what clients named themselves.
+        Mappings = "mappings",
+        /// Conflicts that are decided.
+        Conflicts = "conflicts",
+        /// Devices not seen any more.
+        Devices = "devices",
+        /// Revocations that expired.
+        Revocations = "revocations",
     }
 }
 

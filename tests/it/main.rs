@@ -5,6 +5,7 @@
 mod architecture;
 mod bounded;
 mod bus;
+mod changes;
 mod connections;
 mod convergence;
 mod exactly_once;
@@ -16,6 +17,7 @@ mod isolation;
 mod no_hole;
 mod operators;
 mod poison;
+mod policies;
 mod presence;
 mod presence_rooms;
 mod protocol;

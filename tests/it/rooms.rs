@@ -1,8 +1,7 @@
 //! One hub on SQLite: rooms, changes in order, conflicts, resume.
 
-use std::time::Duration;
-
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::support::client::{Client, create, seqs, update};
 use crate::support::eventually;
@@ -69,19 +68,22 @@ async fn connections_that_break_while_they_are_written_to_leave_nothing_behind()
         readers.push(reader);
     }
     let mut writer = Client::connect(&hub.ws(), &editor).await;
+    let (written, mut writes) = watch::channel(0);
     let writing = tokio::spawn(async move {
         for n in 0..150 {
             let ops: Vec<_> = (0..20)
                 .map(|i| create(&format!("{n}-{i}"), &format!("{n}-{i}"), &json!({})))
                 .collect();
             writer.write("p", json!(ops)).await;
+            written.send_replace(n + 1);
         }
         writer.close().await;
     });
     // What they have not read makes the kernel reset the connections; some of these resets are met by a
     // write before they are read.
-    for reader in readers {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for (nth, reader) in readers.into_iter().enumerate() {
+        // A few writes apart, so that the last break while there is still something to write.
+        writes.wait_for(|written| *written > nth * 3).await.unwrap();
         drop(reader);
     }
     writing.await.unwrap();
