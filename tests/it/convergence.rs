@@ -17,7 +17,9 @@ use syncline::auth::{Claims, Command, Grants, Permit, Roles, authorize};
 use syncline::config::{self, Config};
 use syncline::id::{ProjectId, Seq};
 use syncline::protocol::conflict::Conflict;
-use syncline::store::{Answer, Batch, ConflictQuery, LogEntry, PendingOp, Store, StoreError};
+use syncline::store::{
+    Answer, Batch, ConflictQuery, DeltaRow, LogEntry, PendingOp, Store, StoreError,
+};
 use syncline::sync::plan::plan;
 use syncline::sync::rules::Rules;
 use syncline::sync::submission::{Places, Sent, Submission};
@@ -319,18 +321,14 @@ fn texts(answers: &[Answer]) -> Vec<&str> {
 
 /// One page of a delta, as it stands on the wire.
 async fn delta(store: &Store, project: &ProjectId, after: Seq, limit: u32) -> Value {
-    let page = store.entities(project, after, limit, 1 << 20).await.unwrap();
-    let last = page.rows.last().map_or(page.head, |(_, row)| row.version);
-    let rows: Vec<_> = page
-        .rows
-        .iter()
-        .map(|(key, row)| {
-            json!({ "entity": { "type": key.kind, "id": key.id }, "version": row.version,
-                "deleted": row.deleted, "fields": row.fields })
-        })
-        .collect();
-    let next = if page.more { last } else { page.head };
-    json!({ "changes": rows, "next": next, "more": page.more })
+    let page = store.delta(project, after, limit, 1 << 20).await.unwrap();
+    let row = |row: &DeltaRow| {
+        json!({ "entity": { "type": row.key.kind, "id": row.key.id }, "version": row.version,
+            "deleted": row.deleted, "fields": row.fields })
+    };
+    let last = page.rows.last().map_or(page.head, |row| row.version);
+    let rows: Vec<_> = page.rows.iter().map(row).collect();
+    json!({ "changes": rows, "next": last, "more": last < page.head })
 }
 
 async fn conflict_log(store: &Store, project: &ProjectId) -> Vec<Conflict> {

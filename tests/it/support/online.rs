@@ -180,11 +180,11 @@ impl Session<'_> {
 
     /// Catches up over HTTP, from any instance; stays where it is if one does not answer.
     async fn delta(&mut self, urls: &[String], token: &str) {
-        let mut after = self.device.cursor;
+        let (mut after, mut begun) = (self.device.cursor, String::new());
         loop {
             let url = urls.choose(&mut self.device.random).unwrap();
             let limit = self.device.random.random_range(5..50);
-            let query = format!("changes?since={after}&limit={limit}");
+            let query = format!("changes?since={after}&limit={limit}{begun}");
             let request = reqwest::Client::new().get(http(url, &query)).bearer_auth(token);
             let answer = request.timeout(DEADLINE).send().await;
             let Some(page) = body(answer).await else { return };
@@ -194,6 +194,9 @@ impl Session<'_> {
             after = page["next"].as_u64().unwrap();
             if page["more"] == false {
                 return;
+            }
+            if let Some(from) = page["begun"].as_u64() {
+                begun = format!("&begun={from}");
             }
         }
     }
