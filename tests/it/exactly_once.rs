@@ -18,6 +18,9 @@ use crate::support::{eventually, postgres};
 
 const TASK: (&str, &str) = ("task", "t1");
 
+/// What the hub says to PostgreSQL when it writes to a log; its other work commits as well.
+const WRITE: [&str; 2] = ["INSERT INTO changes", "COMMIT"];
+
 /// Creates a counter at 0 and adds 5 to it twice.
 fn ops() -> Value {
     let add = |op_id: &str, from: u64| {
@@ -100,7 +103,7 @@ async fn a_commit_whose_outcome_is_unknown_is_not_done_twice() {
     })
     .await;
     let mut client = phone(&hub.ws()).await;
-    link.lose_answer_to("COMMIT");
+    link.lose_answer_to(&WRITE);
     send(&mut client).await;
     committed(&store).await;
     eventually("the answer to the commit is lost", async || link.has_lost()).await;
@@ -125,7 +128,7 @@ async fn an_instance_killed_between_commit_and_reply_has_decided() {
     };
     let (mut dies, lives) = (start(&url).await, start(&direct).await);
     let mut client = phone(&dies.ws()).await;
-    link.lose_answer_to("COMMIT");
+    link.lose_answer_to(&WRITE);
     send(&mut client).await;
     committed(&store).await;
     eventually("the answer to the commit is lost", async || link.has_lost()).await;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +17,7 @@ enum Mode {
     Forward,
     Delay(Duration),
     BlackHole(Way),
-    LoseAnswer(&'static str),
+    LoseAnswer(&'static [&'static str]),
     Refuse,
 }
 
@@ -105,10 +105,11 @@ impl Proxy {
         self.set(Mode::Refuse);
     }
 
-    /// Delivers the next request that holds this text, and none of what is said on its link afterwards.
-    pub(crate) fn lose_answer_to(&self, request: &'static str) {
+    /// Delivers the first requests on one link that hold these texts, one after another, but nothing of
+    /// what is said on it after the last of them.
+    pub(crate) fn lose_answer_to(&self, requests: &'static [&'static str]) {
         self.lost.store(false, Ordering::SeqCst);
-        self.set(Mode::LoseAnswer(request));
+        self.set(Mode::LoseAnswer(requests));
     }
 
     /// Whether the request came, and its answer with it.
@@ -153,7 +154,7 @@ async fn link(
     mut state: watch::Receiver<State>,
     lost: Arc<AtomicBool>,
 ) {
-    let trap = Trap { sprung: AtomicBool::new(false), lost };
+    let trap = Trap { seen: AtomicUsize::new(0), lost };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let cuts = state.borrow().cuts;
@@ -167,23 +168,23 @@ async fn link(
 
 /// What makes a link lose an answer.
 struct Trap {
-    /// The request went by: nothing comes back any more.
-    sprung: AtomicBool,
+    /// How many of the requests went by.
+    seen: AtomicUsize,
     lost: Arc<AtomicBool>,
 }
 
 impl Trap {
     /// Whether these bytes are to be lost.
     fn takes(&self, way: Way, mode: Mode, bytes: &[u8]) -> bool {
-        match (way, mode) {
-            (Way::ToServer, Mode::LoseAnswer(request)) => {
-                let mut windows = bytes.windows(request.len());
-                if !self.lost.load(Ordering::SeqCst) && windows.any(|w| w == request.as_bytes()) {
-                    self.sprung.store(true, Ordering::SeqCst);
-                }
+        let Mode::LoseAnswer(requests) = mode else { return false };
+        let seen = self.seen.load(Ordering::SeqCst);
+        match (way, requests.get(seen)) {
+            (Way::ToServer, Some(next)) => {
+                let holds = bytes.windows(next.len()).any(|part| part == next.as_bytes());
+                self.seen.fetch_add(usize::from(holds), Ordering::SeqCst);
                 false
             }
-            (Way::ToClient, _) if self.sprung.load(Ordering::SeqCst) => {
+            (Way::ToClient, None) => {
                 self.lost.store(true, Ordering::SeqCst);
                 true
             }
