@@ -3,7 +3,7 @@
 //! [`server`] accepts on every shard, `first` reads what a connection begins with, [`upgrade`] answers a
 //! WebSocket handshake; the rest is HTTP:
 //! [`api`] and [`admin`] are the same commands for those who cannot hold a socket, for backends and for
-//! operators, `cors` lets browsers read them; [`changes`] and [`checksum`] are delta sync, [`policies`] say how
+//! operators, `cors` lets browsers read them; `changes` and `checksum` are delta sync, `policies` say how
 //! to cache; `guest` counts connections that are no WebSocket; [`problem`] is the one mapping of refusals to
 //! HTTP; [`operator`] is the second listener.
 

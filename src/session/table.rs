@@ -1,7 +1,7 @@
 //! A shard's table of connections: who is in it, what is known of each, and how they leave.
 //!
 //! A connection is entered once its handshake is done and removed when its task ends; between the two it
-//! begins to close exactly once ([`Shard::close`]), which takes it out of every room at once.
+//! begins to close exactly once (`Shard::close`), which takes it out of every room at once.
 
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -4,7 +4,7 @@
 //! memory of one piece. Every piece is a snapshot of its own: an entity that changes meanwhile moves ahead
 //! of the reader and comes in a later one. No transaction is held between two, however slow the client.
 //!
-//! A reply ends after as many rows as were asked for, or after [`MOST_KEYS`] entities were looked at: a
+//! A reply ends after as many rows as were asked for, or after `MOST_KEYS` entities were looked at: a
 //! reader that wants few of many gets on all the same, and costs no more than others.
 
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
 //! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
-//! verdicts make that safe, and [`super::retold`] tells what nobody was told of it.
+//! verdicts make that safe, and `retold` tells what nobody was told of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! From an operation to a committed change, and from the log back to a reader.
 //!
-//! [`submission`] reads a request's operations within their [`limits`] and puts them in [`order`];
+//! [`submission`] reads a request's operations within their [`limits`] and puts them in `order`;
 //! [`engine`] queues, groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
 //! a single field, [`notify`] who is to hear of it. [`follow`] keeps this instance's feeds true to the
 //! store, [`pages`] reads the log for those who catch up, [`delta`] the state for those who were away,

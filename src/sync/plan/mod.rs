@@ -1,8 +1,8 @@
 //! What becomes of operations: a pure function from a project's state to effects.
 //!
 //! Called by the store inside the transaction, under the project's lock; it reads no clock and touches
-//! nothing. Each operation gets one verdict and each verdict one place to be decided: [`decide`] looks at
-//! what is there, [`conflict`] at what two sides did to the same, [`super::merge`] at a single field.
+//! nothing. Each operation gets one verdict and each verdict one place to be decided: `decide` looks at
+//! what is there, `conflict` at what two sides did to the same, [`super::merge`] at a single field.
 //! Here the decisions become effects, in order, each on the state the earlier ones leave; the operations
 //! of a group on a state of their own, which counts only if none of them failed.
 

@@ -186,9 +186,11 @@ fn verify_verdicts(decided: &[Decided], log: &[LogEntry]) {
                 );
                 applied += 1;
             }
-            // An edit of what its writer knows to be deleted is rejected.
-            "superseded" | "noop" | "rejected" => {
-                assert!(!logged.contains(op_id.as_str()), "{verdict}")
+            "superseded" | "noop" => assert!(!logged.contains(op_id.as_str()), "{verdict}"),
+            // An edit of what its writer knows to be deleted; there is no other reason here.
+            "rejected" => {
+                assert_eq!(verdict["code"], "deleted", "{verdict}");
+                assert!(!logged.contains(op_id.as_str()), "{verdict}");
             }
             _ => panic!("not a verdict to expect: {verdict}"),
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 pub(crate) mod audit;
 pub(crate) mod client;
+pub(crate) mod copies;
 pub(crate) mod crowd;
 pub(crate) mod device;
 pub(crate) mod hub;
@@ -16,6 +17,7 @@ pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod schema;
 pub(crate) mod site;
+pub(crate) mod world;
 
 /// How long anything may take before a test calls it lost.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

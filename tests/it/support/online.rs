@@ -116,10 +116,8 @@ impl Session<'_> {
         if self.device.random.random_ratio(1, 8) {
             return Err(Left);
         }
-        let answer = timeout(DEADLINE, self.answer(ops)).await.unwrap_or_else(|_| {
-            // Bytes that a silenced link has taken never come; a client gives up as well.
-            Err(Left)
-        });
+        // Bytes that a silenced link has taken never come; a client gives up as well.
+        let answer = timeout(DEADLINE, self.answer(ops)).await.unwrap_or(Err(Left));
         if let Some(other) = other
             && let Some(verdicts) = other.await.unwrap()
         {
