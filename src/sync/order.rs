@@ -2,15 +2,18 @@
 //! before an earlier one on the same entity. Pure.
 //!
 //! The unit is a group, or an operation alone. Whoever has to go before an urgent unit is as urgent.
+//!
+//! Which id a local name from an earlier request has only the store knows: it may be any id of its type, so
+//! in a request with such a name all of the type keep their order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::id::{EntityRef, EntityType};
-use crate::protocol::op::Lane;
+use crate::protocol::op::{Lane, OpKind};
 use crate::store::PendingOp;
 
-/// An entity as an operation names it, or refers to it.
-type Named<'a> = (&'a EntityType, EntityRef);
+/// An entity as an operation names it, or refers to it; without a name, whichever of the type.
+type Named<'a> = (&'a EntityType, Option<EntityRef>);
 
 /// Sorts operations by urgency. `places` goes with them: what each one's place in the request is.
 pub(super) fn by_priority(ops: Vec<PendingOp>, places: Vec<usize>) -> (Vec<PendingOp>, Vec<usize>) {
@@ -34,22 +37,45 @@ pub(super) fn by_priority(ops: Vec<PendingOp>, places: Vec<usize>) -> (Vec<Pendi
 fn ranks(units: &[Vec<(PendingOp, usize)>]) -> Vec<u8> {
     let mut wanted: HashMap<Named<'_>, u8> = HashMap::new();
     let mut ranks = vec![0; units.len()];
+    let names = Names::of(units);
     for (unit, place) in units.iter().zip(&mut ranks).rev() {
         let own = unit.iter().map(|(op, _)| rank(op.op.priority));
         let later =
-            unit.iter().flat_map(|(op, _)| named(op)).filter_map(|n| wanted.get(&n).copied());
+            unit.iter().flat_map(|(op, _)| names.in_op(op)).filter_map(|n| wanted.get(&n).copied());
         *place = own.chain(later).min().unwrap_or(rank(Lane::Normal));
-        for name in unit.iter().flat_map(|(op, _)| named(op)) {
+        for name in unit.iter().flat_map(|(op, _)| names.in_op(op)) {
             wanted.insert(name, *place);
         }
     }
     ranks
 }
 
-/// The entities an operation is about or refers to.
-fn named(op: &PendingOp) -> impl Iterator<Item = Named<'_>> {
-    let locals = op.locals.iter().map(|(kind, id)| (kind, EntityRef::Local(id.clone())));
-    std::iter::once((&op.op.entity_type, op.op.id.clone())).chain(locals)
+/// The local names of a request.
+struct Names<'a> {
+    /// Those it creates: they stand for nothing else.
+    created: HashSet<(&'a EntityType, &'a EntityRef)>,
+    /// Types of which it has another one.
+    vague: HashSet<&'a EntityType>,
+}
+
+impl<'a> Names<'a> {
+    fn of(units: &'a [Vec<(PendingOp, usize)>]) -> Self {
+        let ops = || units.iter().flatten().map(|(op, _)| &op.op);
+        let local = ops().filter(|op| matches!(op.id, EntityRef::Local(_)));
+        let (creates, others): (Vec<_>, Vec<_>) = local.partition(|op| op.kind == OpKind::Create);
+        let created: HashSet<_> = creates.iter().map(|op| (&op.entity_type, &op.id)).collect();
+        let vague = others.iter().filter(|op| !created.contains(&(&op.entity_type, &op.id)));
+        Self { vague: vague.map(|op| &op.entity_type).collect(), created }
+    }
+
+    /// The entities an operation is about or refers to.
+    fn in_op<'o: 'a>(&self, op: &'o PendingOp) -> impl Iterator<Item = Named<'a>> + use<'a> {
+        let kind = &op.op.entity_type;
+        let vague = self.vague.contains(kind) && !self.created.contains(&(kind, &op.op.id));
+        let locals = op.locals.iter().map(|(kind, id)| (kind, Some(EntityRef::Local(id.clone()))));
+        let own = std::iter::once((kind, Some(op.op.id.clone())));
+        own.chain(locals).chain(vague.then_some((kind, None)))
+    }
 }
 
 /// 0 is the most urgent.
@@ -102,6 +128,19 @@ mod tests {
             op(4, "b", "critical", false),
         ];
         assert_eq!(order(&ops), [0, 1, 2, 4, 3]);
+    }
+
+    #[test]
+    fn a_name_from_an_earlier_request_may_be_any_id_of_its_type() {
+        let ops = [
+            op(0, "x", "normal", false),
+            op(1, "local:a", "normal", false),
+            op(2, "0192f0c1", "critical", false),
+        ];
+        assert_eq!(order(&ops), [0, 1, 2]);
+        let mut created = ops;
+        created[1].op.kind = OpKind::Create;
+        assert_eq!(order(&created), [2, 0, 1], "what is created here has no id yet");
     }
 
     proptest! {

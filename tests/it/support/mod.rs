@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+pub(crate) mod audit;
 pub(crate) mod client;
+pub(crate) mod copies;
 pub(crate) mod crowd;
+pub(crate) mod device;
 pub(crate) mod hub;
+pub(crate) mod online;
 pub(crate) mod plan;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod schema;
 pub(crate) mod site;
+pub(crate) mod world;
 
 /// How long anything may take before a test calls it lost.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,6 +1,8 @@
 //! A chaos proxy: real TCP links that can be cut, silenced, slowed and refused.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +17,7 @@ enum Mode {
     Forward,
     Delay(Duration),
     BlackHole(Way),
+    LoseAnswer(&'static [&'static str]),
     Refuse,
 }
 
@@ -45,6 +48,8 @@ struct State {
 pub(crate) struct Proxy {
     addr: SocketAddr,
     state: watch::Sender<State>,
+    /// Whether the answer that was to be lost came.
+    lost: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
 
@@ -54,9 +59,10 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let state = watch::Sender::new(State { mode: Mode::Forward, cuts: 0, silences: [0; 2] });
+        let lost = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, state.subscribe()));
-        Self { addr, state, _tasks: tasks }
+        tasks.spawn(accept(listener, target, state.subscribe(), lost.clone()));
+        Self { addr, state, lost, _tasks: tasks }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -99,6 +105,18 @@ impl Proxy {
         self.set(Mode::Refuse);
     }
 
+    /// Delivers the first requests on one link that hold these texts, one after another, but nothing of
+    /// what is said on it after the last of them.
+    pub(crate) fn lose_answer_to(&self, requests: &'static [&'static str]) {
+        self.lost.store(false, Ordering::SeqCst);
+        self.set(Mode::LoseAnswer(requests));
+    }
+
+    /// Whether the request came, and its answer with it.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst)
+    }
+
     /// Closes all links there are.
     pub(crate) fn cut_all(&self) {
         self.state.send_modify(|state| state.cuts += 1);
@@ -109,7 +127,12 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State>) {
+async fn accept(
+    listener: TcpListener,
+    target: u16,
+    state: watch::Receiver<State>,
+    lost: Arc<AtomicBool>,
+) {
     let mut links = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.unwrap();
@@ -120,20 +143,53 @@ async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
-        links.spawn(link(client, server, state.clone()));
+        links.spawn(link(client, server, state.clone(), lost.clone()));
     }
 }
 
 /// Lives until one side closes or the link is cut.
-async fn link(client: TcpStream, server: TcpStream, mut state: watch::Receiver<State>) {
+async fn link(
+    client: TcpStream,
+    server: TcpStream,
+    mut state: watch::Receiver<State>,
+    lost: Arc<AtomicBool>,
+) {
+    let trap = Trap { seen: AtomicUsize::new(0), lost };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let cuts = state.borrow().cuts;
     let (up, down) = (state.clone(), state.clone());
     tokio::select! {
-        () = pump(from_client, to_server, Way::ToServer, up) => {}
-        () = pump(from_server, to_client, Way::ToClient, down) => {}
+        () = pump(from_client, to_server, Way::ToServer, up, &trap) => {}
+        () = pump(from_server, to_client, Way::ToClient, down, &trap) => {}
         _ = state.wait_for(|state| state.cuts != cuts) => {}
+    }
+}
+
+/// What makes a link lose an answer.
+struct Trap {
+    /// How many of the requests went by.
+    seen: AtomicUsize,
+    lost: Arc<AtomicBool>,
+}
+
+impl Trap {
+    /// Whether these bytes are to be lost.
+    fn takes(&self, way: Way, mode: Mode, bytes: &[u8]) -> bool {
+        let Mode::LoseAnswer(requests) = mode else { return false };
+        let seen = self.seen.load(Ordering::SeqCst);
+        match (way, requests.get(seen)) {
+            (Way::ToServer, Some(next)) => {
+                let holds = bytes.windows(next.len()).any(|part| part == next.as_bytes());
+                self.seen.fetch_add(usize::from(holds), Ordering::SeqCst);
+                false
+            }
+            (Way::ToClient, None) => {
+                self.lost.store(true, Ordering::SeqCst);
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -142,6 +198,7 @@ async fn pump(
     mut to: OwnedWriteHalf,
     way: Way,
     state: watch::Receiver<State>,
+    trap: &Trap,
 ) {
     let mut buffer = vec![0; 64 << 10];
     let silences = |state: &State| state.silences[usize::from(way == Way::ToClient)];
@@ -149,7 +206,7 @@ async fn pump(
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let now = *state.borrow();
         let silent = matches!(now.mode, Mode::BlackHole(which) if which.takes(way));
-        if silent || silences(&now) != before {
+        if silent || silences(&now) != before || trap.takes(way, now.mode, &buffer[..count]) {
             continue;
         }
         if let Mode::Delay(by) = now.mode {

@@ -40,6 +40,9 @@ struct Load {
     /// Bytes of one delivered message.
     #[arg(long, default_value_t = 128)]
     bytes: usize,
+    /// Publish by `write` to the project instead of by `broadcast` to rooms; there is one room then.
+    #[arg(long)]
+    durable: bool,
     /// Length of the measurement.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -49,7 +52,7 @@ impl Load {
     fn params(&self) -> Fields {
         fields(json!({
             "rate": self.rate, "connections": self.connections, "rooms": self.rooms,
-            "bytes": self.bytes, "seconds": self.seconds,
+            "bytes": self.bytes, "seconds": self.seconds, "durable": self.durable,
         }))
     }
 
@@ -62,7 +65,7 @@ impl Load {
             connections: self.connections,
             rooms: self.rooms,
             bytes: self.bytes,
-            durable: false,
+            durable: self.durable,
         };
         let mut flow = Flow::open(&mut pool, &plan)?;
         let rate = self.rate / flow.per_publication();

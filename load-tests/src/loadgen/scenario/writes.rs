@@ -31,12 +31,46 @@ pub(crate) struct Options {
     /// Bytes of text in one operation.
     #[arg(long, default_value_t = 128)]
     bytes: usize,
+    /// Operations a second, whatever the server does; as many as it takes without this. Latency counts
+    /// from when a batch was due.
+    #[arg(long)]
+    rate: Option<f64>,
 }
 
 struct Writer {
     ops: Ops,
     sent: Instant,
     busy: bool,
+}
+
+/// When the next batch is due.
+struct Schedule {
+    start: Instant,
+    /// Seconds between two batches; none if a batch is due whenever a writer is free.
+    every: Option<f64>,
+    sent: u32,
+}
+
+impl Schedule {
+    fn new(o: &Options) -> Self {
+        let every = o.rate.map(|rate| o.batch as f64 / rate);
+        Self { start: Instant::now(), every, sent: 0 }
+    }
+
+    /// When the batch that is to be sent now was due, if one is.
+    fn due(&mut self, now: Instant) -> Option<Instant> {
+        let Some(every) = self.every else { return Some(now) };
+        let due = self.start + Duration::from_secs_f64(every * f64::from(self.sent));
+        (due <= now).then(|| {
+            self.sent += 1;
+            due
+        })
+    }
+
+    /// How long to wait for answers: a schedule is finer than epoll's timeout.
+    fn wait(&self) -> Duration {
+        Duration::from_millis(if self.every.is_some() { 0 } else { 50 })
+    }
 }
 
 pub(crate) fn run(o: &Options) -> Result<Fields> {
@@ -63,18 +97,20 @@ pub(crate) fn run(o: &Options) -> Result<Fields> {
     let meter = Meter::start(&o.common.pid)?;
     let end = Instant::now() + Duration::from_secs_f64(o.seconds);
     let mut last = Instant::now();
+    let mut schedule = Schedule::new(o);
     loop {
         let open = Instant::now() < end;
         for (id, writer) in writers.iter_mut().enumerate().filter(|(_, w)| open && !w.busy) {
+            let Some(due) = schedule.due(Instant::now()) else { break };
             let text = writer.ops.write(1, o.batch);
             writer.busy = true;
-            writer.sent = Instant::now();
+            writer.sent = due;
             pool.send(id, &wire::masked(wire::TEXT, text.as_bytes()))?;
         }
-        if writers.iter().all(|w| !w.busy) || last.elapsed() > o.common.patience() {
+        if (!open && writers.iter().all(|w| !w.busy)) || last.elapsed() > o.common.patience() {
             break;
         }
-        pool.turn(Duration::from_millis(50), |id, now, what| {
+        pool.turn(schedule.wait(), |id, now, what| {
             let writer = &mut writers[id];
             let failure = match what {
                 Happened::Text(text) if text.starts_with(br#"{"type":"written""#) => {
@@ -96,7 +132,7 @@ pub(crate) fn run(o: &Options) -> Result<Fields> {
     let mut line = verdicts(&writers);
     line.extend(usage.fields(line["applied"].as_u64().unwrap_or(0)));
     line.extend(fields(json!({
-        "connections": o.connections, "batch": o.batch, "seconds": o.seconds, "bytes": o.bytes,
+        "connections": o.connections, "batch": o.batch, "seconds": o.seconds, "bytes": o.bytes, "rate": o.rate,
         "url2": o.url2.as_ref().map(Url::to_string),
         "latency_us": latency.json(), "errors": errors, "first_error": first_error,
     })));
