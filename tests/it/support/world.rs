@@ -7,8 +7,8 @@ use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
-use syncline::auth::{Claims, Command, Grants, Permit, Roles, authorize};
-use syncline::config::Config;
+use syncline::auth::{Access, Claims, Command, Permit, Roles, authorize};
+use syncline::config::{Config, Memberships};
 use syncline::id::{ProjectId, Seq};
 use syncline::store::{Answer, Batch, LogEntry, PendingOp, Store, StoreError};
 use syncline::sync::plan::plan;
@@ -69,8 +69,10 @@ impl World {
         varied(&mut config);
         let devices: Vec<_> =
             (0..DEVICES).map(|n| Device::new(n, USERS, random.random())).collect();
-        let (roles, project) = (Roles::compile(&config.roles).unwrap(), PROJECT.parse().unwrap());
-        let permits = devices.iter().map(|device| permit(device, &roles, &project)).collect();
+        let roles = Roles::compile(&config.roles).unwrap();
+        let access = Access::new(roles, Memberships::Token);
+        let project = PROJECT.parse().unwrap();
+        let permits = devices.iter().map(|device| permit(device, &access, &project)).collect();
         Self {
             stores: [site.open().await, site.open().await],
             site,
@@ -266,7 +268,7 @@ impl World {
     }
 }
 
-fn permit(device: &Device, roles: &Roles, project: &ProjectId) -> Permit {
+fn permit(device: &Device, access: &Access, project: &ProjectId) -> Permit {
     let claims = Claims {
         user: device.user.parse().unwrap(),
         projects: BTreeMap::from([(project.clone(), "editor".parse().unwrap())]),
@@ -275,7 +277,7 @@ fn permit(device: &Device, roles: &Roles, project: &ProjectId) -> Permit {
         issued_at: None,
         expires_at: i64::MAX,
     };
-    authorize(&Grants::resolve(&claims, roles), Command::Write(project)).unwrap()
+    authorize(&access.grants(&claims), Command::Write(project)).unwrap()
 }
 
 fn texts(answers: &[Answer]) -> Vec<&str> {
