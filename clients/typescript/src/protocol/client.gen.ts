@@ -145,6 +145,10 @@ export interface SubscribeRoom {
    */
   room: string;
   /**
+   * The scope `since` was stored with.
+   */
+  scope?: string | null;
+  /**
    * The last position this client has stored; the changes after it follow. Absent: from now on.
    */
   since?: Seq | null;

@@ -16,8 +16,10 @@ export type ServerFrame =
   | ServerPresenceFrame
   | ServerNotificationFrame
   | ServerConflictFrame
+  | ServerVerdictFrame
   | ServerResyncFrame
   | ServerGoneFrame
+  | ServerAccessFrame
   | ServerTokenExpiringFrame
   | ServerGoodbyeFrame
   | ServerPongFrame
@@ -54,6 +56,11 @@ export type Subscribed1 =
        * Why the cursor cannot be resumed; the room is joined from `seq` on, fetch its state anew.
        */
       resync?: "cursor_too_old" | "epoch_changed" | "scope_changed";
+      /**
+       * What the role may read, as an opaque text: to be stored with the cursor. Absent for rooms that
+       * hold no log.
+       */
+      scope?: string;
       /**
        * A position in a project's log: dense, in commit order, starting at 1; 0 is "before the first".
        */
@@ -662,6 +669,66 @@ export interface ConflictField {
   was?: unknown;
 }
 /**
+ * An operation of this user's was tried again; on every device. Without the entity's fields, which
+ * come as changes: a device's token may read less than the one the operation was sent with.
+ */
+export interface ServerVerdictFrame {
+  /**
+   * 1 to 64 letters, digits, `_` or `-`
+   */
+  project: string;
+  type: "verdict";
+  verdict: Verdict1;
+}
+/**
+ * The answer to one operation.
+ */
+export interface Verdict1 {
+  /**
+   * For `rejected`, `superseded` and `conflict`: why, for programs.
+   */
+  code?: string;
+  /**
+   * An entry of the conflict log: a UUIDv7, so entries sort by time.
+   */
+  conflict?: string;
+  current?: EntityState;
+  /**
+   * For `merged`: the operation's fields as they are now.
+   */
+  fields?: {
+    [k: string]: unknown;
+  };
+  /**
+   * The entity's id; still the local one if the operation was refused before it had another.
+   */
+  id: EntityRef;
+  /**
+   * `local:`, then 1 to 120 printable characters without `:`
+   */
+  local_id?: string;
+  /**
+   * For `rejected`, `superseded` and `conflict`: why, for people.
+   */
+  message?: string;
+  /**
+   * The operation answered.
+   */
+  op_id: OpId;
+  /**
+   * What became of it.
+   */
+  outcome: Outcome;
+  /**
+   * A position in a project's log: dense, in commit order, starting at 1; 0 is "before the first".
+   */
+  seq?: number;
+  /**
+   * A position in a project's log: dense, in commit order, starting at 1; 0 is "before the first".
+   */
+  version?: number;
+}
+/**
  * The cursor of a room is of no use any more: fetch its state anew.
  */
 export interface ServerResyncFrame {
@@ -676,18 +743,44 @@ export interface ServerResyncFrame {
   type: "resync";
 }
 /**
- * Access to a room was lost: purge what came from it.
+ * Access to a room was lost, or to a part of what it brings: purge what came from it.
  */
 export interface ServerGoneFrame {
   /**
+   * Types that stay, if `types` is `*`.
+   */
+  except?: string[];
+  /**
+   * Fields by type; `*` is every type that stays.
+   */
+  fields?: {
+    [k: string]: string[];
+  };
+  /**
    * Why.
    */
-  reason: string;
+  reason: "access_lost" | "scope_changed";
   /**
    * `project:{project}`, `entity:{project}:{type}:{id}`, `user:{user}` or `room:{project}:{name}`
    */
   room: string;
   type: "gone";
+  /**
+   * Types of entity; `*` is every type.
+   */
+  types?: string[];
+}
+/**
+ * The user's role in some projects is another now.
+ */
+export interface ServerAccessFrame {
+  /**
+   * The projects concerned; null is one the user is in no more.
+   */
+  projects: {
+    [k: string]: ProjectGrant;
+  };
+  type: "access";
 }
 /**
  * The token expires soon: send `refresh`.
