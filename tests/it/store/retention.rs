@@ -230,7 +230,7 @@ async fn a_cursor_from_before_a_purge_is_told_and_misses_nothing(site: Site) {
         assert_eq!(client.copy, living, "seed {seed}");
     }
     let resyncs: u32 = clients.iter().map(|client| client.resyncs).sum();
-    assert!(0 < resyncs && resyncs < reads / 2, "{resyncs} of {reads}");
+    assert!(0 < resyncs && resyncs < reads, "{resyncs} of {reads}");
 }
 
 async fn two_instances_never_purge_at_once(site: Site) {
