@@ -28,15 +28,18 @@ use crate::ingest::pubsub::Listener;
 use crate::ingest::stream::Reader;
 use crate::net::{api, operator, server};
 use crate::presence::Presence;
-use crate::push::{Acks, worker};
+use crate::push::decide::Policy;
+use crate::push::{self, Acks, Live};
 use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
+use crate::sync::notify::Notices;
 use crate::sync::pages::Pages;
 use crate::telemetry::Metrics;
+use crate::templates::Templates;
 
 /// How often it is looked whether all clients are gone.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
@@ -112,8 +115,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })?;
     let (address, admin_address) = (listener.local_addr()?, operators.local_addr()?);
 
+    let templates = Templates::load(&config.push.templates, &config.push.locales);
+    let templates = Arc::new(templates.map_err(problems)?);
+    let providers = push::providers(&config.push)?;
+    let push = Arc::new(push::policy(&store, &config.push, templates, providers).await?);
     let shutdown = Shutdown::new();
-    let (hub, queues) = assemble(config, auth, roles, store, &shutdown)?;
+    let (hub, queues) = assemble(config, auth, roles, (store, push), &shutdown)?;
     shutdown.spawn("operators", {
         let stop = shutdown.stopping().clone();
         let router = operator::router(hub.clone());
@@ -148,7 +155,7 @@ fn assemble(
     config: Config,
     auth: Arc<Authenticator>,
     roles: Roles,
-    store: Store,
+    (store, push): (Store, Arc<Policy>),
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Arc<Hub>, Queues)> {
     let metrics = Metrics::new();
@@ -173,7 +180,8 @@ fn assemble(
     let fanout = Fanout::new(handles);
     let (relay, doubtful) = Relay::new(feeds, fanout, bus.clone(), auth.clone(), metrics.clone());
     let relay = Arc::new(relay);
-    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config);
+    let notices = Notices::new(&config.push, &roles, push.templates.clone());
+    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config, notices);
     let listens = link.is_some() && config.ingest.enabled;
     let ingest = Ingest::new(&config, engine.clone(), relay.clone(), metrics.clone(), link);
     let hub = Arc::new(Hub {
@@ -186,6 +194,8 @@ fn assemble(
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),
+        live: Live::default(),
+        push,
         memory: Memory::new(config.limits.memory_bytes),
         runtime: Handle::current(),
         draining: shutdown.draining().clone(),
@@ -206,7 +216,10 @@ fn assemble(
     shutdown.spawn("authenticator", hub.auth.clone().run(stop.clone()));
     let (acks, store, metrics) = (hub.acks.clone(), hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("acknowledgements", acks.run(store, metrics, stop.clone()));
-    shutdown.spawn("push", worker::Worker::new(&hub).run(stop.clone()));
+    let (live, relay) = (hub.live.clone(), hub.relay.clone());
+    let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
+    shutdown.spawn("who is here", live.run(instance, store, relay, metrics, stop.clone()));
+    push::spawn(&hub, shutdown);
     if listens {
         let (config, metrics) = (&hub.config, hub.metrics.clone());
         let reader = Reader::new(config, instance, ingest.clone(), metrics)?;

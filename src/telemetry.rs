@@ -25,7 +25,7 @@ mod process;
 
 pub use labels::{
     AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, IngestOutcome, IngestWay,
-    Label, PushState, RateLimit, Resync, WriteOutcome,
+    Label, PushEvent, PushLane, PushState, RateLimit, Resync, WriteOutcome,
 };
 pub use process::resident_memory;
 
@@ -176,9 +176,35 @@ metrics! {
     rate_limited: Counters<RateLimit> = Counters::new();
     /// Push intents that reached a state.
     push_intents: Counters<PushState> = Counters::new();
+    /// What happened to pushes on devices.
+    push_events: Counters<(PushEvent, PushLane)> = Counters::new();
+    /// Seconds from the event to the provider's acceptance, lane critical.
+    push_critical_seconds: Histogram = histogram(0.01, 2.0, 16);
+    /// Seconds from the event to the provider's acceptance, lane high.
+    push_high_seconds: Histogram = histogram(0.01, 2.0, 16);
+    /// Seconds from the event to the provider's acceptance, lane normal.
+    push_normal_seconds: Histogram = histogram(0.01, 2.0, 16);
+    /// Pushes that wait to be sent, over all instances.
+    push_queue: Gauge = both();
+    /// Seconds since the event of the oldest of them.
+    push_queue_oldest_seconds: Gauge = both();
+    /// Times a provider's breaker opened: it fails, or does not accept the credentials.
+    push_breakers_opened: Counter = both();
+    /// Times so many push tokens were dead at once that none was disabled.
+    push_spikes: Counter = both();
 }
 
 impl Metrics {
+    /// Seconds from the event to the provider's acceptance.
+    #[must_use]
+    pub fn push_seconds(&self, lane: PushLane) -> &Histogram {
+        match lane {
+            PushLane::Critical => &self.push_critical_seconds,
+            PushLane::High => &self.push_high_seconds,
+            PushLane::Normal => &self.push_normal_seconds,
+        }
+    }
+
     /// Counts an answered HTTP request. `route` is the route's pattern, never the path asked for.
     pub fn http_request(&self, route: &str, status: u16) {
         let labels = HttpRequest { route: route.to_owned(), status };

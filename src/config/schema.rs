@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use toml::Value;
 
-use super::{Auth, Config, Hmac, Ingest, Jwks, PublicKey, Role, Roles, Server, Source};
+use super::push::Rule;
+use super::{Auth, Config, Hmac, Ingest, Jwks, PublicKey, Push, Role, Roles, Server, Source};
 
 /// Stands for any name in a table whose keys the user chooses.
 pub(crate) const ANY: &str = "*";
@@ -34,6 +35,13 @@ fn sample() -> Config {
             [(ANY.to_owned(), Role { read: one(), write: one(), delete: one(), broadcast: false })]
                 .into(),
         ),
+        push: Push {
+            link_schemes: one(),
+            drop_ambiguous: one(),
+            locales: one(),
+            rules: vec![Rule { on: one(), values: one(), roles: one(), ..Rule::default() }],
+            ..Push::default()
+        },
         ingest: Ingest { sources: vec![Source::default()], ..Ingest::default() },
         ..Config::default()
     }

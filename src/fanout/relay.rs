@@ -4,17 +4,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
 use super::{ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
 use crate::auth::{Authenticator, RevocationEntry};
 use crate::bus::{Bus, Topic};
-use crate::id::{Epoch, ProjectId, Room, UserId};
+use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::Delta;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame;
+use crate::protocol::notify::Lane;
 use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
+use crate::store::push::Due;
 use crate::store::{Committed, NewNotification};
 use crate::telemetry::{Dropped, Metrics};
 
@@ -75,27 +78,52 @@ impl Relay {
     }
 
     fn notification(&self, project: &ProjectId, n: &NewNotification) {
-        let data = n
-            .data
-            .as_ref()
-            .and_then(|data| serde_json::value::RawValue::from_string(data.clone()).ok());
-        let frame = ServerFrame::Notification(Notification {
+        let draft = &n.draft;
+        if draft.schedule.is_some() {
+            return; // shown when its time comes
+        }
+        let data = draft.data.as_deref().and_then(raw);
+        let notification = Notification {
             nid: &n.nid,
             project,
-            seq: n.seq,
-            title: &n.title,
-            body: &n.body,
+            seq: draft.seq,
+            title: &draft.title,
+            body: &draft.body,
             data: data.as_deref(),
-            link: n.link.as_deref(),
-            lane: n.lane,
-            at: n.created_at,
-        })
-        .encode();
-        self.fanout.to_user(&n.user, project, &frame);
+            link: draft.link.as_deref(),
+            lane: draft.lane,
+            category: draft.category.as_deref(),
+            at: draft.created_at,
+        };
+        self.to_user(&n.user, project, notification);
+    }
+
+    /// Shows a user a notification whose time has come.
+    pub fn announce(&self, due: &Due) {
+        let (Ok(project), Ok(user)) = (due.project.parse(), due.user_id.parse()) else { return };
+        let data = due.data.as_deref().and_then(raw);
+        let notification = Notification {
+            nid: &due.nid,
+            project: &project,
+            seq: Seq::ZERO,
+            title: &due.title,
+            body: &due.body,
+            data: data.as_deref(),
+            link: due.link.as_deref(),
+            lane: Lane::ALL.into_iter().find(|l| l.as_str() == due.lane).unwrap_or_default(),
+            category: due.category.as_deref(),
+            at: due.created_at,
+        };
+        self.to_user(&user, &project, notification);
+    }
+
+    fn to_user(&self, user: &UserId, project: &ProjectId, notification: Notification<'_>) {
+        let frame = ServerFrame::Notification(notification).encode();
+        self.fanout.to_user(user, project, &frame);
         let payload = frame::payload(&frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
         let project = project.clone();
-        self.signal(&Topic::User(n.user.clone()), &Signal::User { project, frame });
+        self.signal(&Topic::User(user.clone()), &Signal::User { project, frame });
     }
 
     /// Passes on a broadcast's finished frame.
@@ -207,4 +235,8 @@ impl Relay {
             _ => self.dropped(Dropped::BusMessage, 1),
         }
     }
+}
+
+fn raw(text: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(text.to_owned()).ok()
 }

@@ -16,6 +16,7 @@ use super::admin;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
+use super::{notifications, push};
 use crate::auth::{Command, Grants, Permit, authorize};
 use crate::clock;
 use crate::hub::Hub;
@@ -40,6 +41,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/projects/{project}/ops", post(ops))
         .route("/v1/rooms/{room}/presence", get(presence))
         .route("/v1/publish", post(publish::publish))
+        .merge(notifications::router())
+        .merge(push::router())
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
@@ -65,7 +68,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
 }
 
 /// What the bearer token grants.
-async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
+pub(super) async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
     let token = bearer(headers).ok_or_else(|| {
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;

@@ -16,10 +16,11 @@ use crate::clock;
 use crate::id::{ClientId, Room};
 use crate::presence::Departure;
 use crate::protocol::client::{
-    Ack, Broadcast, Connect, RequestId, SetPresence, Unsubscribe, Write,
+    Ack, Broadcast, Connect, PushDevice, RequestId, SetPresence, Unsubscribe, Write,
 };
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
 use crate::protocol::server::{Connected, ProjectGrant, RawState, ResyncReason, ServerFrame};
+use crate::push::devices;
 use crate::quota::Kind;
 use crate::sync::follow;
 use crate::sync::submission::Submission;
@@ -52,6 +53,7 @@ impl Shard {
                 let result = self.ack(conn, &ack);
                 self.done(conn, id.as_ref(), result);
             }
+            Step::PushDevice(id, device) => self.push_device(conn, id, device),
             Step::Pong(id) => self.send(conn.slot, &ServerFrame::Pong { id: id.as_ref() }.encode()),
             Step::Refuse(id, refusal) => {
                 if matches!(refusal.code, ErrorCode::RateLimited | ErrorCode::LimitExceeded) {
@@ -157,6 +159,9 @@ impl Shard {
         drop(state);
         if here > self.hub.config.limits.connections_per_user {
             return self.close(conn.slot, Closing::Code(CloseCode::RateLimited));
+        }
+        if here == 1 {
+            self.hub.live.note(&user, true);
         }
         if here == 1 && !self.hub.relay.bus.is_local() {
             follow::follow_user(&self.hub.relay, user, &self.hub.runtime);
@@ -388,6 +393,28 @@ impl Shard {
         let state = RawState(presence.state.into());
         self.hub.presence.update(&presence.room, permit.user(), conn.id, state);
         Ok(())
+    }
+
+    fn push_device(self: &Rc<Self>, conn: ConnRef, id: Option<RequestId>, device: PushDevice) {
+        let client = self.with_identity(conn, |identity| identity.client.clone());
+        let asked = self.permit(conn, Command::Own).and_then(|permit| {
+            let client =
+                client.ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
+            Ok((permit, client))
+        });
+        let shard = self.clone();
+        spawn_local(async move {
+            let result = match asked {
+                Ok((permit, client)) => {
+                    devices::register(&shard.hub, &permit, client, device).await.map(|_| ())
+                }
+                Err(refusal) => Err(refusal),
+            };
+            if shard.is_open(conn) {
+                shard.answered(conn);
+                shard.done(conn, id.as_ref(), result);
+            }
+        });
     }
 
     fn ack(&self, conn: ConnRef, ack: &Ack) -> Result<(), Refusal> {

@@ -1,7 +1,7 @@
 //! The store: every project's log, entities, verdicts and notifications, in SQLite or PostgreSQL.
 //!
 //! Called by the sync engine ([`Store::commit`], [`Store::page`]), by the push workers
-//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`]). One file per topic, both engines
+//! ([`push`]) and by `auth` ([`Store::revocations`]). One file per topic, both engines
 //! side by side in it; `tests/it/store.rs` is the one suite both have to pass.
 //!
 //! Invariants: a project's sequence is dense and in commit order, because its `sync_head` row is locked
@@ -9,7 +9,10 @@
 //! pushes are one transaction. A commit whose outcome is unknown is reported as
 //! [`StoreError::Unavailable`] and is safe to run again. JSON is kept as text, byte for byte.
 
+use std::sync::Arc;
+
 use sqlx::{Pool, Postgres, Sqlite};
+use tokio::sync::Notify;
 
 /// Runs `$body` on the connections for reading; `$body` is compiled once for each engine.
 macro_rules! on_reader {
@@ -54,6 +57,7 @@ macro_rules! in_transaction {
 }
 
 mod commit;
+mod dialect;
 mod entities;
 mod error;
 mod heads;
@@ -61,21 +65,24 @@ mod log;
 mod migrate;
 mod model;
 mod open;
-mod push;
+pub mod push;
 mod revocations;
 mod value;
 
 pub use commit::Plan;
 pub use error::StoreError;
 pub use model::{
-    Actor, Answer, Batch, Committed, DueIntent, Effects, EntityPage, EntityRow, Head, LogEntry,
-    LogPage, NewNotification, PendingOp, Recorded, RevocationRow, Snapshot, SourceVersion,
+    Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityPage, EntityRow, Head,
+    LogEntry, LogPage, NewNotification, PendingOp, Recorded, RevocationRow, Schedule, Snapshot,
+    SourceVersion,
 };
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Inner,
+    /// Rung when this process armed a push.
+    armed: Arc<Notify>,
 }
 
 /// The two engines.

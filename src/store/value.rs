@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::id::{EntityId, EntityKey, EntityType, Epoch, InvalidName, Seq};
-use crate::protocol::op::{ChangeKind, Lane, Outcome};
+use crate::protocol::op::{ChangeKind, Outcome};
 
 /// A position as a column; one beyond what a column holds is beyond every head as well.
 pub(super) fn from_seq(seq: Seq) -> i64 {
@@ -57,13 +57,6 @@ pub(super) fn change_kind(column: &str) -> Result<ChangeKind, StoreError> {
         .into_iter()
         .find(|kind| kind.as_str() == column)
         .ok_or_else(|| StoreError::unreadable("kind of change", &"unknown"))
-}
-
-pub(super) fn lane(column: &str) -> Result<Lane, StoreError> {
-    [Lane::Critical, Lane::High, Lane::Normal]
-        .into_iter()
-        .find(|lane| lane.as_str() == column)
-        .ok_or_else(|| StoreError::unreadable("lane", &"unknown"))
 }
 
 pub(super) fn outcome(outcome: Outcome) -> &'static str {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::notify::Graces;
+use super::notify::Notices;
 use super::plan;
 use crate::auth::Permit;
 use crate::clock;
@@ -46,7 +46,7 @@ struct Inner {
     relay: Arc<Relay>,
     metrics: Arc<Metrics>,
     limits: config::Store,
-    graces: Graces,
+    notices: Notices,
     lanes: DashMap<Option<ProjectId>, Lane>,
     runtime: Handle,
 }
@@ -76,13 +76,14 @@ impl Engine {
         relay: Arc<Relay>,
         metrics: Arc<Metrics>,
         config: &config::Config,
+        notices: Notices,
     ) -> Self {
         Self(Arc::new(Inner {
             store,
             relay,
             metrics,
             limits: config.store.clone(),
-            graces: Graces::from(&config.push),
+            notices,
             lanes: DashMap::new(),
             runtime: Handle::current(),
         }))
@@ -195,8 +196,8 @@ impl Inner {
         &self,
         batches: &[(ProjectId, Vec<PendingOp>)],
     ) -> Result<Vec<Committed>, StoreError> {
-        let graces = self.graces;
-        self.commit_with(batches, &|s, ops, now| plan::plan(s, ops, now, graces)).await
+        let notices = &self.notices;
+        self.commit_with(batches, &|s, ops, now| plan::plan(s, ops, now, notices)).await
     }
 
     async fn commit_with(
@@ -234,7 +235,7 @@ impl Inner {
 
     /// Finds the operation whose data the store refuses, so that it alone is rejected.
     async fn commit_one_by_one(&self, jobs: Vec<Job>, batches: Vec<(ProjectId, Vec<PendingOp>)>) {
-        let graces = self.graces;
+        let notices = &self.notices;
         let mut all = Vec::new();
         for (project, ops) in batches {
             let mut whole: Option<Committed> = None;
@@ -242,7 +243,7 @@ impl Inner {
                 let one = [(project.clone(), vec![op])];
                 let committed = match self.commit(&one).await {
                     Err(StoreError::Data(_)) => {
-                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, graces))
+                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, notices))
                             .await
                     }
                     other => other,

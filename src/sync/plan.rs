@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use serde_json::value::to_raw_value;
 
-use super::notify::{self, Graces};
+use super::notify::Notices;
 use crate::id::{EntityKey, OpId, Seq};
 use crate::protocol::op::{ChangeKind, EntityState, Fields, Outcome, StoredVerdict, Verdict};
 use crate::store::{Answer, Effects, EntityRow, LogEntry, PendingOp, Recorded, Snapshot};
@@ -19,8 +19,8 @@ pub const STALE: &str = "stale";
 
 /// Decides the operations in order, each on the state the earlier ones leave.
 #[must_use]
-pub fn plan(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, graces: Graces) -> Effects {
-    let mut planner = Planner::new(snapshot, now_ms, graces);
+pub fn plan(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, notices: &Notices) -> Effects {
+    let mut planner = Planner::new(snapshot, now_ms, notices);
     for op in ops {
         planner.decide(op, None);
     }
@@ -29,8 +29,8 @@ pub fn plan(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, graces: Graces)
 
 /// Rejects the operations that have no verdict yet, because the database refuses their data.
 #[must_use]
-pub fn reject(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, graces: Graces) -> Effects {
-    let mut planner = Planner::new(snapshot, now_ms, graces);
+pub fn reject(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, notices: &Notices) -> Effects {
+    let mut planner = Planner::new(snapshot, now_ms, notices);
     for op in ops {
         planner.decide(op, Some(Decision::reject("unstorable", "the store cannot hold this data")));
     }
@@ -40,7 +40,7 @@ pub fn reject(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, graces: Grace
 struct Planner<'a> {
     snapshot: &'a Snapshot,
     now_ms: i64,
-    graces: Graces,
+    notices: &'a Notices,
     head: Seq,
     /// Entities as they stand after the operations decided so far.
     touched: HashMap<EntityKey, EntityRow>,
@@ -75,11 +75,11 @@ impl Decision {
 }
 
 impl<'a> Planner<'a> {
-    fn new(snapshot: &'a Snapshot, now_ms: i64, graces: Graces) -> Self {
+    fn new(snapshot: &'a Snapshot, now_ms: i64, notices: &'a Notices) -> Self {
         Self {
             snapshot,
             now_ms,
-            graces,
+            notices,
             head: snapshot.head,
             touched: HashMap::new(),
             given: HashMap::new(),
@@ -151,9 +151,9 @@ impl<'a> Planner<'a> {
             op_id: pending.op.op_id.clone(),
             at: self.now_ms,
         });
+        let drafts = self.notices.plan(pending, (&key, kind), (patch, &row), self.now_ms);
+        self.effects.notifications.extend(drafts);
         self.touched.insert(key, row);
-        let notifications = notify::plan(pending, self.head, self.now_ms, self.graces);
-        self.effects.notifications.extend(notifications);
     }
 }
 
@@ -326,12 +326,15 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::id::Epoch;
+    use crate::id::{Epoch, UserId};
     use crate::store::{Actor, SourceVersion};
     use serde_json::json;
     use sha2::{Digest, Sha256};
 
-    const GRACES: Graces = Graces { critical: 1, high: 2, normal: 3 };
+    fn notices() -> Notices {
+        let roles = crate::auth::Roles::compile(&crate::config::Roles::default()).unwrap();
+        Notices::new(&crate::config::Push::default(), &roles, Default::default())
+    }
 
     fn pending(client: &str, op: &serde_json::Value) -> PendingOp {
         PendingOp {
@@ -363,7 +366,7 @@ mod tests {
         }
 
         fn run(&mut self, ops: &[PendingOp]) -> Vec<Verdict> {
-            let effects = plan(&self.0, ops, 1000, GRACES);
+            let effects = plan(&self.0, ops, 1000, &notices());
             assert_eq!(effects.answers.len(), ops.len());
             for entry in &effects.entries {
                 assert_eq!(entry.seq, self.0.head.next(), "the log is dense");
@@ -430,9 +433,9 @@ mod tests {
     fn a_retry_gets_the_same_bytes_and_a_reused_id_is_refused() {
         let mut world = World::new();
         let create = pending("a", &op("1", "create", 0, json!({"n": 1})));
-        let first = plan(&world.0, std::slice::from_ref(&create), 1000, GRACES);
+        let first = plan(&world.0, std::slice::from_ref(&create), 1000, &notices());
         world.run(std::slice::from_ref(&create));
-        let again = plan(&world.0, &[create.clone(), create.clone()], 2000, GRACES);
+        let again = plan(&world.0, &[create.clone(), create.clone()], 2000, &notices());
         for answer in &again.answers {
             assert!(
                 matches!(answer, Answer::Replayed(v) if v.get() == first.answers[0].verdict().get())
@@ -443,7 +446,7 @@ mod tests {
         assert_eq!(verdict.code.as_deref(), Some("op_id_reused"));
         // The same id twice within one group has one effect, too.
         let twice = pending("a", &op("7", "update", 1, json!({"n": 7})));
-        let effects = plan(&world.0, &[twice.clone(), twice], 1000, GRACES);
+        let effects = plan(&world.0, &[twice.clone(), twice], 1000, &notices());
         assert_eq!(effects.entries.len(), 1);
     }
 
@@ -481,7 +484,7 @@ mod tests {
             &world.0,
             &[pending("b", &op("3", "update", 1, json!({"a": 1, "b": 2})))],
             1,
-            GRACES,
+            &notices(),
         );
         assert_eq!(effects.entries[0].fields.as_ref().unwrap().get(), r#"{"b":2}"#);
     }
@@ -522,9 +525,10 @@ mod tests {
         let mut op = op("1", "create", 0, json!({"n": 1}));
         op["notify"] =
             json!({"users": ["bo", "user of a", "bo", "cy"], "title": "t", "lane": "high"});
-        let effects = plan(&world.0, &[pending("a", &op)], 1000, GRACES);
-        let users: Vec<_> = effects.notifications.iter().map(|n| n.user.as_str()).collect();
-        assert_eq!(users, ["bo", "cy"]);
-        assert!(effects.notifications.iter().all(|n| n.not_before == 1002 && n.seq == Seq(1)));
+        let effects = plan(&world.0, &[pending("a", &op)], 1000, &notices());
+        let [draft] = &effects.notifications[..] else { panic!("one draft") };
+        let users: Vec<_> = draft.audience.users.iter().map(UserId::as_str).collect();
+        assert_eq!((users, draft.audience.actor.as_str()), (vec!["bo", "cy"], "user of a"));
+        assert_eq!((draft.grace, draft.seq), (1500, Seq(1)));
     }
 }

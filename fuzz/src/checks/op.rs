@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use arbitrary::Unstructured;
 use serde_json::value::RawValue;
+use syncline::auth::Roles;
 use syncline::config;
 use syncline::id::{EntityKey, Epoch, Seq};
 use syncline::protocol::client::Write;
@@ -12,7 +13,7 @@ use syncline::protocol::op::{ChangeKind, Fields, Outcome, Verdict};
 use syncline::store::{
     Actor, Answer, Effects, EntityRow, PendingOp, Recorded, Snapshot, SourceVersion,
 };
-use syncline::sync::notify::Graces;
+use syncline::sync::notify::Notices;
 use syncline::sync::{plan, submission};
 
 use super::{choose, number};
@@ -106,11 +107,12 @@ struct World {
     snapshot: Snapshot,
     /// Entities as the log alone tells them.
     told: HashMap<EntityKey, (Seq, Option<Fields>)>,
-    graces: Graces,
+    notices: Notices,
 }
 
 impl World {
     fn new() -> Self {
+        let roles = Roles::compile(&config::Roles::default()).expect("the defaults are valid");
         Self {
             snapshot: Snapshot {
                 project: "p".parse().unwrap(),
@@ -120,19 +122,23 @@ impl World {
                 entities: HashMap::new(),
             },
             told: HashMap::new(),
-            graces: (&config::Push::default()).into(),
+            notices: Notices::new(&config::Push::default(), &roles, Default::default()),
         }
     }
 
     fn run(&mut self, ops: &[PendingOp]) {
-        let effects = plan::plan(&self.snapshot, ops, 1000, self.graces);
+        let effects = plan::plan(&self.snapshot, ops, 1000, &self.notices);
         assert_eq!(effects.answers.len(), ops.len(), "one answer per operation");
         self.read_log(&effects);
         self.read_answers(ops, &effects);
         for notification in &effects.notifications {
             let entry = effects.entries.iter().find(|entry| entry.seq == notification.seq);
             let entry = entry.expect("a notification belongs to a change");
-            assert_ne!(notification.user.as_str(), entry.actor, "nobody hears of their own act");
+            let told = notification.audience.users.iter().any(|user| user.as_str() == entry.actor);
+            assert!(
+                !told && notification.audience.actor == entry.actor,
+                "nobody hears of their own act"
+            );
         }
         for (key, row) in effects.entities {
             self.check_row(&key, &row);
@@ -209,7 +215,7 @@ impl World {
 
     /// Sent again all at once, as after a long time offline, nothing happens twice.
     fn replays_all(&mut self, sent: &[PendingOp]) {
-        let effects = plan::plan(&self.snapshot, sent, 2000, self.graces);
+        let effects = plan::plan(&self.snapshot, sent, 2000, &self.notices);
         assert!(effects.entries.is_empty() && effects.entities.is_empty());
         for (op, answer) in sent.iter().zip(&effects.answers) {
             let Answer::Replayed(text) = answer else { panic!("decided twice: {op:?}") };

@@ -31,8 +31,7 @@ pub(super) async fn decisions(
         verdicts(tx, &rows.verdicts, now_ms).await?;
     }
     if !rows.notifications.is_empty() {
-        notify::notifications(tx, &rows.notifications).await?;
-        notify::push_intents(tx, &rows.notifications).await?;
+        notify::arm(tx, &rows.notifications).await?;
     }
     Ok(())
 }
@@ -50,12 +49,12 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn of(batches: &[Batch<'a>], decisions: &'a [Decision]) -> Self {
         let mut rows = Self::default();
-        for (batch, Decision { effects, .. }) in batches.iter().zip(decisions) {
+        for (batch, Decision { effects, notifications, .. }) in batches.iter().zip(decisions) {
             let project = batch.project.as_str();
             rows.heads.extend(effects.entries.last().map(|e| (project, value::from_seq(e.seq))));
             rows.entries.extend(effects.entries.iter().map(|entry| (project, entry)));
             rows.entities.extend(effects.entities.iter().map(|(key, row)| (project, key, row)));
-            rows.notifications.extend(effects.notifications.iter().map(|n| (project, n)));
+            rows.notifications.extend(notifications.iter().map(|n| (project, n)));
             for (op, answer) in batch.ops.iter().zip(&effects.answers) {
                 if let Answer::New(verdict, outcome) = answer {
                     rows.verdicts.push((project, op, verdict, *outcome));

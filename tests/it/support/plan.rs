@@ -6,7 +6,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use syncline::id::{EntityKey, OpId, ProjectId, Seq};
 use syncline::protocol::op::{ChangeKind, Fields, Notify, Op, Outcome};
 use syncline::store::{
-    Actor, Answer, Batch, Committed, Effects, EntityRow, LogEntry, NewNotification, PendingOp,
+    Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, LogEntry, PendingOp,
     Snapshot, Store, StoreError,
 };
 
@@ -36,9 +36,9 @@ pub(crate) fn notifying(mut op: PendingOp, user: &str, title: &str) -> PendingOp
         users: vec![user.parse().unwrap()],
         title: title.into(),
         body: "look".into(),
-        data: None,
         link: Some("app://task".into()),
         lane: syncline::protocol::op::Lane::High,
+        ..Notify::default()
     });
     op
 }
@@ -141,21 +141,25 @@ fn entry(
     }
 }
 
-fn notifications(op: &Op, seq: Seq, now: i64) -> Vec<NewNotification> {
-    let Some(notify) = &op.notify else { return Vec::new() };
-    let each = |user: &syncline::id::UserId| NewNotification {
-        nid: uuid::Uuid::now_v7().to_string(),
-        user: user.clone(),
+fn notifications(op: &Op, seq: Seq, now: i64) -> Option<Draft> {
+    let notify = op.notify.as_ref()?;
+    Some(Draft {
+        audience: Audience { users: notify.users.clone(), ..Audience::default() },
         seq,
         title: notify.title.clone(),
         body: notify.body.clone(),
+        template: None,
+        vars: None,
         data: None,
         link: notify.link.clone(),
         lane: notify.lane,
-        not_before: now + 500,
+        collapse: notify.collapse.clone(),
+        category: notify.category.clone(),
+        schedule: None,
+        grace: 60_000,
+        ttl: 3_600_000,
         created_at: now,
-    };
-    notify.users.iter().map(each).collect()
+    })
 }
 
 fn verdict(op_id: &OpId, seq: Seq) -> Box<RawValue> {
