@@ -188,6 +188,8 @@ metrics! {
     push_queue: Gauge = both();
     /// Seconds since the event of the oldest of them.
     push_queue_oldest_seconds: Gauge = both();
+    /// Times this instance looked after the push queue: leases, expiry, its size.
+    push_tends: Counter = both();
     /// Times a provider's breaker opened: it fails, or does not accept the credentials.
     push_breakers_opened: Counter = both();
     /// Times so many push tokens were dead at once that none was disabled.

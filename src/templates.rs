@@ -258,6 +258,7 @@ pub fn cut(mut text: String, most: usize) -> String {
 }
 
 /// `plural(n, one="task", few="…", other="tasks")`: the form the locale's rules ask for.
+#[expect(clippy::needless_pass_by_value, reason = "it is how minijinja calls it")]
 fn plural(state: &State<'_, '_>, number: i64, forms: Kwargs) -> Result<String, Error> {
     let locale = state.lookup("locale").map(|locale| locale.to_string()).unwrap_or_default();
     let locale: Locale = locale.parse().unwrap_or(Locale::UNKNOWN);

@@ -60,7 +60,7 @@ impl Lane {
 #[serde(untagged)]
 pub enum SendAt {
     /// Milliseconds since the Unix epoch.
-    Instant(i64),
+    At(i64),
     /// A time on the wall, e.g. `2026-12-01T09:00`.
     Local {
         /// The time, without a zone.

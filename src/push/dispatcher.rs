@@ -109,6 +109,7 @@ impl Dispatcher {
         let deliveries = || queue.iter().filter(|line| line.stage == "delivery");
         let waiting: i64 = deliveries().map(|line| line.count).sum();
         let oldest = deliveries().map(|line| line.oldest).max().unwrap_or(0);
+        self.metrics.push_tends.inc();
         self.metrics.push_queue.set(waiting);
         self.metrics.push_queue_oldest_seconds.set(oldest / 1000);
         Ok(())

@@ -124,7 +124,7 @@ async fn messages(State(state): State<Shared>) -> Json<Value> {
     Json(json!(sent))
 }
 
-fn error(status: u16, code: &str, details: Value) -> Response {
+fn error(status: u16, code: &str, details: &Value) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let transient = status.as_u16() == 429 || status.is_server_error();
     let error =
@@ -176,6 +176,18 @@ fn let_in(headers: &HeaderMap, tally: &mut Tally) -> Option<Response> {
 }
 
 async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Response {
+    let hangs = {
+        let tally = &mut *locked(&state);
+        let hangs = tally.script.next.front() == Some(&Behaviour::Hang);
+        if hangs {
+            tally.script.next.pop_front();
+            tally.log.hanging += 1;
+        }
+        hangs
+    };
+    if hangs {
+        return std::future::pending().await;
+    }
     let tally = &mut *locked(&state);
     if let Some(refused) = let_in(&headers, tally) {
         return refused;
@@ -185,7 +197,7 @@ async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Re
         Some(Behaviour::Status { status, retry_after }) => {
             tally.log.refused += 1;
             let mut response = if status == 429 {
-                error(429, "TOO_MANY_REQUESTS", Value::Null)
+                error(429, "TOO_MANY_REQUESTS", &Value::Null)
             } else {
                 html(status)
             };
@@ -195,13 +207,13 @@ async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Re
             return response;
         }
         Some(Behaviour::ErrorsWithOk) => {
-            return error(200, "TOO_MANY_REQUESTS", Value::Null);
+            return error(200, "TOO_MANY_REQUESTS", &Value::Null);
         }
         Some(Behaviour::NotJson) => return "OK".into_response(),
         _ => {}
     }
     let Some(body) = body(&headers, &raw, tally) else {
-        return error(400, "VALIDATION_ERROR", Value::Null);
+        return error(400, "VALIDATION_ERROR", &Value::Null);
     };
     let list = match body {
         Value::Array(list) => list,
@@ -210,18 +222,18 @@ async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Re
     let tokens: Vec<String> = list.iter().flat_map(recipients).collect();
     if tokens.len() > RECIPIENTS {
         tally.log.too_large += 1;
-        return error(400, "PUSH_TOO_MANY_NOTIFICATIONS", Value::Null);
+        return error(400, "PUSH_TOO_MANY_NOTIFICATIONS", &Value::Null);
     }
     if !tally.within_rate(tokens.len()) {
-        return error(429, "TOO_MANY_REQUESTS", Value::Null);
-    }
-    if list.iter().any(|m| recipients(m).is_empty() || tally.script.is_invalid(m)) {
-        return error(400, "VALIDATION_ERROR", Value::Null);
+        return error(429, "TOO_MANY_REQUESTS", &Value::Null);
     }
     let projects = tally.script.projects_of(&tokens);
     if projects.len() > 1 {
         tally.log.mixed += 1;
-        return error(400, "PUSH_TOO_MANY_EXPERIENCE_IDS", json!(projects));
+        return error(400, "PUSH_TOO_MANY_EXPERIENCE_IDS", &json!(projects));
+    }
+    if list.iter().any(|m| recipients(m).is_empty() || tally.script.is_invalid(m)) {
+        return error(400, "VALIDATION_ERROR", &Value::Null);
     }
     let mut tickets: Vec<Value> = Vec::with_capacity(tokens.len());
     for message in &list {
@@ -257,11 +269,11 @@ async fn receipts(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -
         return refused;
     }
     let Some(body) = body(&headers, &raw, tally) else {
-        return error(400, "VALIDATION_ERROR", Value::Null);
+        return error(400, "VALIDATION_ERROR", &Value::Null);
     };
     let ids: Vec<String> = serde_json::from_value(body["ids"].clone()).unwrap_or_default();
     if ids.len() > RECEIPTS {
-        return error(400, "PUSH_TOO_MANY_RECEIPTS", Value::Null);
+        return error(400, "PUSH_TOO_MANY_RECEIPTS", &Value::Null);
     }
     tally.log.receipts_asked += ids.len();
     let receipts: HashMap<&String, Value> =

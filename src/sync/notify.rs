@@ -136,7 +136,7 @@ impl Notices {
 /// None if it is due at once: also for a time that cannot be read, because late is worse than early.
 fn schedule(at: &SendAt, now_ms: i64) -> Option<Schedule> {
     let schedule = match at {
-        SendAt::Instant(ms) => Schedule { at: *ms, local: None },
+        SendAt::At(ms) => Schedule { at: *ms, local: None },
         SendAt::Local { local, tz: Some(tz) } => {
             Schedule { at: localtime::instant(local, tz)?, local: None }
         }

@@ -17,6 +17,7 @@ mod poison;
 mod presence;
 mod presence_rooms;
 mod protocol;
+mod push;
 mod quota;
 mod rolling;
 mod rooms;

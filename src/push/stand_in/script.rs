@@ -56,6 +56,8 @@ pub enum Behaviour {
     ErrorsWithOk,
     /// It is answered with 200, and no JSON.
     NotJson,
+    /// It is read and never answered.
+    Hang,
     /// It is answered as it should be.
     Behave,
 }
@@ -79,6 +81,8 @@ pub struct Log {
     pub mixed: usize,
     /// Requests beyond the rate.
     pub over_rate: usize,
+    /// Requests that were never answered.
+    pub hanging: usize,
     /// Receipts asked for.
     pub receipts_asked: usize,
     /// Recipients by second, since the Unix epoch.
