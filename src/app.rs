@@ -16,18 +16,18 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep};
 use uuid::Uuid;
 
-use crate::auth::{Authenticator, RevocationEntry, Roles};
+use crate::auth::{Authenticator, Disconnect, RevocationEntry, Roles};
 use crate::bus::{Bus, RedisLink};
 use crate::clock;
 use crate::config::Config;
-use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, ToShard};
+use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, Tally, ToShard};
 use crate::hub::{Hub, Memory};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
 use crate::ingest::pubsub::Listener;
 use crate::ingest::stream::Reader;
 use crate::net::{api, operator, server};
-use crate::presence::Presence;
+use crate::presence::{News, Presence};
 use crate::push::decide::Policy;
 use crate::push::{self, Acks, Live};
 use crate::quota::Quota;
@@ -38,6 +38,7 @@ use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
 use crate::sync::notify::Notices;
 use crate::sync::pages::Pages;
+use crate::sync::rules::Rules;
 use crate::telemetry::Metrics;
 use crate::templates::Templates;
 
@@ -101,6 +102,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store = open_store(&config).await?;
     store.purge_revocations(clock::now_s()).await?;
     for row in store.revocations(clock::now_s()).await? {
+        if Disconnect::read(&row).is_some() {
+            continue; // nobody is here yet
+        }
         match RevocationEntry::read(&row) {
             Ok(entry) => {
                 auth.revocations().add(entry);
@@ -166,22 +170,24 @@ fn assemble(
     let handles: Arc<[ShardHandle]> = handles.into();
 
     let (bus, events) = Bus::open(&config.bus, instance)?;
-    let (delta_sender, mut deltas) = mpsc::unbounded_channel();
+    let (news_sender, mut news) = mpsc::unbounded_channel();
     let (presence, quota, link) = if config.bus.url == "local" {
-        (Presence::local(&config.presence, delta_sender), Quota::local(&config.limits), None)
+        (Presence::local(&config.presence, news_sender), Quota::local(&config.limits), None)
     } else {
         let link = RedisLink::connect(&config.bus)?;
         let prefix = &config.bus.prefix;
         let presence =
-            Presence::redis(&config.presence, prefix, link.clone(), instance, delta_sender);
+            Presence::redis(&config.presence, prefix, link.clone(), instance, news_sender);
         (presence, Quota::redis(&config.limits, prefix, link.clone()), Some(link))
     };
     let (feeds, created) = Feeds::new(handles.clone(), config.limits.recent_bytes);
     let fanout = Fanout::new(handles);
-    let (relay, doubtful) = Relay::new(feeds, fanout, bus.clone(), auth.clone(), metrics.clone());
+    let (relay, doubtful) =
+        Relay::new(feeds, fanout, bus.clone(), auth.clone(), presence.clone(), metrics.clone());
     let relay = Arc::new(relay);
     let notices = Notices::new(&config.push, &roles, push.templates.clone());
-    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config, notices);
+    let rules = Rules::new(&config, notices);
+    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), &config, rules);
     let listens = link.is_some() && config.ingest.enabled;
     let ingest = Ingest::new(&config, engine.clone(), relay.clone(), metrics.clone(), link);
     let hub = Arc::new(Hub {
@@ -191,6 +197,7 @@ fn assemble(
         engine,
         ingest: ingest.clone(),
         pages: Pages::new(store.clone(), &config.limits),
+        guests: Tally::default(),
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),
@@ -226,13 +233,18 @@ fn assemble(
         shutdown.spawn("ingest stream", reader.run(stop.clone()));
         shutdown.spawn("ingest channel", Listener::new(config, ingest).run(stop.clone()));
     }
-    shutdown.spawn("presence deltas", {
+    shutdown.spawn("presence news", {
         let (hub, stop) = (hub.clone(), stop.clone());
         async move {
-            while let Some(Some(delta)) = stop.run_until_cancelled(deltas.recv()).await {
-                let announced = delta.joined.len() + delta.left.len() + delta.updated.len();
-                hub.metrics.presence_announcements.inc_by(announced as u64);
-                hub.relay.presence(delta);
+            while let Some(Some(news)) = stop.run_until_cancelled(news.recv()).await {
+                match news {
+                    News::Delta(delta) => {
+                        let announced = delta.joined.len() + delta.left.len() + delta.updated.len();
+                        hub.metrics.presence_announcements.inc_by(announced as u64);
+                        hub.relay.presence(delta);
+                    }
+                    News::Whole(room, list) => hub.relay.presence_whole_here(&room, &list),
+                }
             }
         }
     });

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Roles};
 use crate::config::Config;
-use crate::fanout::Relay;
+use crate::fanout::{Relay, Tally};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
 use crate::presence::Presence;
@@ -45,6 +45,8 @@ pub struct Hub {
     pub pages: Pages,
     /// The way to the shards and to the other instances.
     pub relay: Arc<Relay>,
+    /// Connections that are no WebSocket, or not yet.
+    pub guests: Tally,
     /// Who is here.
     pub presence: Presence,
     /// Limits per user over all instances.

@@ -127,6 +127,15 @@ name!(
     /// The installation a client runs on: the same across reconnects and tokens. A UUID by convention.
     ClientId, "client", "1 to 64 letters, digits, `_` or `-`", |t| is_word(t, 64)
 );
+/// What every local id begins with. No entity id does, because none has a `:`.
+const LOCAL: &str = "local:";
+
+name!(
+    /// What a client calls an entity it made offline, until the server has given it an id:
+    /// `local:` and 1 to 120 printable characters without `:`.
+    LocalId, "local id", "`local:`, then 1 to 120 printable characters without `:`",
+    |t| t.strip_prefix(LOCAL).is_some_and(|rest| is_printable(rest, 120))
+);
 name!(
     /// An operation's or an event's idempotency key, unique within its project.
     OpId, "op_id", "1 to 128 printable characters without `:`", |t| is_printable(t, 128)
@@ -135,6 +144,73 @@ name!(
     /// A role a token grants in a project. `[a-z][a-z0-9_]{0,31}`.
     RoleName, "role", "1 to 32 letters, digits, `_` or `-`", |t| is_word(t, 32)
 );
+
+/// How an operation names its entity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+pub enum EntityRef {
+    /// By its id.
+    Id(EntityId),
+    /// By the name of the client that made it.
+    Local(LocalId),
+}
+
+impl EntityRef {
+    /// The id, if it is one.
+    #[must_use]
+    pub fn id(&self) -> Option<&EntityId> {
+        match self {
+            Self::Id(id) => Some(id),
+            Self::Local(_) => None,
+        }
+    }
+
+    /// The id or name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Id(id) => id.as_str(),
+            Self::Local(local) => local.as_str(),
+        }
+    }
+}
+
+impl FromStr for EntityRef {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text.starts_with(LOCAL) {
+            LocalId::new(text).map(Self::Local)
+        } else {
+            EntityId::new(text).map(Self::Id)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EntityRef {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An entry of the conflict log: a UUIDv7, so entries sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConflictId(pub Uuid);
+
+impl FromStr for ConflictId {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let form = InvalidName { kind: "conflict", form: "a UUID" };
+        Uuid::parse_str(text).map(Self).map_err(|_| form)
+    }
+}
+
+impl fmt::Display for ConflictId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A position in a project's log: dense, in commit order, starting at 1; 0 is "before the first".
 #[derive(

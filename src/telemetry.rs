@@ -122,6 +122,8 @@ fn histogram(first: f64, factor: f64, buckets: u16) -> (Histogram, Histogram) {
 metrics! {
     /// Open WebSocket connections.
     connections: Gauge = both();
+    /// Open connections that are no WebSocket, or not yet.
+    http_connections: Gauge = both();
     /// Connections that were accepted.
     connections_opened: Counter = both();
     /// Connections that ended, by reason.

@@ -11,6 +11,7 @@
 
 mod authenticator;
 mod claims;
+mod disconnect;
 mod jwks;
 mod keys;
 mod mint;
@@ -20,9 +21,11 @@ mod revocation;
 #[cfg(test)]
 mod testing;
 mod token;
+mod visibility;
 
 pub use authenticator::Authenticator;
 pub use claims::{Claims, MAX_PROJECTS, MAX_TEXT_BYTES};
+pub use disconnect::{Disconnect, Disconnects};
 pub use mint::{MintError, mint};
 pub use permit::{
     Act, AdminPermit, Command, IngestAuthority, Permit, authorize, authorize_admin,

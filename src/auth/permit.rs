@@ -13,7 +13,7 @@ use super::policy::{Grants, Role};
 use crate::config;
 use crate::id::{ProjectId, Room, UserId};
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::protocol::op::{ChangeKind, Op};
+use crate::protocol::op::{Op, OpKind};
 
 /// What a connection asks to do.
 #[derive(Debug, Clone, Copy)]
@@ -111,16 +111,21 @@ impl Permit {
         let (_, role) = self.in_project()?;
         let entity_type = &op.entity_type;
         let (may, verb) = match op.kind {
-            ChangeKind::Create | ChangeKind::Update => (role.can_write(entity_type), "write"),
-            ChangeKind::Delete => (role.can_delete(entity_type), "delete"),
+            OpKind::Create | OpKind::Update | OpKind::Resolve => {
+                (role.can_write(entity_type), "write")
+            }
+            OpKind::Delete => (role.can_delete(entity_type), "delete"),
         };
-        if may && role.can_read(entity_type) {
-            return Ok(());
+        if !may || !role.can_read(entity_type) {
+            let message = format!("the role `{}` may not {verb} `{entity_type}`", role.name);
+            return Err(Refusal::new(ErrorCode::Forbidden, message));
         }
-        Err(Refusal::new(
-            ErrorCode::Forbidden,
-            format!("the role `{}` may not {verb} `{entity_type}`", role.name),
-        ))
+        if let Some(field) = op.fields.keys().find(|field| role.hides(entity_type, field)) {
+            let message =
+                format!("the role `{}` may not write `{field}` of `{entity_type}`", role.name);
+            return Err(Refusal::new(ErrorCode::Forbidden, message));
+        }
+        Ok(())
     }
 }
 

@@ -7,53 +7,23 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::claims::Claims;
+use super::visibility::{Types, Visibility};
 use crate::config;
 use crate::id::{EntityType, ProjectId, RoleName, UserId};
+use crate::protocol::op::Fields;
 
 /// Unknown role names remembered so as to warn of each once.
 const WARNED_ROLES: usize = 1000;
-
-/// A set of entity types.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Types {
-    All,
-    /// Sorted, each once, so that equal sets are equal values.
-    Only(Box<[EntityType]>),
-}
-
-impl Types {
-    fn compile(path: &str, names: &[String], problems: &mut Vec<String>) -> Self {
-        if names.iter().any(|name| name == "*") {
-            return Self::All;
-        }
-        let mut types = Vec::with_capacity(names.len());
-        for (i, name) in names.iter().enumerate() {
-            match EntityType::new(name) {
-                Ok(entity_type) => types.push(entity_type),
-                Err(error) => problems.push(format!("{path}[{i}]: {error}, or `*`")),
-            }
-        }
-        types.sort();
-        types.dedup();
-        Self::Only(types.into())
-    }
-
-    fn contains(&self, entity_type: &EntityType) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(types) => types.binary_search(entity_type).is_ok(),
-        }
-    }
-}
 
 /// What its holder may do in a project.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Role {
     /// The name in the configuration and in tokens.
     pub name: RoleName,
-    /// The visibility class: roles with equal read lists share one, and the frames encoded for it.
+    /// The visibility class: roles that see the same share one, and the frames encoded for it.
     pub class: u16,
-    read: Types,
+    sees: Visibility,
+    scope: Box<str>,
     write: Types,
     delete: Types,
     broadcast: bool,
@@ -63,7 +33,32 @@ impl Role {
     /// Whether it may see entities of this type.
     #[must_use]
     pub fn can_read(&self, entity_type: &EntityType) -> bool {
-        self.read.contains(entity_type)
+        self.sees.can_read(entity_type)
+    }
+
+    /// The fields of a type that it neither reads nor writes, sorted; empty for most.
+    #[must_use]
+    pub fn hidden(&self, entity_type: &EntityType) -> &[Box<str>] {
+        self.sees.hidden(entity_type)
+    }
+
+    /// Whether it neither reads nor writes this field.
+    #[must_use]
+    pub fn hides(&self, entity_type: &EntityType, field: &str) -> bool {
+        self.hidden(entity_type).binary_search_by(|hidden| (**hidden).cmp(field)).is_ok()
+    }
+
+    /// Takes the fields it does not read out of an entity's.
+    pub fn redact(&self, entity_type: &EntityType, fields: &mut Fields) {
+        for hidden in self.hidden(entity_type) {
+            fields.remove(&**hidden);
+        }
+    }
+
+    /// An opaque short text that stands for what it may read: the same for roles that see the same.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        &self.scope
     }
 
     /// Whether it may create and update entities of this type.
@@ -90,7 +85,8 @@ impl Role {
             Arc::new(Role {
                 name: RoleName::new("backend").expect("the literal is a role name"),
                 class: u16::MAX,
-                read: Types::All,
+                scope: Visibility::all().scope(),
+                sees: Visibility::all(),
                 write: Types::All,
                 delete: Types::All,
                 broadcast: true,
@@ -118,10 +114,10 @@ impl Roles {
         let mut by_name = BTreeMap::new();
         let mut classes: Vec<Arc<Role>> = Vec::new();
         for (name, role) in &config.0 {
+            let sees = Visibility::compile(name, role, &mut problems);
             let mut types = |list: &str, names: &[String]| {
                 Types::compile(&format!("roles.{name}.{list}"), names, &mut problems)
             };
-            let read = types("read", &role.read);
             let write = types("write", &role.write);
             let delete = types("delete", &role.delete);
             let name = match RoleName::new(name) {
@@ -131,16 +127,17 @@ impl Roles {
                     continue;
                 }
             };
-            let class = classes.iter().position(|class| class.read == read);
+            let class = classes.iter().position(|class| class.sees == sees);
             let Ok(number) = u16::try_from(class.unwrap_or(classes.len())) else {
-                problems.push(format!("roles: more than {} kinds of read list", u16::MAX));
+                problems.push(format!("roles: more than {} kinds of what is read", u16::MAX));
                 break;
             };
             let broadcast = role.broadcast;
             let role = Arc::new(Role {
                 name: name.clone(),
                 class: number,
-                read,
+                scope: sees.scope(),
+                sees,
                 write,
                 delete,
                 broadcast,
@@ -243,19 +240,41 @@ mod tests {
     }
 
     #[test]
-    fn roles_that_read_the_same_share_a_class() {
+    fn roles_that_see_the_same_share_a_class() {
+        let hidden = BTreeMap::from([("task".to_owned(), vec!["salary".to_owned()])]);
         let roles = roles(&[
             ("a", role(&["task", "note"], &[])),
             ("b", role(&["*"], &["task"])),
             ("c", role(&["note", "task", "note"], &["task"])),
             ("d", role(&["task", "*"], &[])),
             ("e", role(&[], &[])),
+            ("f", config::Role { hidden: hidden.clone(), ..role(&["*"], &[]) }),
+            ("g", config::Role { hidden, ..role(&["*"], &["task"]) }),
         ])
         .unwrap();
-        let class = |name| roles.get(&RoleName::new(name).unwrap()).unwrap().class;
-        assert_eq!(["a", "b", "c", "d", "e"].map(class), [0, 1, 0, 1, 2]);
+        let role = |name| roles.get(&RoleName::new(name).unwrap()).unwrap();
+        let names = ["a", "b", "c", "d", "e", "f", "g"];
+        assert_eq!(names.map(|name| role(name).class), [0, 1, 0, 1, 2, 3, 3]);
         let classes: Vec<_> = roles.classes().iter().map(|role| role.class).collect();
-        assert_eq!(classes, [0, 1, 2]);
+        assert_eq!(classes, [0, 1, 2, 3]);
+        assert_eq!(role("b").scope(), role("d").scope());
+        assert_ne!(role("b").scope(), role("f").scope());
+    }
+
+    #[test]
+    fn a_hidden_field_is_taken_out() {
+        let hidden = [("task".to_owned(), vec!["salary".to_owned()])].into();
+        let roles = roles(&[("a", config::Role { hidden, ..role(&["*"], &[]) })]).unwrap();
+        let role = roles.get(&RoleName::new("a").unwrap()).unwrap();
+        let [task, note] = ["task", "note"].map(|name| EntityType::new(name).unwrap());
+        assert!(role.hides(&task, "salary") && !role.hides(&task, "title"));
+        assert!(!role.hides(&note, "salary") && role.hidden(&note).is_empty());
+        let json = serde_json::json!({ "salary": 1, "title": 2 });
+        let mut fields = json.as_object().unwrap().clone();
+        role.redact(&note, &mut fields);
+        assert_eq!(fields.len(), 2);
+        role.redact(&task, &mut fields);
+        assert_eq!(fields.keys().collect::<Vec<_>>(), ["title"]);
     }
 
     #[test]

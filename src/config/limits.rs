@@ -14,6 +14,18 @@ pub struct Limits {
     pub ops_per_write: usize,
     /// Bytes of one operation. Default 256 KiB.
     pub op_bytes: usize,
+    /// Recipients of one notification. Default 500.
+    pub notify_users: usize,
+    /// Operations in one group. Default 100.
+    pub ops_per_group: usize,
+    /// Fields in one operation. Default 256.
+    pub op_fields: usize,
+    /// How deep arrays and objects nest in a field's value. Default 16, at most 60.
+    pub op_depth: usize,
+    /// Bytes of one text in a field. Default 64 KiB.
+    pub op_string_bytes: usize,
+    /// Bytes of an entity's fields together, as JSON. Default 512 KiB.
+    pub entity_bytes: usize,
     /// Bytes of one presence state. Default 1 KiB.
     pub presence_bytes: usize,
     /// Requests one connection may have unanswered. Default 64.
@@ -36,6 +48,8 @@ pub struct Limits {
     pub connections_per_user: usize,
     /// Connections from one address on one instance. Default 20 000, for carriers' NAT.
     pub connections_per_ip: usize,
+    /// Connections that are no WebSocket, or not yet; one more is turned away with 503. Default 10 000.
+    pub http_connections: usize,
     /// Bytes waiting for one connection; above it the connection is closed with 4001. Default 1 MiB.
     pub outbox_bytes: usize,
     /// Bytes of changes sent to a catching-up connection before it has to read them. Default 256 KiB.
@@ -58,6 +72,12 @@ impl Default for Limits {
             rooms: 200,
             ops_per_write: 500,
             op_bytes: 256 << 10,
+            notify_users: 500,
+            ops_per_group: 100,
+            op_fields: 256,
+            op_depth: 16,
+            op_string_bytes: 64 << 10,
+            entity_bytes: 512 << 10,
             presence_bytes: 1 << 10,
             requests_in_flight: 64,
             ops_per_second: 500,
@@ -69,6 +89,7 @@ impl Default for Limits {
             connections: 100_000,
             connections_per_user: 50,
             connections_per_ip: 20_000,
+            http_connections: 10_000,
             outbox_bytes: 1 << 20,
             catch_up_bytes: 256 << 10,
             catch_ups: 32,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 mod auth;
 mod bus;
 mod dev;
+mod entities;
 mod ingest;
 mod limits;
 mod load;
@@ -28,6 +29,7 @@ mod validate_push;
 pub use auth::{Auth, Hmac, Jwks, PublicKey};
 pub use bus::Bus;
 pub use dev::{DevInfo, data_dir, dev};
+pub use entities::{Entities, Entity, Field};
 pub use ingest::{Ingest, Source};
 pub use limits::Limits;
 pub use load::{Loaded, load, read};
@@ -49,6 +51,8 @@ pub struct Config {
     pub auth: Auth,
     /// What a role may do.
     pub roles: Roles,
+    /// How concurrent edits are resolved.
+    pub entities: Entities,
     /// What a stranger may send, and how much.
     pub limits: Limits,
     /// Where the log lives.

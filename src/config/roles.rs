@@ -20,13 +20,22 @@ pub struct Role {
     pub delete: Vec<String>,
     /// Whether it may broadcast to ephemeral rooms. Default false.
     pub broadcast: bool,
+    /// `[roles.NAME.hidden]`: by entity type, fields it neither reads nor writes; `*` adds to those of
+    /// every type. Default none.
+    pub hidden: BTreeMap<String, Vec<String>>,
 }
 
 impl Default for Roles {
     fn default() -> Self {
         let all = || vec!["*".to_owned()];
         let viewer = Role { read: all(), ..Role::default() };
-        let editor = Role { read: all(), write: all(), delete: all(), broadcast: true };
+        let editor = Role {
+            read: all(),
+            write: all(),
+            delete: all(),
+            broadcast: true,
+            hidden: BTreeMap::new(),
+        };
         Self(BTreeMap::from([
             ("viewer".to_owned(), viewer),
             ("editor".to_owned(), editor.clone()),

@@ -10,7 +10,11 @@ use serde::Deserialize;
 use toml::Value;
 
 use super::push::Rule;
-use super::{Auth, Config, Hmac, Ingest, Jwks, PublicKey, Push, Role, Roles, Server, Source};
+use super::{
+    Auth, Config, Entities, Entity, Field, Hmac, Ingest, Jwks, PublicKey, Push, Role, Roles,
+    Server, Source,
+};
+use crate::protocol::conflict::{Merge, Strategy};
 
 /// Stands for any name in a table whose keys the user chooses.
 pub(crate) const ANY: &str = "*";
@@ -21,6 +25,19 @@ static SAMPLE: LazyLock<Value> = LazyLock::new(|| {
 
 fn sample() -> Config {
     let one = || vec![String::new()];
+    let role = Role {
+        read: one(),
+        write: one(),
+        delete: one(),
+        broadcast: false,
+        hidden: [(ANY.to_owned(), one())].into(),
+    };
+    let field = Field {
+        strategy: Some(Strategy::Merge),
+        merge: Some(Merge::Counter),
+        references: Some(String::new()),
+    };
+    let entity = Entity { fields: [(ANY.to_owned(), field)].into(), ..Entity::default() };
     Config {
         server: Server { allowed_origins: one(), ..Server::default() },
         auth: Auth {
@@ -31,10 +48,8 @@ fn sample() -> Config {
             audiences: one(),
             ..Auth::default()
         },
-        roles: Roles(
-            [(ANY.to_owned(), Role { read: one(), write: one(), delete: one(), broadcast: false })]
-                .into(),
-        ),
+        roles: Roles([(ANY.to_owned(), role)].into()),
+        entities: Entities([(ANY.to_owned(), entity)].into()),
         push: Push {
             link_schemes: one(),
             drop_ambiguous: one(),

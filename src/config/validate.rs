@@ -10,11 +10,15 @@ use toml::Value;
 use tracing_subscriber::EnvFilter;
 
 use super::problem::Problem;
-use super::{Auth, Config, Hmac, Ingest, Role, Server};
+use super::{Auth, Config, Entity, Field, Hmac, Ingest, Role, Server};
 use crate::id::{EntityType, RoleName};
+use crate::protocol::conflict::Strategy;
 
 /// The shortest admin token and source secret.
 const MIN_SECRET: usize = 32;
+
+/// How deep a field's value may nest: an operation in a frame nests it further.
+const MAX_OP_DEPTH: usize = 60;
 
 /// What a public key may sign with.
 const PUBLIC_KEY_ALGORITHMS: [&str; 9] =
@@ -49,6 +53,7 @@ impl Config {
         self.auth.public_keys(&mut problems);
         self.auth.others(&mut problems);
         self.roles(&mut problems);
+        self.entities(&mut problems);
         self.limits(&mut problems);
         self.urls(&mut problems);
         self.presence(&mut problems);
@@ -96,6 +101,36 @@ impl Config {
         }
     }
 
+    fn entities(&self, problems: &mut Vec<Problem>) {
+        let kind = |path: String, name: &str, problems: &mut Vec<Problem>| {
+            if let Err(error) = EntityType::new(name) {
+                problems.push(Problem::error(path, format!("{name:?}: {error}")));
+            }
+        };
+        for (name, Entity { fallback, fields, .. }) in &self.entities.0 {
+            if name != "*" {
+                kind(format!("entities.{name}"), name, problems);
+            }
+            if *fallback == Strategy::Merge {
+                let what = "what cannot be merged must end in another way";
+                problems
+                    .push(Problem::error(format!("entities.{name}.fallback"), what).help(
+                        "choose `server_wins`, `client_wins`, `last_write_wins` or `manual`",
+                    ));
+            }
+            for (field, Field { strategy, merge, references }) in fields {
+                let path = |key: &str| format!("entities.{name}.fields.{field}.{key}");
+                if merge.is_some() && strategy.is_some_and(|own| own != Strategy::Merge) {
+                    let what = "has no effect: the field's own strategy is not `merge`";
+                    problems.push(Problem::error(path("merge"), what));
+                }
+                if let Some(references) = references {
+                    kind(path("references"), references, problems);
+                }
+            }
+        }
+    }
+
     fn roles(&self, problems: &mut Vec<Problem>) {
         let roles = &self.roles.0;
         if !roles.contains_key(&self.auth.default_role) {
@@ -108,7 +143,7 @@ impl Config {
                 .help(format!("the roles are: {}", names.join(", "))),
             );
         }
-        for (name, Role { read, write, delete, .. }) in roles {
+        for (name, Role { read, write, delete, hidden, .. }) in roles {
             if let Err(error) = RoleName::new(name) {
                 problems.push(Problem::error(format!("roles.{name}"), error.to_string()));
             }
@@ -118,6 +153,23 @@ impl Config {
                         let what = format!("{kind:?}: {error}, or `*` for every type");
                         problems.push(Problem::error(format!("roles.{name}.{verb}.{index}"), what));
                     }
+                }
+            }
+            for (kind, fields) in hidden {
+                let key = format!("roles.{name}.hidden.{kind}");
+                if let Err(error) = EntityType::new(kind)
+                    && kind != "*"
+                {
+                    let what = format!("{kind:?}: {error}, or `*` for every type");
+                    problems.push(Problem::error(&key, what));
+                }
+                for (index, _) in
+                    fields.iter().enumerate().filter(|(_, f)| f.is_empty() || *f == "*")
+                {
+                    problems.push(
+                        Problem::error(format!("{key}.{index}"), "must name a field")
+                            .help("a whole type is hidden by leaving it out of `read`"),
+                    );
                 }
             }
         }
@@ -135,8 +187,20 @@ impl Config {
             ),
             ("limits.op_bytes", limits.op_bytes, "store.group_bytes", self.store.group_bytes),
             ("limits.op_bytes", limits.op_bytes, "limits.outbox_bytes", limits.outbox_bytes),
+            ("limits.op_bytes", limits.op_bytes, "limits.entity_bytes", limits.entity_bytes),
+            (
+                "limits.entity_bytes",
+                limits.entity_bytes,
+                "limits.outbox_bytes",
+                limits.outbox_bytes,
+            ),
             ("limits.ops_per_write", limits.ops_per_write, "store.queue_ops", self.store.queue_ops),
         ];
+        if limits.op_depth > MAX_OP_DEPTH {
+            let what =
+                format!("must be at most {MAX_OP_DEPTH}: many readers of JSON end near there");
+            problems.push(Problem::error("limits.op_depth", what));
+        }
         for (key, value, other, bound) in within {
             if value > bound {
                 let what = format!("{value} is more than `{other}`, which is {bound}");

@@ -12,8 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use dashmap::DashMap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{ConnId, ShardHandle, ToShard};
@@ -75,72 +74,6 @@ pub enum Offered {
     OtherEpoch,
 }
 
-/// All feeds of this instance: one per project that has, or lately had, a reader here.
-#[derive(Debug)]
-pub struct Feeds {
-    map: DashMap<ProjectId, Arc<Feed>>,
-    shards: Arc<[ShardHandle]>,
-    recent_bytes: usize,
-    /// New feeds, for the follower to open.
-    created: mpsc::UnboundedSender<Arc<Feed>>,
-}
-
-impl Feeds {
-    /// No feeds yet; new ones are announced on the receiver.
-    #[must_use]
-    pub fn new(
-        shards: Arc<[ShardHandle]>,
-        recent_bytes: usize,
-    ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
-        let (created, receiver) = mpsc::unbounded_channel();
-        (Self { map: DashMap::new(), shards, recent_bytes, created }, receiver)
-    }
-
-    /// Begins sending a project's changes to a shard. The shard must be ready to receive them.
-    pub fn watch(&self, project: &ProjectId, shard: usize) -> Arc<Feed> {
-        // The guard is held while the watcher is entered, so that `retire` cannot remove the feed between.
-        let feed = self.map.entry(project.clone()).or_insert_with(|| {
-            let feed = Arc::new(Feed::new(project.clone(), &self.shards, self.recent_bytes));
-            let _closing_down = self.created.send(feed.clone());
-            feed
-        });
-        feed.lock().watch(shard);
-        feed.clone()
-    }
-
-    /// Ends sending a project's changes to a shard.
-    pub fn unwatch(&self, project: &ProjectId, shard: usize) {
-        if let Some(feed) = self.map.get(project.as_str()) {
-            feed.lock().unwatch(shard);
-        }
-    }
-
-    /// The feed of a project, if it has or lately had readers here.
-    #[must_use]
-    pub fn get(&self, project: &ProjectId) -> Option<Arc<Feed>> {
-        self.map.get(project.as_str()).map(|feed| feed.clone())
-    }
-
-    /// All feeds.
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<Feed>> {
-        self.map.iter().map(|feed| feed.clone()).collect()
-    }
-
-    /// Removes the feeds that had no reader since `before`, and names their projects.
-    pub fn retire(&self, before: Instant) -> Vec<ProjectId> {
-        let mut retired = Vec::new();
-        self.map.retain(|project, feed| {
-            let idle = feed.lock().idle_since.is_some_and(|since| since <= before);
-            if idle {
-                retired.push(project.clone());
-            }
-            !idle
-        });
-        retired
-    }
-}
-
 /// One project's changes in order, on this instance.
 #[derive(Debug)]
 pub struct Feed {
@@ -173,7 +106,7 @@ struct Position {
 }
 
 impl Feed {
-    fn new(project: ProjectId, shards: &Arc<[ShardHandle]>, limit_bytes: usize) -> Self {
+    pub(super) fn new(project: ProjectId, shards: &Arc<[ShardHandle]>, limit_bytes: usize) -> Self {
         Self {
             project,
             stage: watch::Sender::new(Stage::New),
@@ -189,6 +122,21 @@ impl Feed {
                 idle_since: None,
             }),
         }
+    }
+
+    /// Begins sending changes to a shard.
+    pub(super) fn watch(&self, shard: usize) {
+        self.lock().watch(shard);
+    }
+
+    /// Ends sending changes to a shard.
+    pub(super) fn unwatch(&self, shard: usize) {
+        self.lock().unwatch(shard);
+    }
+
+    /// Whether it had no reader since `before`.
+    pub(super) fn idle_since(&self, before: Instant) -> bool {
+        self.lock().idle_since.is_some_and(|since| since <= before)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -418,116 +366,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    const EPOCH: Epoch = Epoch(Uuid::from_u128(1));
-
-    fn change(seq: u64) -> Arc<EncodedChange> {
-        Arc::new(EncodedChange {
-            seq: Seq(seq),
-            entity: EntityKey { kind: "task".parse().unwrap(), id: "1".parse().unwrap() },
-            frame: Bytes::from(vec![b'x'; 100]),
-        })
-    }
-
-    fn feeds(limit: usize) -> (Feeds, mpsc::Receiver<ToShard>, Arc<Feed>) {
-        let (handle, queue) = ShardHandle::channel();
-        let (feeds, _created) = Feeds::new([handle].into(), limit);
-        let feed = feeds.watch(&"p".parse().unwrap(), 0);
-        (feeds, queue, feed)
-    }
-
-    fn delivered(queue: &mut mpsc::Receiver<ToShard>) -> Vec<u64> {
-        let mut seqs = Vec::new();
-        while let Ok(message) = queue.try_recv() {
-            if let ToShard::Changes(_, changes) = message {
-                seqs.extend(changes.iter().map(|c| c.seq.0));
-            }
-        }
-        seqs
-    }
-
-    proptest! {
-        /// Whatever order and however often changes arrive, each passes once, in order, without a hole.
-        #[test]
-        fn passes_each_change_once_in_order(
-            arrivals in prop::collection::vec(1u64..40, 0..200),
-            open_at in 0usize..50,
-            head in 0u64..5,
-        ) {
-            let (_feeds, mut queue, feed) = feeds(1 << 20);
-            let mut seen = std::collections::BTreeSet::new();
-            for (turn, seq) in arrivals.iter().enumerate() {
-                if turn == open_at {
-                    feed.open(EPOCH, Seq(head));
-                }
-                feed.offer(EPOCH, [change(*seq)]);
-                seen.insert(*seq);
-            }
-            feed.open(EPOCH, Seq(head));
-            let expected: Vec<u64> = (head + 1..).take_while(|seq| seen.contains(seq)).collect();
-            prop_assert_eq!(delivered(&mut queue), expected.clone());
-            prop_assert_eq!(feed.head().unwrap().1.0, head + expected.len() as u64);
-            prop_assert_eq!(feed.has_gap(), seen.iter().any(|seq| *seq > head + expected.len() as u64));
-        }
-    }
-
-    #[test]
-    fn recent_changes_are_bounded_and_dense() {
-        let (_feeds, _queue, feed) = feeds(1000);
-        feed.open(EPOCH, Seq(0));
-        feed.offer(EPOCH, (1..=50).map(change));
-        assert!(feed.recent(Seq(39)).is_none());
-        let recent = feed.recent(Seq(40)).unwrap();
-        assert_eq!(
-            recent.iter().map(|c| c.seq.0).collect::<Vec<_>>(),
-            (41..=50).collect::<Vec<_>>()
-        );
-        assert_eq!(feed.recent(Seq(50)).unwrap().len(), 0);
-    }
-
-    #[test]
-    fn a_full_shard_gets_the_rest_later_or_is_told_it_missed_some() {
-        let (_feeds, mut queue, feed) = feeds(1000);
-        feed.open(EPOCH, Seq(0));
-        let room = Arc::new("room:p:x".parse().unwrap());
-        while feed.event(&room, &Bytes::new(), None) == 0 {}
-        feed.offer(EPOCH, (1..=5).map(change));
-        assert_eq!(delivered(&mut queue), [] as [u64; 0]);
-        feed.flush();
-        assert_eq!(delivered(&mut queue), [1, 2, 3, 4, 5]);
-
-        while feed.event(&room, &Bytes::new(), None) == 0 {}
-        feed.offer(EPOCH, (6..=60).map(change));
-        while queue.try_recv().is_ok() {}
-        feed.flush();
-        assert!(matches!(queue.try_recv(), Ok(ToShard::Overflow(_))));
-        feed.offer(EPOCH, [change(61)]);
-        assert_eq!(delivered(&mut queue), [61]);
-    }
-
-    #[test]
-    fn a_new_epoch_restarts_the_feed_and_says_so() {
-        let (_feeds, mut queue, feed) = feeds(1000);
-        feed.open(EPOCH, Seq(9));
-        let restored = Epoch(Uuid::from_u128(2));
-        assert_eq!(feed.offer(restored, [change(4)]), Offered::OtherEpoch);
-        feed.restart(restored, Seq(3));
-        assert!(matches!(queue.try_recv(), Ok(ToShard::NewEpoch(_, e, Seq(3))) if e == restored));
-        assert_eq!(feed.offer(restored, [change(4)]), Offered::InOrder);
-        assert_eq!(delivered(&mut queue), [4]);
-    }
-
-    #[test]
-    fn a_feed_without_readers_is_retired_after_a_while() {
-        let (feeds, _queue, feed) = feeds(1000);
-        let long_ago = Instant::now();
-        feeds.unwatch(feed.project(), 0);
-        assert_eq!(feeds.retire(long_ago - std::time::Duration::from_secs(1)), []);
-        assert_eq!(feeds.retire(Instant::now()), [feed.project().clone()]);
-        assert!(feeds.get(feed.project()).is_none());
-    }
-}
+mod tests;

@@ -1,32 +1,37 @@
 //! Fan-out: from a committed change to every subscribed socket, in order, encoded once.
 //!
-//! [`feed`] puts a project's changes in order and keeps the recent ones; [`registry`] is one shard's rooms
-//! and who reads them; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each
-//! other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
+//! [`feed`] puts a project's changes in order and keeps the recent ones, [`feeds`] are all of them;
+//! [`registry`] is one shard's rooms, `reader` one connection's reading in them, [`users`] who is on the
+//! shard; [`outbox`] is what waits for one socket; [`wire`] is what instances tell each other, and
+//! [`relay`] passes it both ways. The shards themselves, with their sockets, are in
 //! [`crate::session`].
 //!
 //! Invariant: nothing here awaits a socket or takes a lock per delivery.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::mpsc;
 
-use crate::auth::Revocation;
+use crate::auth::{Disconnect, Revocation};
 use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
-use crate::protocol::error::CloseCode;
 
 pub mod feed;
+pub mod feeds;
 pub mod outbox;
+mod reader;
 pub mod registry;
 pub mod relay;
+pub mod tally;
+pub mod users;
 pub mod wire;
 
-pub use feed::{EncodedChange, Feed, Feeds};
+pub use feed::{EncodedChange, Feed};
+pub use feeds::Feeds;
 pub use relay::Relay;
+pub use tally::Tally;
 
 /// One connection of this process, never reused.
 pub type ConnId = u64;
@@ -66,8 +71,8 @@ pub enum ToShard {
     },
     /// Close every connection whose token the revocation concerns.
     Revoke(Arc<Revocation>),
-    /// Close every connection of a user.
-    Disconnect(UserId, CloseCode),
+    /// Close the connections of a user that an administrator ended.
+    Disconnect(Disconnect),
     /// Say goodbye to everyone, spread over the configured time.
     Drain,
 }
@@ -99,21 +104,14 @@ pub struct Fanout {
     shards: Arc<[ShardHandle]>,
     /// Connections of each user, per shard.
     users: DashMap<UserId, Box<[u32]>>,
-    connections: AtomicUsize,
-    /// Connections from each address.
-    addresses: DashMap<IpAddr, usize>,
+    connections: Tally,
 }
 
 impl Fanout {
     /// A fan-out over these shards.
     #[must_use]
     pub fn new(shards: Arc<[ShardHandle]>) -> Self {
-        Self {
-            shards,
-            users: DashMap::new(),
-            connections: AtomicUsize::new(0),
-            addresses: DashMap::new(),
-        }
+        Self { shards, users: DashMap::new(), connections: Tally::default() }
     }
 
     /// The shards, by index.
@@ -161,17 +159,15 @@ impl Fanout {
         self.users.iter().map(|entry| entry.key().clone()).collect()
     }
 
-    /// Sends a finished frame about a project to every connection of a user on this instance.
-    pub fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
-        if let Some(counts) = self.users.get(user.as_str()) {
-            for (shard, count) in self.shards.iter().zip(counts.iter()) {
-                if *count > 0 {
-                    let (user, project) = (user.clone(), project.clone());
-                    let frame = frame.clone();
-                    let _dropped = shard.send(ToShard::User { user, project, frame });
-                }
-            }
-        }
+    /// Sends a finished frame about a project to every connection of a user on this instance; returns how
+    /// many queues were full.
+    #[must_use]
+    pub fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) -> usize {
+        let Some(counts) = self.users.get(user.as_str()) else { return 0 };
+        let has_some = self.shards.iter().zip(counts.iter()).filter(|(_, count)| **count > 0);
+        let message =
+            || ToShard::User { user: user.clone(), project: project.clone(), frame: frame.clone() };
+        has_some.filter(|(shard, _)| !shard.send(message())).count()
     }
 
     /// Sends a message to every shard; returns how many queues were full.
@@ -181,28 +177,23 @@ impl Fanout {
 
     /// Counts a new connection in.
     pub fn admit(&self, ip: IpAddr) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        *self.addresses.entry(ip).or_default() += 1;
+        self.connections.add(ip);
     }
 
     /// Forgets a connection counted by [`Self::admit`].
     pub fn release(&self, ip: IpAddr) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        if let Some(mut count) = self.addresses.get_mut(&ip) {
-            *count -= 1;
-        }
-        self.addresses.remove_if(&ip, |_, count| *count == 0);
+        self.connections.remove(ip);
     }
 
     /// Connections from an address on this instance.
     #[must_use]
     pub fn connections_from(&self, ip: IpAddr) -> usize {
-        self.addresses.get(&ip).map_or(0, |count| *count)
+        self.connections.from(ip)
     }
 
     /// Connections on this instance.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.all()
     }
 }

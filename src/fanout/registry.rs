@@ -1,18 +1,19 @@
 //! Who on this shard reads what: rooms, their readers, and how far each reader is.
 //!
-//! Used by one thread only, by [`crate::session::shard`]; it decides which frames a reader gets and hands them to
+//! Used by one thread only, by [`crate::session`]; it decides which frames a reader gets and hands them to
 //! a sink, knowing nothing of sockets. Invariants: a reader's cursor only rises; a change reaches a
 //! connection through its project room or else through the entity's room, never through both.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::feed::{EncodedChange, Feed};
+use super::reader::{Advance, Reader};
 use crate::auth::Role;
-use crate::id::{EntityKey, ProjectId, Room, Seq, UserId};
-use crate::protocol::server::ServerFrame;
+use crate::id::{EntityKey, ProjectId, Room, Seq};
 
 /// A connection's place in its shard's table.
 pub type Slot = u32;
@@ -29,22 +30,10 @@ pub struct Project {
     name: ProjectId,
     /// Where its changes come from.
     pub feed: Arc<Feed>,
-    readers: HashMap<Slot, Reader>,
-    entities: HashMap<EntityKey, HashMap<Slot, Reader>>,
-    ephemeral: HashMap<Arc<Room>, HashSet<Slot>>,
-    presence: HashMap<Arc<Room>, HashSet<Slot>>,
-}
-
-/// One connection's reading of a project's log, or of one entity in it.
-#[derive(Debug)]
-struct Reader {
-    role: Arc<Role>,
-    /// Where its reading began: it gets every change after this.
-    start: Seq,
-    /// The last position this reader was sent, or passed over.
-    cursor: Seq,
-    /// Whether live changes go to it now; otherwise it is still catching up.
-    live: bool,
+    readers: FxHashMap<Slot, Reader>,
+    entities: HashMap<EntityKey, FxHashMap<Slot, Reader>>,
+    ephemeral: HashMap<Arc<Room>, FxHashSet<Slot>>,
+    presence: HashMap<Arc<Room>, FxHashSet<Slot>>,
 }
 
 /// Takes the frames for a connection.
@@ -74,7 +63,7 @@ impl Registry {
         self.projects.entry(project.clone()).or_insert_with(|| Project {
             name: project.clone(),
             feed: watch(),
-            readers: HashMap::new(),
+            readers: FxHashMap::default(),
             entities: HashMap::new(),
             ephemeral: HashMap::new(),
             presence: HashMap::new(),
@@ -324,80 +313,11 @@ impl Project {
     }
 }
 
-impl Reader {
-    fn take_all(
-        &mut self,
-        slot: Slot,
-        changes: &[Arc<EncodedChange>],
-        advance: &mut Advance<'_>,
-        sink: &mut impl Sink,
-    ) -> usize {
-        let mut sent = 0;
-        let mut hidden = None;
-        for change in changes.iter().filter(|change| change.seq > self.cursor) {
-            if self.role.can_read(&change.entity.kind) {
-                if let Some(seq) = hidden.take() {
-                    sink.push(slot, advance.frame(seq));
-                    sent += 1;
-                }
-                sink.push(slot, &change.frame);
-                sent += 1;
-            } else {
-                hidden = Some(change.seq);
-            }
-        }
-        if let Some(seq) = hidden {
-            sink.push(slot, advance.frame(seq));
-            sent += 1;
-        }
-        if let Some(last) = changes.last() {
-            self.cursor = self.cursor.max(last.seq);
-        }
-        sent
-    }
-
-    fn take_entity<'a>(
-        &mut self,
-        slot: Slot,
-        changes: impl Iterator<Item = &'a Arc<EncodedChange>>,
-        sink: &mut impl Sink,
-    ) -> usize {
-        let mut sent = 0;
-        for change in changes {
-            if change.seq > self.cursor && self.role.can_read(&change.entity.kind) {
-                sink.push(slot, &change.frame);
-                self.cursor = change.seq;
-                sent += 1;
-            }
-        }
-        sent
-    }
-}
-
-/// The `advance` frame for a position, encoded once for all who need it.
-struct Advance<'a> {
-    project: &'a ProjectId,
-    last: Option<(Seq, Bytes)>,
-}
-
-impl<'a> Advance<'a> {
-    fn new(project: &'a ProjectId) -> Self {
-        Self { project, last: None }
-    }
-
-    fn frame(&mut self, seq: Seq) -> &Bytes {
-        if self.last.as_ref().is_none_or(|(known, _)| *known != seq) {
-            self.last = Some((seq, ServerFrame::Advance { project: self.project, seq }.encode()));
-        }
-        &self.last.as_ref().expect("it was just set").1
-    }
-}
-
-fn add(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Arc<Room>) {
+fn add(rooms: &mut HashMap<Arc<Room>, FxHashSet<Slot>>, slot: Slot, room: &Arc<Room>) {
     rooms.entry(room.clone()).or_default().insert(slot);
 }
 
-fn remove(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Room) {
+fn remove(rooms: &mut HashMap<Arc<Room>, FxHashSet<Slot>>, slot: Slot, room: &Room) {
     if let Some(slots) = rooms.get_mut(room) {
         slots.remove(&slot);
         if slots.is_empty() {
@@ -407,7 +327,7 @@ fn remove(rooms: &mut HashMap<Arc<Room>, HashSet<Slot>>, slot: Slot, room: &Room
 }
 
 fn push_all(
-    slots: Option<&HashSet<Slot>>,
+    slots: Option<&FxHashSet<Slot>>,
     frame: &Bytes,
     except: Option<Slot>,
     sink: &mut impl Sink,
@@ -418,34 +338,6 @@ fn push_all(
         sent += 1;
     }
     sent
-}
-
-/// The connections of each user on one shard.
-#[derive(Debug, Default)]
-pub struct Users {
-    slots: HashMap<UserId, HashSet<Slot>>,
-}
-
-impl Users {
-    /// Adds a user's connection.
-    pub fn add(&mut self, user: &UserId, slot: Slot) {
-        self.slots.entry(user.clone()).or_default().insert(slot);
-    }
-
-    /// Removes a user's connection.
-    pub fn remove(&mut self, user: &UserId, slot: Slot) {
-        if let Some(slots) = self.slots.get_mut(user.as_str()) {
-            slots.remove(&slot);
-            if slots.is_empty() {
-                self.slots.remove(user.as_str());
-            }
-        }
-    }
-
-    /// A user's connections.
-    pub fn of(&self, user: &UserId) -> impl Iterator<Item = Slot> + '_ {
-        self.slots.get(user.as_str()).into_iter().flatten().copied()
-    }
 }
 
 #[cfg(test)]

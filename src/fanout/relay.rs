@@ -9,16 +9,16 @@ use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
 use super::{ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
-use crate::auth::{Authenticator, RevocationEntry};
+use crate::auth::{Authenticator, Disconnect, Disconnects, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
-use crate::presence::Delta;
-use crate::protocol::error::CloseCode;
+use crate::presence::{Delta, Presence};
+use crate::protocol::conflict::ConflictState;
 use crate::protocol::frame;
 use crate::protocol::notify::Lane;
-use crate::protocol::server::{Notification, PresenceDelta, ServerFrame};
+use crate::protocol::server::{Notification, PresenceDelta, PresenceList, ServerFrame};
 use crate::store::push::Due;
-use crate::store::{Committed, NewNotification};
+use crate::store::{Committed, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
@@ -31,7 +31,10 @@ pub struct Relay {
     pub fanout: Fanout,
     /// The way to the other instances.
     pub bus: Bus,
+    /// The sessions administrators ended lately.
+    pub disconnects: Disconnects,
     auth: Arc<Authenticator>,
+    presence: Presence,
     metrics: Arc<Metrics>,
     /// Feeds that need the store, for the follower.
     doubtful: mpsc::UnboundedSender<Arc<Feed>>,
@@ -45,10 +48,12 @@ impl Relay {
         fanout: Fanout,
         bus: Bus,
         auth: Arc<Authenticator>,
+        presence: Presence,
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
         let (doubtful, receiver) = mpsc::unbounded_channel();
-        (Self { feeds, fanout, bus, auth, metrics, doubtful }, receiver)
+        let disconnects = Disconnects::default();
+        (Self { feeds, fanout, bus, disconnects, auth, presence, metrics, doubtful }, receiver)
     }
 
     /// Passes on what a commit made true.
@@ -67,6 +72,15 @@ impl Relay {
         for notification in &committed.notifications {
             self.notification(project, notification);
         }
+        for Parked { conflict, .. } in &committed.conflicts {
+            // What a strategy decided at once is in the verdict.
+            if conflict.state != ConflictState::Closed
+                && let Ok(user) = UserId::new(&conflict.user)
+            {
+                let frame = ServerFrame::Conflict { project, conflict }.encode();
+                self.to_user(&user, project, &frame);
+            }
+        }
     }
 
     fn offer(&self, project: &ProjectId, epoch: Epoch, changes: Vec<Arc<EncodedChange>>) {
@@ -77,13 +91,21 @@ impl Relay {
         }
     }
 
-    fn notification(&self, project: &ProjectId, n: &NewNotification) {
+    /// The log may hold changes that this instance's feed was not told: the follower looks at once.
+    pub fn behind(&self, project: &ProjectId) {
+        if let Some(feed) = self.feeds.get(project) {
+            let _closing_down = self.doubtful.send(feed);
+        }
+    }
+
+    /// Sends a notification to its user's connections, on every instance.
+    pub fn notification(&self, project: &ProjectId, n: &NewNotification) {
         let draft = &n.draft;
         if draft.schedule.is_some() {
             return; // shown when its time comes
         }
         let data = draft.data.as_deref().and_then(raw);
-        let notification = Notification {
+        let frame = ServerFrame::Notification(Notification {
             nid: &n.nid,
             project,
             seq: draft.seq,
@@ -94,15 +116,16 @@ impl Relay {
             lane: draft.lane,
             category: draft.category.as_deref(),
             at: draft.created_at,
-        };
-        self.to_user(&n.user, project, notification);
+        })
+        .encode();
+        self.to_user(&n.user, project, &frame);
     }
 
     /// Shows a user a notification whose time has come.
     pub fn announce(&self, due: &Due) {
         let (Ok(project), Ok(user)) = (due.project.parse(), due.user_id.parse()) else { return };
         let data = due.data.as_deref().and_then(raw);
-        let notification = Notification {
+        let frame = ServerFrame::Notification(Notification {
             nid: &due.nid,
             project: &project,
             seq: Seq::ZERO,
@@ -113,17 +136,22 @@ impl Relay {
             lane: Lane::ALL.into_iter().find(|l| l.as_str() == due.lane).unwrap_or_default(),
             category: due.category.as_deref(),
             at: due.created_at,
-        };
-        self.to_user(&user, &project, notification);
+        })
+        .encode();
+        self.to_user(&user, &project, &frame);
     }
 
-    fn to_user(&self, user: &UserId, project: &ProjectId, notification: Notification<'_>) {
-        let frame = ServerFrame::Notification(notification).encode();
-        self.fanout.to_user(user, project, &frame);
-        let payload = frame::payload(&frame);
+    /// Passes on a finished frame to all connections of a user that hold the project.
+    fn to_user(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+        self.to_user_here(user, project, frame);
+        let payload = frame::payload(frame);
         let frame = String::from_utf8_lossy(&payload).into_owned();
         let project = project.clone();
         self.signal(&Topic::User(user.clone()), &Signal::User { project, frame });
+    }
+
+    fn to_user_here(&self, user: &UserId, project: &ProjectId, frame: &Bytes) {
+        self.dropped(Dropped::ShardQueue, self.fanout.to_user(user, project, frame));
     }
 
     /// Passes on a broadcast's finished frame.
@@ -154,18 +182,35 @@ impl Relay {
     }
 
     fn presence_here(&self, delta: &Delta) {
-        let Some(feed) = delta.room.project().and_then(|project| self.feeds.get(project)) else {
-            return;
-        };
-        let frame = ServerFrame::Presence(PresenceDelta {
+        self.presence.heard(delta);
+        self.presence_frame(&PresenceDelta {
             room: &delta.room,
+            members: None,
             joined: &delta.joined,
             left: &delta.left,
             updated: &delta.updated,
             users: delta.users,
-        })
-        .encode();
-        let full = feed.presence(&Arc::new(delta.room.clone()), &frame);
+        });
+    }
+
+    /// Tells this instance's clients anew who is in a room: they may have missed something.
+    pub fn presence_whole_here(&self, room: &Room, list: &PresenceList) {
+        self.presence_frame(&PresenceDelta {
+            room,
+            members: Some(&list.members),
+            joined: &[],
+            left: &[],
+            updated: &[],
+            users: list.users,
+        });
+    }
+
+    fn presence_frame(&self, presence: &PresenceDelta<'_>) {
+        let Some(feed) = presence.room.project().and_then(|project| self.feeds.get(project)) else {
+            return;
+        };
+        let frame = ServerFrame::Presence(presence.clone()).encode();
+        let full = feed.presence(&Arc::new(presence.room.clone()), &frame);
         self.dropped(Dropped::ShardQueue, full);
     }
 
@@ -186,14 +231,20 @@ impl Relay {
         new
     }
 
-    /// Closes every connection of a user, on every instance.
-    pub fn disconnect(&self, user: UserId) {
-        self.disconnect_here(user.clone());
-        self.signal(&Topic::Control, &Signal::Disconnect { user });
+    /// Ends a user's sessions, on every instance.
+    pub fn disconnect(&self, disconnect: &Disconnect) {
+        self.disconnect_here(disconnect);
+        self.signal(&Topic::Control, &Signal::Disconnect(disconnect.clone()));
     }
 
-    fn disconnect_here(&self, user: UserId) {
-        self.fanout.to_all(&ToShard::Disconnect(user, CloseCode::Forbidden));
+    /// Ends a user's sessions on this instance; whether it was news here. While a shard's queue is full
+    /// it stays news, and is met again in the store.
+    pub fn disconnect_here(&self, disconnect: &Disconnect) -> bool {
+        let new = self.disconnects.add(disconnect);
+        if new && self.fanout.to_all(&ToShard::Disconnect(disconnect.clone())) > 0 {
+            self.disconnects.forget(disconnect);
+        }
+        new
     }
 
     fn dropped(&self, reason: Dropped, count: usize) {
@@ -224,12 +275,14 @@ impl Relay {
                 (Topic::Project(_), Signal::Presence { delta }) => self.presence_here(&delta),
                 (Topic::User(user), Signal::User { project, frame: text }) => {
                     let frame = frame::text(|p| p.extend(text.bytes()));
-                    self.fanout.to_user(&user, &project, &frame);
+                    self.to_user_here(&user, &project, &frame);
                 }
                 (Topic::Control, Signal::Revoked { entry }) => {
                     self.revoked_here(entry);
                 }
-                (Topic::Control, Signal::Disconnect { user }) => self.disconnect_here(user),
+                (Topic::Control, Signal::Disconnect(disconnect)) => {
+                    self.disconnect_here(&disconnect);
+                }
                 _ => self.dropped(Dropped::BusMessage, 1),
             },
             _ => self.dropped(Dropped::BusMessage, 1),

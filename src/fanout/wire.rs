@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::feed::EncodedChange;
-use crate::auth::RevocationEntry;
-use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq, UserId};
+use crate::auth::{Disconnect, RevocationEntry};
+use crate::id::{EntityKey, Epoch, ProjectId, Room, Seq};
 use crate::presence::Delta;
 use crate::protocol::frame;
 
@@ -51,11 +51,8 @@ pub enum Signal {
         /// Which.
         entry: RevocationEntry,
     },
-    /// A user is to be disconnected.
-    Disconnect {
-        /// Who.
-        user: UserId,
-    },
+    /// A user's sessions are to end.
+    Disconnect(Disconnect),
 }
 
 /// A message that is not of this form; dropped and counted.
@@ -189,7 +186,8 @@ mod tests {
         let state = serde_json::value::RawValue::from_string("[ 1 ]".into()).unwrap();
         let member = Member { user: "bo".parse().unwrap(), state: Some(RawState(state.into())) };
         let joined = vec![member];
-        let delta = Delta { room, joined, left: Vec::new(), updated: Vec::new(), users: 1 };
+        let (left, updated) = (Vec::new(), Vec::new());
+        let delta = Delta { room, joined, left, updated, users: 1, version: 7, prev: 5 };
         let sent = Signal::Presence { delta: delta.clone() };
         let Wire::Signal(got) = decode(signal(&sent)).unwrap() else { panic!() };
         assert!(matches!(*got, Signal::Presence { delta: got } if got == delta));

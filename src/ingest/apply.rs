@@ -41,7 +41,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     claims: Claims,
     config: config::Ingest,
-    op_bytes: usize,
+    limits: config::Limits,
 }
 
 /// An event of somebody who may publish.
@@ -154,7 +154,7 @@ impl Ingest {
             metrics,
             claims,
             config: config.ingest.clone(),
-            op_bytes: config.limits.op_bytes,
+            limits: config.limits.clone(),
         }))
     }
 
@@ -163,7 +163,7 @@ impl Ingest {
     /// # Errors
     /// It is malformed.
     pub fn decode(&self, raw: &[u8]) -> Result<Event, Failed> {
-        Ok(Event::decode(raw, self.0.op_bytes)?)
+        Ok(Event::decode(raw, &self.0.limits)?)
     }
 
     /// Reads an event that came with a signature, or with none.
@@ -296,9 +296,11 @@ fn fate(answer: &Answer) -> Fate {
             duplicate: matches!(answer, Answer::Replayed(_)),
             code: verdict.code,
         }),
-        Outcome::Conflict | Outcome::Rejected => Err(Failed::unfit(
-            verdict.code.as_deref().unwrap_or("rejected"),
-            verdict.message.as_deref().unwrap_or("the log refuses the event"),
-        )),
+        Outcome::Merged | Outcome::Superseded | Outcome::Conflict | Outcome::Rejected => {
+            Err(Failed::unfit(
+                verdict.code.as_deref().unwrap_or("rejected"),
+                verdict.message.as_deref().unwrap_or("the log refuses the event"),
+            ))
+        }
     }
 }

@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::id::{EntityKey, OpId, ProjectId, Room, Seq, UserId};
+use crate::config::Limits;
+use crate::id::{EntityKey, EntityRef, OpId, ProjectId, Room, Seq, UserId};
 use crate::protocol::json;
-use crate::protocol::op::{ChangeKind, Fields, Notify, Op};
+use crate::protocol::op::{Fields, Lane, Notify, Op, OpKind};
 use crate::store::{Actor, PendingOp, SourceVersion};
 use crate::sync::submission;
 
@@ -26,6 +27,9 @@ pub enum EventError {
     /// More bytes than `limits.op_bytes`.
     #[error("the event is larger than `limits.op_bytes` ({0})")]
     TooLarge(usize),
+    /// More recipients than `limits.notify_users`.
+    #[error("the event notifies more users than `limits.notify_users` ({0})")]
+    TooManyRecipients(usize),
     /// Not JSON, a member of the wrong form, or an unknown one.
     #[error("the event is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -42,7 +46,7 @@ impl EventError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TooLarge(_) => "limit_exceeded",
+            Self::TooLarge(_) | Self::TooManyRecipients(_) => "limit_exceeded",
             Self::Malformed(_) | Self::Value(_) | Self::Unfit(_) => "bad_request",
         }
     }
@@ -77,7 +81,7 @@ pub enum Body {
 /// A change of an entity.
 #[derive(Debug)]
 pub struct Write {
-    kind: ChangeKind,
+    kind: OpKind,
     entity: EntityKey,
     fields: Fields,
     source_version: Option<i64>,
@@ -126,9 +130,9 @@ impl Event {
     ///
     /// # Errors
     /// See [`EventError`].
-    pub fn decode(raw: &[u8], op_bytes: usize) -> Result<Self, EventError> {
-        if raw.len() > op_bytes {
-            return Err(EventError::TooLarge(op_bytes));
+    pub fn decode(raw: &[u8], limits: &Limits) -> Result<Self, EventError> {
+        if raw.len() > limits.op_bytes {
+            return Err(EventError::TooLarge(limits.op_bytes));
         }
         let text: &RawValue = serde_json::from_slice(raw)?;
         json::check(text).map_err(|refusal| EventError::Value(refusal.message))?;
@@ -138,6 +142,9 @@ impl Event {
         }
         if event.source.as_ref().is_some_and(|name| !is_name(name)) {
             return Err(EventError::Unfit("`source` must have 1 to 64 printable characters"));
+        }
+        if event.notify.as_ref().is_some_and(|notify| notify.users.len() > limits.notify_users) {
+            return Err(EventError::TooManyRecipients(limits.notify_users));
         }
         let body = match event.kind {
             Kind::Broadcast => Body::Broadcast(broadcast(&mut event)?),
@@ -163,22 +170,28 @@ impl Event {
             op_id: self.id.clone().unwrap_or_else(fresh_id),
             kind: write.kind,
             entity_type: write.entity.kind.clone(),
-            id: write.entity.id.clone(),
+            id: EntityRef::Id(write.entity.id.clone()),
             base: Seq::ZERO,
             fields: write.fields.clone(),
+            was: Fields::new(),
             edited_at: None,
+            priority: Lane::Normal,
+            group: None,
+            conflict: None,
+            choose: None,
+            expected_version: None,
             notify: write.notify.clone(),
         };
         let source = self.source.as_deref().unwrap_or(NOBODY);
+        // No client's name has a `:`, so none can pass its edits off as a source's.
+        let actor = Actor { user: self.actor.to_string(), client: format!("source:{source}") };
+        let hash = submission::hash(&op);
         Some(PendingOp {
-            payload_hash: submission::hash(&op),
-            op,
-            // No client's name has a `:`, so none can pass its edits off as a source's.
-            actor: Actor { user: self.actor.to_string(), client: format!("source:{source}") },
             source: write
                 .source_version
                 .map(|version| SourceVersion { source: source.to_owned(), version }),
             upsert: true,
+            ..PendingOp::new(op, actor, hash)
         })
     }
 }
@@ -226,15 +239,15 @@ fn write(kind: Kind, event: &mut Raw) -> Result<Write, EventError> {
     }
     let fields = event.fields.take();
     let kind = match kind {
-        Kind::Upsert => ChangeKind::Create,
-        Kind::Patch => ChangeKind::Update,
-        _ => ChangeKind::Delete,
+        Kind::Upsert => OpKind::Create,
+        Kind::Patch => OpKind::Update,
+        _ => OpKind::Delete,
     };
     match (kind, &fields) {
-        (ChangeKind::Delete, Some(_)) => {
+        (OpKind::Delete, Some(_)) => {
             return Err(EventError::Unfit("a delete takes no `fields`"));
         }
-        (ChangeKind::Create | ChangeKind::Update, None) => {
+        (OpKind::Create | OpKind::Update, None) => {
             return Err(EventError::Unfit("an upsert and a patch need `fields`"));
         }
         _ => {}
@@ -271,7 +284,10 @@ mod tests {
     use super::*;
 
     fn decode(text: &str) -> Result<Event, EventError> {
-        Event::decode(text.as_bytes(), 1000)
+        Event::decode(
+            text.as_bytes(),
+            &Limits { op_bytes: 1000, notify_users: 2, ..Limits::default() },
+        )
     }
 
     #[test]
@@ -297,7 +313,7 @@ mod tests {
         )
         .unwrap();
         let op = event.operation().unwrap();
-        assert_eq!((op.op.op_id.as_str(), op.op.kind, op.upsert), ("e1", ChangeKind::Create, true));
+        assert_eq!((op.op.op_id.as_str(), op.op.kind, op.upsert), ("e1", OpKind::Create, true));
         assert_eq!((op.actor.user.as_str(), op.actor.client.as_str()), ("ana", "source:erp"));
         assert_eq!(op.source, Some(SourceVersion { source: "erp".into(), version: 7 }));
         assert_eq!(op.op.notify.unwrap().title, "hi");
@@ -338,6 +354,14 @@ mod tests {
         ] {
             assert!(decode(text).is_err(), "{text} was taken for an event");
         }
+        let notify = |users: &str| {
+            decode(&format!(
+                r#"{{"project":"p","kind":"delete","entity":{{"type":"t","id":"1"}},
+                    "notify":{{"users":[{users}],"title":"hi"}}}}"#
+            ))
+        };
+        assert!(notify(r#""a","b""#).is_ok());
+        assert!(matches!(notify(r#""a","b","c""#), Err(EventError::TooManyRecipients(2))));
         let large = format!("\"{}\"", "x".repeat(1000));
         assert!(matches!(decode(&large), Err(EventError::TooLarge(1000))));
     }

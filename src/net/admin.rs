@@ -10,12 +10,13 @@ use serde::Deserialize;
 use super::api::{done, json, name, unavailable};
 use super::problem::Problem;
 use super::upgrade::bearer;
-use crate::auth::{AdminPermit, Revocation, RevocationEntry, authorize_admin};
+use crate::auth::{AdminPermit, Disconnect, Revocation, RevocationEntry, authorize_admin};
 use crate::clock;
 use crate::hub::Hub;
 use crate::id::UserId;
-use crate::protocol::error::Refusal;
+use crate::protocol::error::{ErrorCode, Refusal};
 use crate::store::RevocationRow;
+use crate::telemetry::AuthFailure;
 
 /// How long a revocation is kept unless the request says: longer than any sensible token lives.
 const KEEP_S: i64 = 90 * 24 * 3600;
@@ -25,10 +26,16 @@ const KEEP_S: i64 = 90 * 24 * 3600;
 /// # Errors
 /// It is not the configured one, or the admin API is off.
 pub fn permit(hub: &Hub, headers: &HeaderMap) -> Result<AdminPermit, Refusal> {
-    authorize_admin(bearer(headers).unwrap_or_default(), &hub.config.auth.admin_token)
+    let token = bearer(headers).unwrap_or_default();
+    authorize_admin(token, &hub.config.auth.admin_token).inspect_err(|refusal| {
+        if refusal.code == ErrorCode::Unauthorized {
+            hub.metrics.auth_failures.of(AuthFailure::AdminToken).inc();
+        }
+    })
 }
 
-/// `POST /v1/admin/users/{user}/disconnect`: closes every connection of a user with 4403.
+/// `POST /v1/admin/users/{user}/disconnect`: closes every connection of a user with 4403. Those that can
+/// be reached are closed at once; the store tells the instances that the bus does not reach.
 pub async fn disconnect(
     State(hub): State<Arc<Hub>>,
     headers: HeaderMap,
@@ -37,7 +44,10 @@ pub async fn disconnect(
     let _permit = permit(&hub, &headers)?;
     let user: UserId = name(&user)?;
     tracing::info!(%user, "an administrator disconnects a user");
-    hub.relay.disconnect(user);
+    let disconnect = Disconnect { user, at: clock::now_ms() };
+    hub.relay.disconnect(&disconnect);
+    let row = disconnect.row().map_err(|error| Refusal::internal(&error))?;
+    hub.store.revoke(&row).await.map_err(|error| unavailable(&error))?;
     Ok(done())
 }
 

@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::admin;
+use super::conflicts;
+use super::cors;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
@@ -22,13 +23,13 @@ use crate::clock;
 use crate::hub::Hub;
 use crate::id::{EntityId, EntityKey, EntityType, Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::PresencePage;
+use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{EntityState, Fields, StoredVerdict};
 use crate::protocol::server::ResyncReason;
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
-use crate::sync::submission::Submission;
-use crate::telemetry::RateLimit;
+use crate::telemetry::{AuthFailure, RateLimit};
 
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,16 +39,20 @@ pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/v1/projects/{project}/changes", get(changes))
         .route("/v1/projects/{project}/entities/{type}/{id}", get(entity))
+        .route("/v1/projects/{project}/entities/{type}/{id}/explain", get(conflicts::explain))
+        .route("/v1/projects/{project}/conflicts", get(conflicts::mine))
         .route("/v1/projects/{project}/ops", post(ops))
         .route("/v1/rooms/{room}/presence", get(presence))
         .route("/v1/publish", post(publish::publish))
         .merge(notifications::router())
         .merge(push::router())
+        .route("/v1/admin/projects/{project}/conflicts", get(conflicts::all))
         .route("/v1/admin/users/{user}/disconnect", post(admin::disconnect))
         .route("/v1/admin/tokens/revoke", post(admin::revoke))
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
+        .layer(cors::layer(&hub.config.server.allowed_origins))
         .with_state(hub)
 }
 
@@ -70,6 +75,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
 /// What the bearer token grants.
 pub(super) async fn grants(hub: &Hub, headers: &HeaderMap) -> Result<Grants, Problem> {
     let token = bearer(headers).ok_or_else(|| {
+        hub.metrics.auth_failures.of(AuthFailure::Missing).inc();
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
     let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
@@ -156,16 +162,15 @@ async fn changes(
     let last = page.rows.last().map(|(_, row)| row.version);
     let next = if page.more { last.unwrap_or(page.head) } else { page.head };
     let visible = page.rows.into_iter().filter(|(entity, _)| role.can_read(&entity.kind));
-    let rows = visible.map(|(entity, row)| DeltaRow {
-        entity,
-        version: row.version,
-        deleted: row.deleted,
-        fields: row.fields,
+    let rows = visible.map(|(entity, mut row)| {
+        role.redact(&entity.kind, &mut row.fields);
+        DeltaRow { entity, version: row.version, deleted: row.deleted, fields: row.fields }
     });
     Ok(Json(Delta { changes: rows.collect(), next, more: page.more, epoch: page.epoch, resync }))
 }
 
-async fn read(hub: &Hub, headers: &HeaderMap, room: &Room) -> Result<Permit, Problem> {
+/// The permit to hear or read a room.
+pub(super) async fn read(hub: &Hub, headers: &HeaderMap, room: &Room) -> Result<Permit, Problem> {
     let grants = grants(hub, headers).await?;
     Ok(authorize(&grants, Command::Read(room))?)
 }
@@ -178,18 +183,12 @@ async fn entity(
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
     let room = Room::Entity(project.clone(), key.clone());
-    let _permit = read(&hub, &headers, &room).await?;
+    let permit = read(&hub, &headers, &room).await?;
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
-    let EntityRow { version, deleted, fields, .. } =
+    let EntityRow { version, deleted, mut fields, .. } =
         row.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such entity"))?;
+    permit.in_project()?.1.redact(&key.kind, &mut fields);
     Ok(Json(EntityState { version, deleted, fields }))
-}
-
-#[derive(Debug, Deserialize)]
-struct OpsBody {
-    ops: Vec<Box<RawValue>>,
-    /// The installation that writes; the user's name without one.
-    client: Option<crate::id::ClientId>,
 }
 
 #[derive(Debug, Serialize)]
@@ -206,7 +205,8 @@ async fn ops(
     let project: ProjectId = name(&project)?;
     let grants = grants(&hub, &headers).await?;
     let permit = authorize(&grants, Command::Write(&project))?;
-    let body: OpsBody = json(&body)?;
+    let body: Write = json(&body)?;
+    body.check()?;
     let limits = &hub.config.limits;
     if body.ops.len() > limits.ops_per_write {
         return Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64).into());
@@ -216,13 +216,13 @@ async fn ops(
         hub.metrics.rate_limited.of(RateLimit::User).inc();
         crate::session::state::too_fast(Duration::from_millis(ms))
     })?;
+    // Who names no installation writes as the user.
     let client = body.client.as_ref().map_or(permit.user().as_str(), |client| client.as_str());
-    let submission = Submission::read(&permit, &body.ops, client, limits);
-    let (ops, bytes, places) = submission.into_parts();
-    let decided = hub.engine.submit(&permit, ops, bytes)?.await.unwrap_or_else(|_| {
+    let (decided, places) = hub.engine.write(&permit, client, &body)?;
+    let decided = decided.await.unwrap_or_else(|_| {
         Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
     })?;
-    Ok(Json(Verdicts { verdicts: Submission::finish(places, decided) }))
+    Ok(Json(Verdicts { verdicts: places.fill(decided) }))
 }
 
 /// A body as JSON, with a plain error.

@@ -1,11 +1,18 @@
 //! The edge: listeners, the upgrade to a WebSocket, the HTTP endpoints, the operators' listener.
 //!
-//! [`server`] accepts on every shard and serves HTTP; [`upgrade`] takes the socket out of it;
+//! [`server`] accepts on every shard, `first` reads what a connection begins with, [`upgrade`] answers a
+//! WebSocket handshake; the rest is HTTP:
 //! [`api`] and [`admin`] are the same commands for those who cannot hold a socket, for backends and for
-//! operators; `notifications` and `push` are the inbox and the devices of users; [`problem`] is the one mapping of refusals to HTTP; [`operator`] is the second listener.
+//! operators, `cors` lets browsers read them; `guest` counts connections that are no WebSocket;
+//! `notifications` and `push` are the inbox and the devices of users;
+//! [`problem`] is the one mapping of refusals to HTTP; [`operator`] is the second listener.
 
 pub mod admin;
 pub mod api;
+mod conflicts;
+mod cors;
+mod first;
+mod guest;
 mod notifications;
 pub mod operator;
 pub mod problem;

@@ -1,4 +1,5 @@
-//! The public listener: one socket, accepted on by every shard, served as HTTP/1.1.
+//! The public listener: one socket, accepted on by every shard; a connection is a WebSocket from its first
+//! request on, or is served as HTTP/1.1.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,14 +16,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, sleep, timeout};
 use tower_service::Service;
 
+use super::first::{self, First, Rewound, rewind};
+use super::guest::{Guest, turn_away};
 use super::upgrade;
 use crate::session::shard::Shard;
 
 /// Bytes of a request's head, a token in a header included.
-const HEAD_BYTES: usize = 32 << 10;
+pub(super) const HEAD_BYTES: usize = 32 << 10;
 
 /// Opens a listening socket with a queue long enough for a storm of connects: Tokio's own `bind` asks for
 /// 1024 at most, and what does not fit waits a second for its SYN to be sent again.
@@ -44,9 +47,10 @@ pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
     let draining = shard.hub.draining.clone();
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => {
-                spawn_local(http(shard.clone(), socket, peer.ip(), api.clone()));
-            }
+            Ok((socket, peer)) => match Guest::admit(&shard.hub, peer.ip()) {
+                Some(guest) => drop(spawn_local(begin(shard.clone(), socket, guest, api.clone()))),
+                None => turn_away(socket),
+            },
             // Out of file descriptors, or the peer is gone: others can still be served.
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -56,15 +60,28 @@ pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
     }
 }
 
-async fn http(shard: Rc<Shard>, socket: TcpStream, peer: IpAddr, api: Router) {
+/// Serves one connection until it ends or becomes a WebSocket.
+async fn begin(shard: Rc<Shard>, socket: TcpStream, guest: Guest, api: Router) {
     if let Err(error) = socket.set_nodelay(true) {
         return tracing::debug!(%error, "the connection was gone at once");
     }
-    let timeout = shard.hub.config.server.connect_timeout;
-    let service = service_fn(move |request| answer(shard.clone(), request, peer, api.clone()));
+    let patience = shard.hub.config.server.connect_timeout;
+    match timeout(patience, first::read(&shard, &socket)).await {
+        Ok(First::Handshake(handshake, early)) => {
+            upgrade::accept(shard, socket, handshake, early, guest).await;
+        }
+        // On the heap, so that a handshake's task has no room for an HTTP server.
+        Ok(First::Other(read)) => Box::pin(http(shard, rewind(socket, read), guest, api)).await,
+        Ok(First::Gone) | Err(_) => {}
+    }
+}
+
+async fn http(shard: Rc<Shard>, socket: Rewound, guest: Guest, api: Router) {
+    let patience = shard.hub.config.server.connect_timeout;
+    let service = service_fn(move |request| answer(shard.clone(), request, guest.ip, api.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(timeout)
+        .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades()
@@ -83,23 +100,8 @@ async fn answer(
     if request.uri().path() != upgrade::PATH {
         return api.call(request.map(Body::new)).await;
     }
-    let ip = client_ip(&request, peer, &shard.hub.config.server.trusted_proxies);
-    Ok(match upgrade::upgrade(&shard, request, ip).await {
+    Ok(match upgrade::upgrade(&shard, request, peer).await {
         Ok(response) => response.map(Body::new),
         Err(problem) => problem.into_response(),
     })
-}
-
-/// The client's address: the peer's, or what a trusted proxy says it is.
-fn client_ip(request: &Request<Incoming>, peer: IpAddr, trusted: &[IpAddr]) -> IpAddr {
-    if !trusted.contains(&peer) {
-        return peer;
-    }
-    // The right-most entry is the one our own proxy wrote; those before it are the client's word.
-    let forwarded = request.headers().get_all("x-forwarded-for").iter().next_back();
-    forwarded
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.rsplit(',').next())
-        .and_then(|ip| ip.trim().parse().ok())
-        .unwrap_or(peer)
 }

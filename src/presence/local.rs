@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::room::RoomCore;
-use super::{Delta, Departure, PresencePage};
+use super::{Departure, News, PresencePage};
 use crate::config;
 use crate::id::{Room, UserId};
 use crate::protocol::server::PresenceList;
@@ -16,7 +16,7 @@ use crate::protocol::server::PresenceList;
 /// The rooms of a single instance.
 pub(crate) struct Local {
     config: config::Presence,
-    deltas: mpsc::UnboundedSender<Delta>,
+    news: mpsc::UnboundedSender<News>,
     rooms: Mutex<Rooms>,
     wake: Notify,
 }
@@ -45,8 +45,8 @@ impl Rooms {
 }
 
 impl Local {
-    pub(crate) fn new(config: config::Presence, deltas: mpsc::UnboundedSender<Delta>) -> Self {
-        Self { config, deltas, rooms: Mutex::default(), wake: Notify::new() }
+    pub(crate) fn new(config: config::Presence, news: mpsc::UnboundedSender<News>) -> Self {
+        Self { config, news, rooms: Mutex::default(), wake: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Rooms> {
@@ -98,7 +98,7 @@ impl Local {
             *timer = None;
             if let Some(delta) = core.poll(&room, now, &self.config) {
                 // The hub is gone only when the process ends.
-                let _ = self.deltas.send(delta);
+                let _ = self.news.send(News::Delta(delta));
             }
             if core.is_over(now) {
                 rooms.rooms.remove(&room);

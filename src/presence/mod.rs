@@ -1,8 +1,8 @@
 //! Presence: who is in a room, per user, over all instances.
 //!
 //! Sessions call [`Presence::join`], [`Presence::update`] and [`Presence::leave`], which only note what
-//! is wanted and wake a worker ([`Presence::run`], spawned by `app`). The worker hands each [`Delta`] to
-//! the hub, which delivers it to the local subscribers and publishes it for the other instances.
+//! is wanted and wake a worker ([`Presence::run`], spawned by `app`). The worker hands [`News`] to the hub,
+//! which delivers each to the local subscribers, and each [`Delta`] to the other instances.
 //!
 //! Invariants:
 //! - a delta is the difference between what was last announced and what is, so joins and leaves that
@@ -11,11 +11,14 @@
 //!   most one per `presence.batch`;
 //! - a user is present from the first session until the last one left: at once if it said so, after
 //!   `presence.grace` if it was lost, and within `presence.lease` if its instance died;
+//! - a delta that was lost on its way is made up for: rooms have a version, and clients behind it are told
+//!   anew who is here;
 //! - the sessions of this instance are the truth about themselves: whatever Redis lost is told to it again.
 //!
 //! `room` is the pure core, `local` runs it in one process; `registry` holds this instance's sessions
-//! (`session`) and `redis` keeps Redis in step with them.
+//! (`session`), `heard` what its clients were told, and `redis` keeps Redis in step with them.
 
+mod heard;
 mod local;
 mod redis;
 mod registry;
@@ -55,11 +58,27 @@ pub struct Delta {
     pub updated: Vec<Member>,
     /// How many users are here now.
     pub users: u64,
+    /// Rises with every delta of the room; 0 if nobody counts them.
+    #[serde(default)]
+    pub version: u64,
+    /// The version of the delta before it; 0 if that is not known any more.
+    #[serde(default)]
+    pub prev: u64,
+}
+
+/// What the clients in a room are to be told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// What changed, on this instance and on all others.
+    Delta(Delta),
+    /// Who is here: clients of this instance may have missed a delta.
+    Whole(Room, PresenceList),
 }
 
 impl Delta {
     fn new(room: Room) -> Self {
-        Self { room, joined: Vec::new(), left: Vec::new(), updated: Vec::new(), users: 0 }
+        let (joined, left, updated) = (Vec::new(), Vec::new(), Vec::new());
+        Self { room, joined, left, updated, users: 0, version: 0, prev: 0 }
     }
 
     fn is_empty(&self) -> bool {
@@ -120,8 +139,8 @@ enum Kind {
 impl Presence {
     /// Presence of a single instance.
     #[must_use]
-    pub fn local(config: &config::Presence, deltas: mpsc::UnboundedSender<Delta>) -> Self {
-        Self { kind: Kind::Local(Arc::new(local::Local::new(config.clone(), deltas))) }
+    pub fn local(config: &config::Presence, news: mpsc::UnboundedSender<News>) -> Self {
+        Self { kind: Kind::Local(Arc::new(local::Local::new(config.clone(), news))) }
     }
 
     /// Presence shared through Redis, under keys that start with `prefix`.
@@ -131,10 +150,10 @@ impl Presence {
         prefix: &str,
         link: RedisLink,
         instance: InstanceId,
-        deltas: mpsc::UnboundedSender<Delta>,
+        news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let scripts = script::Scripts::new(config, prefix, link);
-        let redis = redis::Redis::new(config.clone(), scripts, instance, deltas);
+        let redis = redis::Redis::new(config.clone(), scripts, instance, news);
         Self { kind: Kind::Redis(Arc::new(redis)) }
     }
 
@@ -186,6 +205,13 @@ impl Presence {
         match &self.kind {
             Kind::Local(local) => Ok(local.page(room, after, limit)),
             Kind::Redis(redis) => redis.page(room, after, limit).await,
+        }
+    }
+
+    /// A delta, of this instance or another, is about to be delivered to this instance's clients.
+    pub fn heard(&self, delta: &Delta) {
+        if let Kind::Redis(redis) = &self.kind {
+            redis.heard(delta);
         }
     }
 

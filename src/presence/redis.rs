@@ -1,7 +1,7 @@
 //! Presence through Redis: one worker keeps Redis in step with this instance's sessions.
 //!
-//! It works in turns: renew the lease, remove some of a dead instance's sessions, send the projects that
-//! are due, sleep until something is due again. A failed turn is repeated; nothing is lost by it, since
+//! It works in turns: renew the lease and compare what clients were told with what was announced, remove
+//! some of a dead instance's sessions, send the projects that are due, sleep until something is due again. A failed turn is repeated; nothing is lost by it, since
 //! the registry keeps what Redis did not confirm.
 //!
 //! Sessions are registered under a *holder*, a name this instance takes. When Redis may have lost
@@ -20,9 +20,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::heard::Heard;
 use super::registry::Registry;
 use super::script::{Scripts, Stepped};
-use super::{Delta, PresenceError, PresencePage};
+use super::{Delta, News, PresenceError, PresencePage};
 use crate::config;
 use crate::id::{InstanceId, ProjectId, Room, UserId};
 use crate::protocol::server::PresenceList;
@@ -39,8 +40,9 @@ pub(crate) struct Redis {
     config: config::Presence,
     scripts: Scripts,
     instance: InstanceId,
-    deltas: mpsc::UnboundedSender<Delta>,
+    news: mpsc::UnboundedSender<News>,
     registry: Mutex<Registry>,
+    heard: Mutex<Heard>,
     wake: Notify,
     resync: AtomicBool,
     down: AtomicBool,
@@ -51,11 +53,24 @@ impl Redis {
         config: config::Presence,
         scripts: Scripts,
         instance: InstanceId,
-        deltas: mpsc::UnboundedSender<Delta>,
+        news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let registry = Mutex::new(Registry::new(config.grace));
         let (resync, down) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { config, scripts, instance, deltas, registry, wake: Notify::new(), resync, down }
+        let heard = Mutex::default();
+        Self { config, scripts, instance, news, registry, heard, wake: Notify::new(), resync, down }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A delta is about to be delivered to this instance's clients.
+    pub(crate) fn heard(&self, delta: &Delta) {
+        let counts = delta.version > 0 && self.registry().has_room(&delta.room);
+        if counts && self.told().delta(delta) {
+            self.wake.notify_one();
+        }
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -77,8 +92,11 @@ impl Redis {
         let limit = self.config.members;
         if !self.down.load(Ordering::Relaxed)
             && let Some(project) = room.project()
-            && let Ok(page) = self.scripts.page(project, room, None, limit).await
+            && let Ok((page, version)) = self.scripts.page(project, room, None, limit).await
         {
+            if self.registry().has_room(room) {
+                self.told().first_listed(room, version);
+            }
             return PresenceList { users: page.users, members: page.members };
         }
         self.registry().list(room, limit, Instant::now())
@@ -92,7 +110,7 @@ impl Redis {
     ) -> Result<PresencePage, PresenceError> {
         let Some(project) = room.project() else { return Ok(PresencePage::default()) };
         let page = self.scripts.page(project, room, after, limit).await;
-        page.map_err(PresenceError::Unavailable)
+        page.map(|(page, _)| page).map_err(PresenceError::Unavailable)
     }
 
     pub(crate) async fn run(&self, shutdown: &CancellationToken) {
@@ -137,8 +155,48 @@ impl Redis {
     fn announce(&self, deltas: Vec<Delta>) {
         for delta in deltas {
             // The hub is gone only when the process ends.
-            let _ = self.deltas.send(delta);
+            let _ = self.news.send(News::Delta(delta));
         }
+    }
+
+    /// Asks Redis where this instance's clients may be behind.
+    async fn compare(&self) -> RedisResult<()> {
+        let projects = self.registry().rooms();
+        for some in projects.chunks(STEPS) {
+            let calls = some.iter().map(|(project, rooms)| self.scripts.versions(project, rooms));
+            for ((_, rooms), versions) in some.iter().zip(join_all(calls).await) {
+                let versions = versions?;
+                let mut told = self.told();
+                rooms.iter().zip(versions).for_each(|(room, version)| told.compare(room, version));
+            }
+        }
+        // In this order of locks, as everywhere: the registry first.
+        let registry = self.registry();
+        self.told().keep(|room| registry.has_room(room));
+        Ok(())
+    }
+
+    /// Tells the clients in some rooms anew who is there.
+    async fn heal(&self) -> RedisResult<()> {
+        let rooms = self.told().take_behind(STEPS);
+        let calls = rooms.iter().filter_map(|room| {
+            Some(self.scripts.page(room.project()?, room, None, self.config.members))
+        });
+        let mut failed = None;
+        for (room, page) in rooms.iter().zip(join_all(calls).await) {
+            match page {
+                Ok((page, version)) => {
+                    self.told().listed(room, version);
+                    let list = PresenceList { users: page.users, members: page.members };
+                    let _ = self.news.send(News::Whole(room.clone(), list));
+                }
+                Err(error) => {
+                    self.told().still_behind([room.clone()]);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -156,6 +214,8 @@ struct Worker<'a> {
     /// Dead holders' projects still to be cleared.
     dead: VecDeque<(String, ProjectId)>,
     next_beat: Instant,
+    /// Until then some instances may not have told Redis again what it forgot: it is not believed.
+    doubted_until: Instant,
 }
 
 impl<'a> Worker<'a> {
@@ -169,6 +229,7 @@ impl<'a> Worker<'a> {
             retired: Vec::new(),
             dead: VecDeque::new(),
             next_beat: Instant::now(),
+            doubted_until: Instant::now(),
         }
     }
 
@@ -179,6 +240,9 @@ impl<'a> Worker<'a> {
         }
         if self.next_beat <= Instant::now() {
             self.beat().await?;
+        }
+        if self.doubted_until <= Instant::now() && self.shared.told().is_behind() {
+            self.shared.heal().await?;
         }
         self.reap().await?;
         let sent = self.send().await;
@@ -192,7 +256,8 @@ impl<'a> Worker<'a> {
         }
         let due = self.shared.registry().due();
         let reap = self.dead.front().map(|_| Instant::now());
-        Ok(due.into_iter().chain(reap).fold(self.next_beat, Instant::min))
+        let healed = self.shared.told().is_behind().then_some(self.doubted_until);
+        Ok(due.into_iter().chain(reap).chain(healed).fold(self.next_beat, Instant::min))
     }
 
     /// Takes a new name, under which every session is to be registered.
@@ -207,6 +272,7 @@ impl<'a> Worker<'a> {
         }
         self.fresh = true;
         self.next_beat = Instant::now();
+        self.doubted_until = Instant::now() + self.shared.config.lease;
         self.shared.registry().restore(Instant::now());
     }
 
@@ -230,7 +296,7 @@ impl<'a> Worker<'a> {
         if self.dead.is_empty() {
             self.find_dead(lapsed).await?;
         }
-        Ok(())
+        self.shared.compare().await
     }
 
     async fn find_dead(&mut self, mut lapsed: Vec<String>) -> RedisResult<()> {

@@ -148,6 +148,20 @@ impl Registry {
         self.projects.keys().cloned().collect()
     }
 
+    /// Whether this instance has a session in the room, or lately had.
+    pub(crate) fn has_room(&self, room: &Room) -> bool {
+        let project = room.project().and_then(|id| self.projects.get(id));
+        project.is_some_and(|project| project.rooms.contains_key(room))
+    }
+
+    /// The rooms this instance has sessions in, by project.
+    pub(crate) fn rooms(&self) -> Vec<(ProjectId, Vec<Room>)> {
+        let projects = self.projects.iter().filter(|(_, project)| !project.rooms.is_empty());
+        projects
+            .map(|(id, project)| (id.clone(), project.rooms.keys().cloned().collect()))
+            .collect()
+    }
+
     /// When [`Self::take`] has something next.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)

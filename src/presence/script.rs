@@ -26,6 +26,7 @@ pub(crate) struct Scripts {
     step: Script,
     page: Script,
     beat: Script,
+    versions: Script,
 }
 
 /// What a step answered.
@@ -38,7 +39,7 @@ pub(crate) struct Stepped {
     pub(crate) deltas: Vec<Delta>,
 }
 
-type RawDelta = (String, u64, Vec<String>, Vec<String>, Vec<String>);
+type RawDelta = (String, u64, u64, u64, Vec<String>, Vec<String>, Vec<String>);
 
 impl Scripts {
     pub(crate) fn new(config: &config::Presence, prefix: &str, link: RedisLink) -> Self {
@@ -54,6 +55,7 @@ impl Scripts {
             step: Script::new(include_str!("step.lua")),
             page: Script::new(include_str!("page.lua")),
             beat: Script::new(include_str!("beat.lua")),
+            versions: Script::new(include_str!("versions.lua")),
         }
     }
 
@@ -110,31 +112,50 @@ impl Scripts {
     }
 
     /// Names that this version cannot read are another version's: they are left out.
-    fn delta(&self, (room, users, joined, left, updated): RawDelta) -> Option<Delta> {
+    fn delta(
+        &self,
+        (room, version, prev, users, joined, left, updated): RawDelta,
+    ) -> Option<Delta> {
         let room = room.parse().ok()?;
         let left = left.iter().filter_map(|user| UserId::new(user).ok()).collect();
-        let delta = Delta { room, joined: members(joined), left, updated: members(updated), users };
+        let (joined, updated) = (members(joined), members(updated));
+        let delta = Delta { room, joined, left, updated, users, version, prev };
         Some(delta.sampled(self.members))
     }
 
-    /// One page of a room.
+    /// One page of a room, and the version of the room it shows.
     pub(crate) async fn page(
         &self,
         project: &ProjectId,
         room: &Room,
         after: Option<&UserId>,
         limit: usize,
-    ) -> RedisResult<PresencePage> {
+    ) -> RedisResult<(PresencePage, u64)> {
         let mut call = self.page.prepare_invoke();
         call.key(self.base(project)).arg(room.to_string());
         // One more than asked for tells whether there is another page.
         call.arg(after.map_or("", UserId::as_str)).arg(limit + 1);
-        let (users, raw): (u64, Vec<String>) = call.invoke_async(&mut self.link.clone()).await?;
+        let (users, raw, version): (u64, Vec<String>, u64) =
+            call.invoke_async(&mut self.link.clone()).await?;
         let mut members = members(raw);
         let more = members.len() > limit;
         members.truncate(limit);
         let next = members.last().filter(|_| more).map(|member| member.user.clone());
-        Ok(PresencePage { users, members, next })
+        Ok((PresencePage { users, members, next }, version))
+    }
+
+    /// The versions last announced of some rooms of a project; 0 of those that were forgotten.
+    pub(crate) async fn versions(
+        &self,
+        project: &ProjectId,
+        rooms: &[Room],
+    ) -> RedisResult<Vec<u64>> {
+        let mut call = self.versions.prepare_invoke();
+        call.key(self.base(project));
+        for room in rooms {
+            call.arg(room.to_string());
+        }
+        call.invoke_async(&mut self.link.clone()).await
     }
 
     /// Renews or takes leases; returns who holds one now and whose lapsed.

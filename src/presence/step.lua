@@ -12,6 +12,8 @@
 -- {base}:dirty:{room}     HASH user -> '' or '=' and the state, as last announced
 -- {base}:quiet:{room}     exists for a batch time after a delta
 -- {base}:flush            ZSET room -> when its delta is due  {base}:grace  ZSET user:room -> when given up
+-- {base}:version:{room}   when its last delta was announced; rises with each, forgotten when the room
+--                         is empty, or after a day
 -- {base}:held:{holder}    HASH connection:room -> user, the sessions of one holder
 -- {base}:reaped:{holder}  exists for a day after a dead holder's sessions were removed by others
 
@@ -122,6 +124,15 @@ local function end_graces()
   end
 end
 
+-- Numbers an announcement. By the clock, so that it rises also where Redis forgot the one before.
+local function number(room)
+  local version = key('version', room)
+  local before = tonumber(call('GET', version) or 0)
+  local this = math.max(now, before + 1)
+  call('SET', version, string.format('%.0f', this), 'PX', DAY)
+  return this, before
+end
+
 -- The difference between what was announced of a room and what is; nil if there is none.
 local function announce(room)
   local dirty, users = key('dirty', room), key('users', room)
@@ -152,7 +163,12 @@ local function announce(room)
   else
     call('ZREM', base .. ':flush', room)
   end
-  if changes > 0 then return { room, call('ZCARD', key('names', room)), joined, left, updated } end
+  if changes > 0 then
+    local version, before = number(room)
+    local here = call('ZCARD', key('names', room))
+    if here == 0 then call('DEL', key('version', room)) end -- nobody is left who could be behind
+    return { room, version, before, here, joined, left, updated }
+  end
 end
 
 -- Redis lost everything since the previous holder registered its sessions: nobody else saw them leave.

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::checksum;
 use super::error::{ErrorCode, Refusal};
 use super::json;
 use super::notify::Notify;
@@ -107,16 +108,62 @@ pub struct Unsubscribe {
     pub rooms: Vec<String>,
 }
 
-/// `write`.
+/// `write`, and the body of `POST …/ops`.
 #[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "SentWrite")]
 pub struct Write {
-    /// The project all the operations belong to.
-    pub project: ProjectId,
+    /// The project all the operations belong to; HTTP names it in the path.
+    pub project: Option<ProjectId>,
+    /// The installation that writes; a socket's is known.
+    pub client: Option<ClientId>,
     /// The operations, read one by one, so that one malformed op spoils no other.
     pub ops: Vec<Box<RawValue>>,
+    /// Whether they are what their checksum says; true without one.
+    pub intact: bool,
+    /// When it was sent, in milliseconds since the Unix epoch by the client's clock.
+    pub sent_at: Option<i64>,
+}
+
+/// A `write` as it is sent.
+#[derive(Deserialize)]
+struct SentWrite {
+    project: Option<ProjectId>,
+    client: Option<ClientId>,
+    ops: Box<RawValue>,
+    /// Of the text of `ops`.
+    checksum: Option<String>,
+    sent_at: Option<i64>,
+}
+
+impl TryFrom<SentWrite> for Write {
+    type Error = serde_json::Error;
+
+    fn try_from(sent: SentWrite) -> Result<Self, serde_json::Error> {
+        let SentWrite { project, client, ops, checksum, sent_at } = sent;
+        let intact = checksum.is_none_or(|checksum| checksum::matches(ops.get(), &checksum));
+        Ok(Self { project, client, ops: serde_json::from_str(ops.get())?, intact, sent_at })
+    }
 }
 
 impl Write {
+    /// That the operations arrived as they were sent.
+    ///
+    /// # Errors
+    /// `checksum_mismatch`: none of them is to be applied.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.intact {
+            return Ok(());
+        }
+        let message = "the operations arrived changed, none was applied; send them again";
+        Err(Refusal::new(ErrorCode::ChecksumMismatch, message))
+    }
+
+    /// By how much the sender's clock is behind, in milliseconds, as far as `sent_at` tells.
+    #[must_use]
+    pub fn clock_offset(&self, now_ms: i64) -> i64 {
+        self.sent_at.map_or(0, |sent| now_ms.saturating_sub(sent))
+    }
+
     /// Reads one operation.
     ///
     /// # Errors
@@ -209,6 +256,10 @@ fn check_values(frame: &ClientFrame) -> Result<(), Refusal> {
         ClientFrame::Connect(connect) => connect.device.as_deref().map_or(Ok(()), json::check),
         ClientFrame::Broadcast(broadcast) => broadcast.data.as_deref().map_or(Ok(()), json::check),
         ClientFrame::Presence(presence) => json::check(&presence.state),
+        ClientFrame::Write(Write { project: None, .. }) => Err(Refusal::new(
+            ErrorCode::BadRequest,
+            "the frame is malformed: missing field `project`",
+        )),
         _ => Ok(()),
     }
 }

@@ -42,6 +42,8 @@ codes! {
     NotFound = "not_found",
     /// The request needs a subscription that this connection does not have.
     NotSubscribed = "not_subscribed",
+    /// What arrived is not what its checksum says it should be: send it again.
+    ChecksumMismatch = "checksum_mismatch",
     /// A configured limit was met; `detail.limit` names it.
     LimitExceeded = "limit_exceeded",
     /// Too many requests; wait `retry_after_ms`.
@@ -127,8 +129,6 @@ pub enum CloseCode {
     SlowConsumer,
     /// Nothing was heard from the client in time.
     NoPong,
-    /// A fault of ours.
-    Internal,
     /// The token expired and its grace is over.
     TokenExpired,
     /// The token was revoked.
@@ -145,8 +145,6 @@ pub enum CloseCode {
     Forbidden,
     /// No token arrived in time.
     ConnectTimeout,
-    /// The same session connected elsewhere.
-    Replaced,
     /// A frame was larger than `limits.frame_bytes`.
     FrameTooLarge,
 }
@@ -157,7 +155,6 @@ impl CloseCode {
         Self::ShuttingDown,
         Self::SlowConsumer,
         Self::NoPong,
-        Self::Internal,
         Self::TokenExpired,
         Self::TokenRevoked,
         Self::OverCapacity,
@@ -166,7 +163,6 @@ impl CloseCode {
         Self::Unauthorized,
         Self::Forbidden,
         Self::ConnectTimeout,
-        Self::Replaced,
         Self::FrameTooLarge,
     ];
 
@@ -177,7 +173,6 @@ impl CloseCode {
             Self::ShuttingDown => 4000,
             Self::SlowConsumer => 4001,
             Self::NoPong => 4002,
-            Self::Internal => 4003,
             Self::TokenExpired => 4100,
             Self::TokenRevoked => 4101,
             Self::OverCapacity => 4200,
@@ -186,7 +181,6 @@ impl CloseCode {
             Self::Unauthorized => 4401,
             Self::Forbidden => 4403,
             Self::ConnectTimeout => 4408,
-            Self::Replaced => 4409,
             Self::FrameTooLarge => 4413,
         }
     }
@@ -198,7 +192,6 @@ impl CloseCode {
             Self::ShuttingDown => "shutting_down",
             Self::SlowConsumer => "slow_consumer",
             Self::NoPong => "no_pong",
-            Self::Internal => "internal",
             Self::TokenExpired => "token_expired",
             Self::TokenRevoked => "token_revoked",
             Self::OverCapacity => "over_capacity",
@@ -207,7 +200,6 @@ impl CloseCode {
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::ConnectTimeout => "connect_timeout",
-            Self::Replaced => "replaced",
             Self::FrameTooLarge => "frame_too_large",
         }
     }

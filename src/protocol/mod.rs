@@ -1,11 +1,14 @@
 //! The wire: bytes in, values out, and back. Pure: no sockets, no clock, no other module but [`crate::id`].
 //!
 //! [`frame`] cuts WebSocket frames, [`client`] reads what clients say, [`server`] writes what the hub
-//! answers, [`op`] is the vocabulary of writes both sides share, [`notify`] whom a write has to reach, [`json`] says
-//! which values are taken, [`error`] the typed codes.
+//! answers, [`op`] is the vocabulary of writes both sides share, [`notify`] whom a write has to reach, [`conflict`] how
+//! two writes meet, [`checksum`] whether they arrived whole, [`json`] says which values are taken, [`error`]
+//! the typed codes.
 //! `docs/PROTOCOL.md` is the same contract for readers.
 
+pub mod checksum;
 pub mod client;
+pub mod conflict;
 pub mod error;
 pub mod frame;
 pub mod json;

@@ -1,6 +1,7 @@
 //! Whom a change has to reach: what a writer asks with an operation or an event.
 //!
-//! [`Notify::check`] bounds all of it; called where an operation or an event is read.
+//! [`Notify::check`] bounds all of it but the number of users (`limits.notify_users`); called where an
+//! operation or an event is read.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +9,6 @@ use super::error::{ErrorCode, Refusal};
 use super::op::Fields;
 use crate::id::{RoleName, UserId};
 
-/// Recipients named one by one.
-const USERS: usize = 1000;
 /// Roles named.
 const ROLES: usize = 32;
 /// Characters of a title.
@@ -132,12 +131,8 @@ impl Notify {
         if self.title.is_empty() && self.template.is_none() {
             return refuse("`notify` needs a `title` or a `template`".into());
         }
-        for (name, count, most) in
-            [("users", self.users.len(), USERS), ("roles", self.roles.len(), ROLES)]
-        {
-            if count > most {
-                return refuse(format!("`notify.{name}` must name at most {most}"));
-            }
+        if self.roles.len() > ROLES {
+            return refuse(format!("`notify.roles` must name at most {ROLES}"));
         }
         let short = |text: &Option<String>| text.as_deref().map_or(0, |t| t.chars().count());
         let zone = match &self.send_at {
@@ -197,7 +192,7 @@ mod tests {
         for (notify, reason) in [
             (json!({"title": "t"}), "needs `users`"),
             (json!({"users": ["bo"]}), "needs a `title`"),
-            (json!({"users": vec!["bo"; 1001], "title": "t"}), "`notify.users`"),
+            (json!({"roles": vec!["r"; 33], "title": "t"}), "`notify.roles`"),
             (json!({"users": ["bo"], "title": "t".repeat(201)}), "`notify.title`"),
             (json!({"users": ["bo"], "title": "t", "body": "b".repeat(2001)}), "`notify.body`"),
             (json!({"users": ["bo"], "title": "t", "link": "l".repeat(1025)}), "`notify.link`"),

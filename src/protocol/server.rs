@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::client::RequestId;
+use super::conflict::Conflict;
 use super::error::Refusal;
 use super::frame;
 use super::op::{ChangeKind, StoredVerdict};
@@ -82,6 +83,13 @@ pub enum ServerFrame<'a> {
     Presence(PresenceDelta<'a>),
     /// Something this user should know, on every device.
     Notification(Notification<'a>),
+    /// A conflict of this user's was opened, or is resolved; on every device.
+    Conflict {
+        /// The project.
+        project: &'a ProjectId,
+        /// The conflict.
+        conflict: &'a Conflict,
+    },
     /// The cursor of a room is of no use any more: fetch its state anew.
     Resync {
         /// The room.
@@ -257,11 +265,15 @@ mod raw_state {
     }
 }
 
-/// `presence`: an update is never a leave and a join.
+/// `presence`: who came, went or changed, or else `members`, who is here. An update is never a leave and a
+/// join.
 #[derive(Debug, Clone, Serialize)]
 pub struct PresenceDelta<'a> {
     /// The room.
     pub room: &'a Room,
+    /// Everyone, as in `subscribed`: what was said before is void.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<&'a [Member]>,
     /// Users whose first connection joined.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub joined: &'a [Member],
@@ -283,10 +295,9 @@ pub enum ResyncReason {
     CursorTooOld,
     /// The sequence was replaced, or the cursor is from a future that was lost.
     EpochChanged,
-    /// More happened than could be buffered.
-    Overflow,
-    /// A new token may read other types of entity than the old one: some were not sent, or are to be purged.
-    AccessChanged,
+    /// The role now in force may read other types or fields than the one the cursor was kept under: some
+    /// were not sent.
+    ScopeChanged,
 }
 
 /// `change`: identical for every recipient of one visibility class.

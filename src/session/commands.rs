@@ -9,21 +9,19 @@ use std::sync::Arc;
 use tokio::task::spawn_local;
 use tokio::time::{Duration, Instant};
 
-use super::shard::{Closing, ConnRef, Identity, Shard, State};
+use super::shard::Shard;
 use super::state::{Step, too_fast};
-use crate::auth::{Claims, Command, Grants, Permit, TokenError, authorize};
-use crate::clock;
-use crate::id::{ClientId, Room};
+use super::table::{ConnRef, Identity, State};
+use crate::auth::{Command, Permit, authorize};
+use crate::id::Room;
 use crate::presence::Departure;
 use crate::protocol::client::{
-    Ack, Broadcast, Connect, PushDevice, RequestId, SetPresence, Unsubscribe, Write,
+    Ack, Broadcast, PushDevice, RequestId, SetPresence, Unsubscribe, Write,
 };
-use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
-use crate::protocol::server::{Connected, ProjectGrant, RawState, ResyncReason, ServerFrame};
+use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::server::{RawState, ServerFrame};
 use crate::push::devices;
 use crate::quota::Kind;
-use crate::sync::follow;
-use crate::sync::submission::Submission;
 use crate::telemetry::RateLimit;
 
 impl Shard {
@@ -61,198 +59,6 @@ impl Shard {
                 }
                 self.refuse(conn, id.as_ref(), &refusal);
             }
-        }
-    }
-
-    fn authenticate(
-        self: &Rc<Self>,
-        conn: ConnRef,
-        id: Option<RequestId>,
-        token: String,
-        connect: Option<Connect>,
-    ) {
-        match self.hub.auth.try_verify(&token, clock::now_s()) {
-            Err(TokenError::UnknownKey) => {
-                let shard = self.clone();
-                spawn_local(async move {
-                    let hub = &shard.hub;
-                    let result = hub.auth.verify_after_refresh(&token, clock::now_s()).await;
-                    if shard.is_open(conn) {
-                        shard.authenticated(conn, id.as_ref(), connect.as_ref(), result);
-                    }
-                });
-            }
-            result => self.authenticated(conn, id.as_ref(), connect.as_ref(), result),
-        }
-    }
-
-    fn authenticated(
-        self: &Rc<Self>,
-        conn: ConnRef,
-        id: Option<&RequestId>,
-        connect: Option<&Connect>,
-        result: Result<Claims, TokenError>,
-    ) {
-        // What was revoked since the token was verified, this connection was not told.
-        let result = result.and_then(|claims| self.not_revoked(claims));
-        let claims = match result {
-            Ok(claims) => claims,
-            Err(error) => {
-                self.hub.metrics.auth_failures.of((&error).into()).inc();
-                if let Some(known) = self.state.borrow_mut().conns.get_mut(conn.slot as usize) {
-                    known.session.not_authenticated();
-                }
-                return self.refuse(conn, id, &error.refusal());
-            }
-        };
-        if self.identified(conn) {
-            self.refresh(conn, id, claims, connect);
-        } else {
-            self.open(conn, claims, id, connect);
-        }
-    }
-
-    fn not_revoked(&self, claims: Claims) -> Result<Claims, TokenError> {
-        if self.hub.auth.revocations().revoked(&claims) {
-            return Err(TokenError::Revoked);
-        }
-        Ok(claims)
-    }
-
-    /// Opens the session of a user whom the handshake named.
-    pub(super) fn open_named(&self, conn: ConnRef, claims: Claims) {
-        match self.not_revoked(claims) {
-            Ok(claims) => self.open(conn, claims, None, None),
-            Err(_) => self.close(conn.slot, Closing::Code(CloseCode::TokenRevoked)),
-        }
-    }
-
-    fn identified(&self, conn: ConnRef) -> bool {
-        let state = self.state.borrow();
-        state.conns.get(conn.slot as usize).is_some_and(|known| known.identity.is_some())
-    }
-
-    /// Opens the session of a user whose token was found good.
-    fn open(
-        &self,
-        conn: ConnRef,
-        claims: Claims,
-        id: Option<&RequestId>,
-        connect: Option<&Connect>,
-    ) {
-        let user = claims.user.clone();
-        let here = self.hub.relay.fanout.user_connected(&user, self.index) as usize;
-        let mut state = self.state.borrow_mut();
-        let State { conns, users, .. } = &mut *state;
-        let Some(known) = conns.get_mut(conn.slot as usize) else { return };
-        let client = connect.and_then(|c| c.client.clone()).unwrap_or_else(|| {
-            ClientId::new(&format!("{:x}", conn.id)).expect("hexadecimal digits are valid")
-        });
-        known.session.authenticated(claims.expires_at);
-        known.identity = Some(Box::new(Identity {
-            grants: Grants::resolve(&claims, &self.hub.roles),
-            claims,
-            client,
-            active: connect.and_then(|c| c.active).unwrap_or(true),
-        }));
-        users.add(&user, conn.slot);
-        drop(state);
-        if here > self.hub.config.limits.connections_per_user {
-            return self.close(conn.slot, Closing::Code(CloseCode::RateLimited));
-        }
-        if here == 1 {
-            self.hub.live.note(&user, true);
-        }
-        if here == 1 && !self.hub.relay.bus.is_local() {
-            follow::follow_user(&self.hub.relay, user, &self.hub.runtime);
-        }
-        self.say_connected(conn, id);
-    }
-
-    fn introduce(&self, conn: ConnRef, id: Option<&RequestId>, connect: &Connect) {
-        self.with_identity(conn, |identity| {
-            if let Some(client) = &connect.client {
-                identity.client = client.clone();
-            }
-            identity.active = connect.active.unwrap_or(identity.active);
-        });
-        self.say_connected(conn, id);
-    }
-
-    fn say_connected(&self, conn: ConnRef, id: Option<&RequestId>) {
-        let session = format!("{:x}", conn.id);
-        let frame = self.with_identity(conn, |identity| {
-            let left = identity.claims.expires_at - clock::now_s();
-            ServerFrame::Connected(Box::new(Connected {
-                id,
-                session: &session,
-                user: identity.grants.user(),
-                server_time: u64::try_from(clock::now_ms()).unwrap_or(0),
-                ttl: u64::try_from(left).unwrap_or(0),
-                ping_interval: self.hub.config.server.ping_interval.as_secs(),
-                projects: identity
-                    .grants
-                    .projects()
-                    .map(|(project, role)| (project, ProjectGrant { role: &role.name }))
-                    .collect(),
-                limits: &self.hub.limits,
-            }))
-            .encode()
-        });
-        if let Some(frame) = frame {
-            self.send(conn.slot, &frame);
-        }
-    }
-
-    /// Puts a new token in force: what it no longer grants is left at once.
-    fn refresh(
-        self: &Rc<Self>,
-        conn: ConnRef,
-        id: Option<&RequestId>,
-        claims: Claims,
-        connect: Option<&Connect>,
-    ) {
-        let same = self.with_identity(conn, |identity| *identity.grants.user() == claims.user);
-        if same != Some(true) {
-            let message = "a refreshed token must be of the same user; open another connection";
-            return self.refuse(conn, id, &Refusal::new(ErrorCode::Forbidden, message));
-        }
-        let ttl = u64::try_from(claims.expires_at - clock::now_s()).unwrap_or(0);
-        let (lost, regraded) = {
-            let mut state = self.state.borrow_mut();
-            let State { conns, registry, .. } = &mut *state;
-            let Some(known) = conns.get_mut(conn.slot as usize) else { return };
-            known.session.authenticated(claims.expires_at);
-            let grants = Grants::resolve(&claims, &self.hub.roles);
-            let (mut lost, mut regraded) = (Vec::new(), Vec::new());
-            for joined in &known.rooms {
-                match authorize(&grants, Command::Read(&joined.room)) {
-                    Ok(permit) => {
-                        if regrade(registry, conn.slot, &joined.room, &permit) {
-                            regraded.push(joined.room.clone());
-                        }
-                    }
-                    Err(_) => lost.push(joined.room.clone()),
-                }
-            }
-            if let Some(identity) = &mut known.identity {
-                (identity.grants, identity.claims) = (grants, claims);
-            }
-            // Who leaves a project's room reads on in the rooms of its entities: those are left first.
-            lost.sort_by_key(|room| matches!(**room, Room::Project(_)));
-            (lost, regraded)
-        };
-        for room in lost {
-            self.leave(conn, &room);
-            let gone = ServerFrame::Gone { room: &room, reason: "access_lost" };
-            self.send(conn.slot, &gone.encode());
-        }
-        for room in regraded {
-            self.resync(conn.slot, &room, ResyncReason::AccessChanged);
-        }
-        match connect {
-            Some(connect) => self.introduce(conn, id, connect),
-            None => self.send(conn.slot, &ServerFrame::Refreshed { id, ttl }.encode()),
         }
     }
 
@@ -303,9 +109,11 @@ impl Shard {
     }
 
     fn write(self: &Rc<Self>, conn: ConnRef, id: Option<RequestId>, write: &Write) {
+        let project = write.project.as_ref().expect("a decoded frame has its project");
         let submitted = self
-            .permit(conn, Command::Write(&write.project))
+            .permit(conn, Command::Write(project))
             .and_then(|permit| {
+                write.check()?;
                 let count = u32::try_from(write.ops.len()).unwrap_or(u32::MAX);
                 self.spend(&permit, Kind::Ops, count)?;
                 Ok(permit)
@@ -314,10 +122,8 @@ impl Shard {
                 let client = self
                     .with_identity(conn, |identity| identity.client.clone())
                     .ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
-                let limits = &self.hub.config.limits;
-                let submission = Submission::read(&permit, &write.ops, client.as_str(), limits);
-                let (ops, bytes, places) = submission.into_parts();
-                Ok((self.hub.engine.submit(&permit, ops, bytes)?, places, permit))
+                let (verdicts, places) = self.hub.engine.write(&permit, client.as_str(), write)?;
+                Ok((verdicts, places, permit))
             });
         let (verdicts, places, permit) = match submitted {
             Ok(submitted) => submitted,
@@ -326,7 +132,7 @@ impl Shard {
                 return self.refuse(conn, id.as_ref(), &refusal);
             }
         };
-        let (shard, project) = (self.clone(), write.project.clone());
+        let (shard, project) = (self.clone(), project.clone());
         spawn_local(async move {
             let decided = verdicts.await.unwrap_or_else(|_| {
                 Err(Refusal::new(ErrorCode::Unavailable, "the hub stopped; send it again"))
@@ -341,7 +147,7 @@ impl Shard {
             });
             match decided {
                 Ok(decided) => {
-                    let verdicts = Submission::finish(places, decided);
+                    let verdicts = places.fill(decided);
                     let id = id.as_ref();
                     let frame = ServerFrame::Written { id, project: &project, verdicts: &verdicts };
                     shard.send(conn.slot, &frame.encode());
@@ -457,7 +263,11 @@ impl Shard {
         }
     }
 
-    fn with_identity<T>(&self, conn: ConnRef, with: impl FnOnce(&mut Identity) -> T) -> Option<T> {
+    pub(super) fn with_identity<T>(
+        &self,
+        conn: ConnRef,
+        with: impl FnOnce(&mut Identity) -> T,
+    ) -> Option<T> {
         let mut state = self.state.borrow_mut();
         let known = state.conns.get_mut(conn.slot as usize).filter(|known| known.id == conn.id)?;
         known.identity.as_mut().map(|identity| with(identity))
@@ -483,25 +293,5 @@ impl Shard {
     pub(super) fn refuse(&self, conn: ConnRef, id: Option<&RequestId>, refusal: &Refusal) {
         let frame = ServerFrame::Error { id, refusal }.encode();
         self.send(conn.slot, &frame);
-    }
-}
-
-/// Whether other changes of the room's log can be read now than before.
-fn regrade(
-    registry: &mut crate::fanout::registry::Registry,
-    slot: crate::fanout::registry::Slot,
-    room: &Room,
-    permit: &Permit,
-) -> bool {
-    let (Some(project), Some(role)) = (room.project(), permit.role()) else { return false };
-    let Some(rooms) = registry.get_mut(project) else { return false };
-    match room {
-        Room::Project(_) => rooms.set_role(slot, None, role),
-        Room::Entity(_, entity) => {
-            // Its type can be read: all of it, as before.
-            rooms.set_role(slot, Some(entity), role);
-            false
-        }
-        Room::Ephemeral(..) | Room::User(_) => false,
     }
 }

@@ -4,17 +4,20 @@
 //! the end of a read is kept.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::shard::{Closing, ConnRef, Shard};
+use super::shard::Shard;
+use super::table::{Closing, ConnRef};
 use crate::auth::Claims;
 use crate::protocol::error::CloseCode;
 use crate::protocol::frame::{self, Decoder, FrameError, Incoming};
@@ -30,6 +33,8 @@ const CLOSE_LINGER: Duration = Duration::from_secs(2);
 pub struct Accepted {
     /// The socket, taken out of the HTTP server.
     pub socket: TcpStream,
+    /// The answer to the handshake, if it was not sent yet: it goes out with what the session says first.
+    pub answer: Bytes,
     /// Bytes that arrived behind the handshake.
     pub early: Bytes,
     /// Where it comes from.
@@ -48,20 +53,25 @@ enum Event {
 /// Begins to serve a connection, and returns the future that goes on until it is closed. That future
 /// lives as long as the connection, so it holds next to nothing.
 pub fn serve(shard: Rc<Shard>, accepted: Accepted) -> impl Future<Output = ()> {
-    let Accepted { socket, early, ip, verdict } = accepted;
+    let Accepted { socket, answer, early, ip, verdict } = accepted;
     let socket = Rc::new(socket);
     let conn = shard.insert(socket.clone(), ip);
     shard.hub.metrics.connections.inc();
     shard.hub.metrics.connections_opened.inc();
     let mut decoder = Decoder::default();
-    shard.turn(|| match verdict {
-        Ok(Some(claims)) => shard.open_named(conn, claims),
-        Ok(None) => {}
-        Err(code) => shard.close(conn.slot, Closing::Code(code)),
+    shard.turn(|| {
+        if !answer.is_empty() {
+            shard.send(conn.slot, &answer);
+        }
+        match verdict {
+            Ok(Some(claims)) => shard.open_named(conn, claims),
+            Ok(None) => {}
+            Err(code) => shard.close(conn.slot, Closing::Code(code)),
+        }
+        if !early.is_empty() {
+            read(&shard, conn, &mut decoder, &mut Vec::from(early));
+        }
     });
-    if !early.is_empty() {
-        read(&shard, conn, &mut decoder, &mut Vec::from(early));
-    }
     async move {
         loop {
             match next(&shard, conn, &socket).await {
@@ -120,12 +130,28 @@ fn write(shard: &Shard, conn: ConnRef) {
 
 fn receive(shard: &Rc<Shard>, conn: ConnRef, socket: &TcpStream, decoder: &mut Decoder) {
     let mut buffer = shard.read_buffer.borrow_mut();
-    match socket.try_read(&mut buffer) {
+    match read_some(socket, &mut buffer) {
         Ok(0) => shard.close(conn.slot, Closing::Broken),
-        Ok(count) => read(shard, conn, decoder, &mut buffer[..count]),
+        // All answers to one read go out in one write.
+        Ok(count) => shard.turn(|| read(shard, conn, decoder, &mut buffer[..count])),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         Err(_) => shard.close(conn.slot, Closing::Broken),
     }
+}
+
+/// Reads what is there. A read that does not fill the buffer has emptied the socket: the next edge is waited
+/// for at once, without asking the kernel again only to hear that there is nothing.
+pub(crate) fn read_some(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut part = None;
+    let whole = socket.try_io(Interest::READABLE, || {
+        let count = (&*SockRef::from(socket)).read(buffer)?;
+        if count > 0 && count < buffer.len() {
+            part = Some(count);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(count)
+    });
+    part.map_or(whole, Ok)
 }
 
 fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8]) {
@@ -146,9 +172,7 @@ fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8
         }
         Ok(())
     };
-    // All answers to one read go out in one write.
-    let result = shard.turn(|| decoder.feed(bytes, limit, handle));
-    match result {
+    match decoder.feed(bytes, limit, handle) {
         Ok(()) | Err(End::Closing) => {}
         Err(End::Frame(error)) => {
             tracing::debug!(conn = conn.id, %error, "closing a connection that broke the framing");
@@ -197,7 +221,7 @@ async fn write_rest(shard: &Shard, conn: ConnRef, socket: &TcpStream) -> bool {
 /// Waits for the peer to close its side: closing with unread bytes would make the kernel reset the
 /// connection and take the close frame with it.
 async fn hear_out(shard: &Shard, socket: &TcpStream) {
-    if socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write).is_err() {
+    if SockRef::from(socket).shutdown(std::net::Shutdown::Write).is_err() {
         return;
     }
     while socket.readable().await.is_ok() {

@@ -1,12 +1,13 @@
 //! Reading entities: one, or everything that changed after a position, compacted.
 
-use super::{EntityPage, EntityRow, Store, StoreError, value};
+use super::{EntityPage, EntityRow, Stamp, Stamps, Store, StoreError, value};
 use crate::id::{EntityKey, ProjectId, Seq};
+use crate::protocol::op::Fields;
 
 /// One statement, so that the head and the entities are of one snapshot; see `log::PAGE` for the bytes.
 const PAGE: &str = "
     SELECT h.epoch, h.head_seq, h.tombstone_floor,
-           e.type, e.id, e.version, e.deleted, e.data, e.writer, e.writer_base, e.source_versions
+           e.type, e.id, e.version, e.deleted, e.data, e.writer, e.stamps, e.source_versions
     FROM sync_head h
     LEFT JOIN (
         SELECT p.*, SUM(bytes) OVER (ORDER BY version ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
@@ -19,8 +20,7 @@ const PAGE: &str = "
     ORDER BY e.version";
 
 const ONE: &str = "
-    SELECT type, id, version, deleted_at IS NOT NULL AS deleted, data, writer, writer_base,
-           source_versions
+    SELECT type, id, version, deleted_at IS NOT NULL AS deleted, data, writer, stamps, source_versions
     FROM entities WHERE project = $1 AND type = $2 AND id = $3";
 
 /// A row of `entities`.
@@ -32,20 +32,29 @@ pub(super) struct StoredEntity {
     deleted: bool,
     data: String,
     writer: String,
-    writer_base: i64,
+    stamps: String,
     source_versions: String,
 }
 
 impl StoredEntity {
     pub(super) fn read(self) -> Result<(EntityKey, EntityRow), StoreError> {
         let key = value::entity_key(&self.r#type, &self.id)?;
+        let version = value::seq(self.version);
+        let mut stamps: Stamps = value::json(&self.stamps)?;
+        if stamps.newest() < version {
+            // The latest change is of a binary that stamps no fields: each may be part of it.
+            stamps = Stamps::whole(Stamp(version, self.writer.into(), "".into(), 0));
+        }
+        let (data, none) = (value::json(&self.data)?, Fields::new());
+        let (fields, buried) = if self.deleted { (none, data) } else { (data, none) };
         let row = EntityRow {
-            version: value::seq(self.version),
+            version,
             deleted: self.deleted,
-            fields: value::json(&self.data)?,
-            writer: self.writer,
-            writer_base: value::seq(self.writer_base),
+            fields,
+            buried,
+            stamps,
             source_versions: value::json(&self.source_versions)?,
+            bytes: self.data.len(),
         };
         Ok((key, row))
     }
@@ -62,7 +71,7 @@ struct PageRow {
     deleted: Option<bool>,
     data: Option<String>,
     writer: Option<String>,
-    writer_base: Option<i64>,
+    stamps: Option<String>,
     source_versions: Option<String>,
 }
 
@@ -76,7 +85,7 @@ impl PageRow {
             deleted: self.deleted?,
             data: self.data?,
             writer: self.writer?,
-            writer_base: self.writer_base?,
+            stamps: self.stamps?,
             source_versions: self.source_versions?,
         })
     }

@@ -57,6 +57,7 @@ macro_rules! in_transaction {
 }
 
 mod commit;
+mod conflicts;
 mod dialect;
 mod entities;
 mod error;
@@ -64,18 +65,24 @@ mod heads;
 mod log;
 mod migrate;
 mod model;
+mod notifications;
 mod open;
 pub mod push;
+mod queue;
 mod revocations;
+mod stamps;
 mod value;
 
 pub use commit::Plan;
+pub use conflicts::ConflictQuery;
 pub use error::StoreError;
 pub use model::{
-    Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityPage, EntityRow, Head,
-    LogEntry, LogPage, NewNotification, PendingOp, Recorded, RevocationRow, Schedule, Snapshot,
-    SourceVersion,
+    Access, Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityPage, EntityRow,
+    Given, Head, LocalName, LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded,
+    Refused, RevocationRow, Schedule, Snapshot, SourceVersion,
 };
+pub use queue::Submitted;
+pub use stamps::{Stamp, Stamps};
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]

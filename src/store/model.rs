@@ -8,7 +8,12 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::id::{EntityKey, Epoch, OpId, ProjectId, RoleName, Seq, UserId};
+use super::Stamps;
+use crate::id::{
+    ConflictId, EntityId, EntityKey, EntityRef, EntityType, Epoch, LocalId, OpId, ProjectId,
+    RoleName, Seq, UserId,
+};
+use crate::protocol::conflict::Conflict;
 use crate::protocol::op::{ChangeKind, Fields, Lane, Op, Outcome, StoredVerdict};
 
 /// The operations of one project that are to be decided and committed together.
@@ -29,6 +34,19 @@ pub struct PendingOp {
     pub actor: Actor,
     /// SHA-256 of the operation as it was sent: the same `op_id` with another hash is a client's fault.
     pub payload_hash: [u8; 32],
+    /// When the edit was made, in milliseconds since the Unix epoch, if the client said so; corrected by
+    /// what its clock was off.
+    pub edited_at: Option<i64>,
+    /// The local ids in it, of the entity itself and in fields that refer to others.
+    pub locals: Vec<(EntityType, LocalId)>,
+    /// What the actor must not see or do.
+    pub access: Access,
+    /// Why it is to be rejected; nothing else is looked at then.
+    pub refused: Option<Refused>,
+    /// Takes effect together with the operation before it, or not at all.
+    pub joined: bool,
+    /// Decide again if it was rejected before.
+    pub retry: bool,
     /// The version the backend gave the entity; an event that is not newer is not applied.
     pub source: Option<SourceVersion>,
     /// Act on whatever is there, without regard to `base`: a create updates what exists. So backends
@@ -37,11 +55,48 @@ pub struct PendingOp {
 }
 
 impl PendingOp {
-    /// The entity the operation is about.
+    /// An operation nothing is known about but its text and its actor.
     #[must_use]
-    pub fn entity(&self) -> EntityKey {
-        EntityKey { kind: self.op.entity_type.clone(), id: self.op.id.clone() }
+    pub fn new(op: Op, actor: Actor, payload_hash: [u8; 32]) -> Self {
+        Self {
+            edited_at: op.edited_at,
+            op,
+            actor,
+            payload_hash,
+            locals: Vec::new(),
+            access: Access::default(),
+            refused: None,
+            joined: false,
+            retry: false,
+            source: None,
+            upsert: false,
+        }
     }
+
+    /// An entity by the actor's own name for it.
+    #[must_use]
+    pub fn local_name(&self, kind: &EntityType, id: &LocalId) -> LocalName {
+        let Actor { user, client } = self.actor.clone();
+        LocalName { user, client, kind: kind.clone(), id: id.clone() }
+    }
+}
+
+/// What a verdict must not tell the actor, and an indirect operation must not do for them.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Fields of the entity's type that the actor's role does not see.
+    pub hidden: Vec<Box<str>>,
+    /// The role does not delete entities of the type.
+    pub no_delete: bool,
+}
+
+/// Why an operation is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// For programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
 }
 
 /// Who wrote.
@@ -75,6 +130,32 @@ pub struct Snapshot {
     pub verdicts: HashMap<OpId, Recorded>,
     /// The entities this batch is about, tombstones included; absent if never created.
     pub entities: HashMap<EntityKey, EntityRow>,
+    /// The ids of entities that clients named themselves.
+    pub mappings: HashMap<LocalName, EntityId>,
+    /// The conflicts this batch resolves, and the open ones about entities that backends write.
+    pub conflicts: HashMap<ConflictId, Parked>,
+}
+
+/// A client's own name for an entity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LocalName {
+    /// The user.
+    pub user: String,
+    /// The installation.
+    pub client: String,
+    /// The entity's type.
+    pub kind: EntityType,
+    /// The name.
+    pub id: LocalId,
+}
+
+/// A conflict as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parked {
+    /// What clients see of it.
+    pub conflict: Conflict,
+    /// The parked operation; none if it was decided at once.
+    pub op: Option<Op>,
 }
 
 /// A verdict given before.
@@ -82,8 +163,12 @@ pub struct Snapshot {
 pub struct Recorded {
     /// SHA-256 of the operation it was given to.
     pub payload_hash: [u8; 32],
+    /// The user it was given to; empty if an older binary stored it.
+    pub user: String,
     /// The verdict, byte for byte.
     pub verdict: StoredVerdict,
+    /// What it says.
+    pub outcome: Outcome,
 }
 
 /// An entity as it stands, or its tombstone.
@@ -95,13 +180,14 @@ pub struct EntityRow {
     pub deleted: bool,
     /// All its fields; empty if deleted.
     pub fields: Fields,
-    /// The client that made the latest change.
-    pub writer: String,
-    /// The version before the unbroken run of changes by `writer`: a client's own queued edits do not
-    /// conflict with each other.
-    pub writer_base: Seq,
+    /// What a deleted entity's fields were, so that a late edit can bring it back.
+    pub buried: Fields,
+    /// Who set each field last.
+    pub stamps: Stamps,
     /// The newest version of it that each backend has sent.
     pub source_versions: BTreeMap<String, i64>,
+    /// Bytes of its fields as JSON text, or a little more.
+    pub bytes: usize,
 }
 
 /// What a plan decided; [`super::Store::commit`] writes it as it is.
@@ -115,6 +201,10 @@ pub struct Effects {
     pub entities: Vec<(EntityKey, EntityRow)>,
     /// Who is to hear of it; each also arms a push.
     pub notifications: Vec<Draft>,
+    /// Ids given to what clients had named themselves.
+    pub mappings: Vec<(LocalName, EntityId)>,
+    /// Entries of the conflict log, new or changed.
+    pub conflicts: Vec<Parked>,
 }
 
 /// The answer to one operation.
@@ -123,7 +213,22 @@ pub enum Answer {
     /// Nothing is stored: a verdict given before, or the refusal of a reused `op_id`.
     Replayed(StoredVerdict),
     /// A verdict stored in the same transaction as its effect. At most one per `op_id`.
-    New(StoredVerdict, Outcome),
+    New(Given),
+}
+
+/// A new verdict, with what the store keeps beside it.
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// What the client is told.
+    pub verdict: StoredVerdict,
+    /// What it says.
+    pub outcome: Outcome,
+    /// Why, for programs.
+    pub code: Option<String>,
+    /// The entity, by its id if it has one.
+    pub id: EntityRef,
+    /// It takes the place of an earlier verdict: the operation was tried again.
+    pub again: bool,
 }
 
 impl Answer {
@@ -131,7 +236,7 @@ impl Answer {
     #[must_use]
     pub fn verdict(&self) -> &StoredVerdict {
         match self {
-            Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
+            Self::Replayed(verdict) | Self::New(Given { verdict, .. }) => verdict,
         }
     }
 
@@ -139,7 +244,7 @@ impl Answer {
     #[must_use]
     pub fn into_verdict(self) -> StoredVerdict {
         match self {
-            Self::Replayed(verdict) | Self::New(verdict, _) => verdict,
+            Self::Replayed(verdict) | Self::New(Given { verdict, .. }) => verdict,
         }
     }
 }
@@ -250,6 +355,8 @@ pub struct Committed {
     pub entries: Vec<LogEntry>,
     /// What was stored for users.
     pub notifications: Vec<NewNotification>,
+    /// What changed in the conflict log.
+    pub conflicts: Vec<Parked>,
 }
 
 /// Where a project's sequence stands.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::id::{EntityId, EntityKey, EntityType, Epoch, InvalidName, Seq};
-use crate::protocol::op::{ChangeKind, Outcome};
+use crate::protocol::op::{ChangeKind, Lane};
 
 /// A position as a column; one beyond what a column holds is beyond every head as well.
 pub(super) fn from_seq(seq: Seq) -> i64 {
@@ -59,11 +59,23 @@ pub(super) fn change_kind(column: &str) -> Result<ChangeKind, StoreError> {
         .ok_or_else(|| StoreError::unreadable("kind of change", &"unknown"))
 }
 
-pub(super) fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Applied => "applied",
-        Outcome::Noop => "noop",
-        Outcome::Conflict => "conflict",
-        Outcome::Rejected => "rejected",
+pub(super) fn lane(column: &str) -> Result<Lane, StoreError> {
+    [Lane::Critical, Lane::High, Lane::Normal]
+        .into_iter()
+        .find(|lane| lane.as_str() == column)
+        .ok_or_else(|| StoreError::unreadable("lane", &"unknown"))
+}
+
+/// One of a small set of values, each a text in JSON.
+pub(super) fn word<T: serde::de::DeserializeOwned>(column: &str) -> Result<T, StoreError> {
+    let text = serde_json::Value::from(column);
+    serde_json::from_value(text).map_err(|e| StoreError::unreadable("word", &e))
+}
+
+/// Such a value as a column.
+pub(super) fn from_word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("{other:?} is not a word"),
     }
 }

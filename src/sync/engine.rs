@@ -5,7 +5,7 @@
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
 //! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
-//! verdicts make that safe.
+//! verdicts make that safe, and [`super::retold`] tells what nobody was told of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,17 +16,21 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::notify::Notices;
+use super::order;
 use super::plan;
+use super::retold;
+use super::rules::Rules;
+use super::submission::{Places, Sent, Submission};
 use crate::auth::Permit;
 use crate::clock;
 use crate::config;
 use crate::fanout::Relay;
 use crate::id::ProjectId;
+use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::Outcome;
-use crate::store::{Answer, Batch, Committed, PendingOp, Store, StoreError};
-use crate::telemetry::{Metrics, WriteOutcome};
+use crate::store::{Actor, Answer, Batch, Committed, PendingOp, Store, StoreError};
+use crate::telemetry::{Dropped, Metrics, WriteOutcome};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,7 +50,8 @@ struct Inner {
     relay: Arc<Relay>,
     metrics: Arc<Metrics>,
     limits: config::Store,
-    notices: Notices,
+    writes: config::Limits,
+    rules: Rules,
     lanes: DashMap<Option<ProjectId>, Lane>,
     runtime: Handle,
 }
@@ -61,6 +66,10 @@ struct Lane {
 #[derive(Debug)]
 struct Job {
     project: ProjectId,
+    /// Who sent them: those of one installation keep their order.
+    actor: Actor,
+    /// How urgent the most urgent of them is, 0 the most.
+    rank: u8,
     ops: Vec<PendingOp>,
     count: usize,
     bytes: usize,
@@ -76,17 +85,35 @@ impl Engine {
         relay: Arc<Relay>,
         metrics: Arc<Metrics>,
         config: &config::Config,
-        notices: Notices,
+        rules: Rules,
     ) -> Self {
         Self(Arc::new(Inner {
             store,
             relay,
             metrics,
             limits: config.store.clone(),
-            notices,
+            writes: config.limits.clone(),
+            rules,
             lanes: DashMap::new(),
             runtime: Handle::current(),
         }))
+    }
+
+    /// Queues what a client wrote, and says where the answers belong.
+    ///
+    /// # Errors
+    /// `overloaded` if the project's queue is full.
+    pub fn write(
+        &self,
+        permit: &Permit,
+        client: &str,
+        write: &Write,
+    ) -> Result<(oneshot::Receiver<Verdicts>, Places), Refusal> {
+        let clock_offset = write.clock_offset(clock::now_ms());
+        let sent = Sent { raws: &write.ops, client, clock_offset };
+        let Submission { ops, bytes, places } =
+            Submission::read(permit, sent, &self.0.writes, &self.0.rules);
+        Ok((self.submit(permit, ops, bytes)?, places))
     }
 
     /// Queues operations; those of one caller are decided in the order of the calls. The permit was
@@ -102,10 +129,10 @@ impl Engine {
     ) -> Result<oneshot::Receiver<Verdicts>, Refusal> {
         let (reply, verdicts) = oneshot::channel();
         let project = permit.in_project()?.0.clone();
-        if ops.is_empty() {
+        let Some(first) = ops.first() else {
             let _receiver_is_here = reply.send(Ok(Vec::new()));
             return Ok(verdicts);
-        }
+        };
         let key = (!self.0.store.groups_projects()).then(|| project.clone());
         // The entry's guard keeps `retire` from removing the lane between finding and filling it.
         let lane = self.0.lanes.entry(key.clone());
@@ -117,20 +144,26 @@ impl Engine {
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
+            self.0.metrics.drops.of(Dropped::WriteQueue).inc();
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "too many writes wait for this project; send the same operations again later",
             )
             .retry_after(500));
         }
-        queue.push_back(Job {
+        let job = Job {
             project,
+            actor: first.actor.clone(),
+            rank: ops.iter().map(|op| order::rank(op.op.priority)).min().unwrap_or(u8::MAX),
             count: ops.len(),
             ops,
             bytes,
             queued: Instant::now(),
             reply,
-        });
+        };
+        let overtaken = |other: &&Job| other.rank > job.rank && other.actor != job.actor;
+        let place = queue.len() - queue.iter().rev().take_while(overtaken).count();
+        queue.insert(place, job);
         Ok(verdicts)
     }
 }
@@ -196,8 +229,8 @@ impl Inner {
         &self,
         batches: &[(ProjectId, Vec<PendingOp>)],
     ) -> Result<Vec<Committed>, StoreError> {
-        let notices = &self.notices;
-        self.commit_with(batches, &|s, ops, now| plan::plan(s, ops, now, notices)).await
+        let rules = &self.rules;
+        self.commit_with(batches, &|s, ops, now| plan::plan(s, ops, now, rules)).await
     }
 
     async fn commit_with(
@@ -210,16 +243,21 @@ impl Inner {
         let ops = batches.iter().map(|batch| batch.ops.len()).sum::<usize>();
         let deadline = Instant::now() + PATIENCE;
         let mut pause = FIRST_PAUSE;
+        let mut again = false;
         loop {
             match self.store.commit(&batches, clock::now_ms(), plan).await {
                 Ok(committed) => {
                     self.metrics.group_ops.observe(ops as f64);
                     for one in &committed {
                         self.relay.committed(one);
+                        if again {
+                            retold::tell(&self.store, &self.relay, one).await;
+                        }
                     }
                     return Ok(committed);
                 }
                 Err(error) if error.retryable() && Instant::now() + pause < deadline => {
+                    again = true;
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "a commit failed or its outcome is unknown; running it again");
                     sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
@@ -233,17 +271,17 @@ impl Inner {
         }
     }
 
-    /// Finds the operation whose data the store refuses, so that it alone is rejected.
+    /// Finds the operation whose data the store refuses, so that it, or its group, alone is rejected.
     async fn commit_one_by_one(&self, jobs: Vec<Job>, batches: Vec<(ProjectId, Vec<PendingOp>)>) {
-        let notices = &self.notices;
+        let rules = &self.rules;
         let mut all = Vec::new();
         for (project, ops) in batches {
             let mut whole: Option<Committed> = None;
-            for op in ops {
-                let one = [(project.clone(), vec![op])];
+            for unit in plan::units(&ops) {
+                let one = [(project.clone(), unit.to_vec())];
                 let committed = match self.commit(&one).await {
                     Err(StoreError::Data(_)) => {
-                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, notices))
+                        self.commit_with(&one, &|s, ops, now| plan::reject(s, ops, now, rules))
                             .await
                     }
                     other => other,
@@ -282,10 +320,14 @@ impl Inner {
     fn count(&self, answer: &Answer) {
         let outcome = match answer {
             Answer::Replayed(_) => WriteOutcome::Replayed,
-            Answer::New(_, Outcome::Applied) => WriteOutcome::Applied,
-            Answer::New(_, Outcome::Noop) => WriteOutcome::Noop,
-            Answer::New(_, Outcome::Conflict) => WriteOutcome::Conflict,
-            Answer::New(_, Outcome::Rejected) => WriteOutcome::Rejected,
+            Answer::New(given) => match given.outcome {
+                Outcome::Applied => WriteOutcome::Applied,
+                Outcome::Merged => WriteOutcome::Merged,
+                Outcome::Noop => WriteOutcome::Noop,
+                Outcome::Superseded => WriteOutcome::Superseded,
+                Outcome::Conflict => WriteOutcome::Conflict,
+                Outcome::Rejected => WriteOutcome::Rejected,
+            },
         };
         self.metrics.writes.of(outcome).inc();
     }

@@ -1,7 +1,7 @@
 //! Keeps this instance's feeds true to the store, whatever the bus delivers or loses.
 //!
 //! One task: it opens new feeds, fills gaps, asks the store for the heads of active projects and for
-//! revocations (often while the bus is suspect, seldom otherwise: the loss of a *last* message has no
+//! revocations and ended sessions (often while the bus is suspect, seldom otherwise: the loss of a *last* message has no
 //! successor to reveal it), and retires feeds nobody reads. It never waits for the store itself: the bus
 //! has to be heard meanwhile.
 
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::RevocationEntry;
+use crate::auth::{Disconnect, RevocationEntry};
 use crate::bus::{BusEvent, Events, Topic};
 use crate::clock;
 use crate::config;
@@ -25,7 +25,7 @@ use crate::hub::Hub;
 use crate::id::{ProjectId, UserId};
 use crate::presence::Presence;
 use crate::store::{RevocationRow, Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Dropped, Metrics};
 
 /// How long a feed nobody reads is kept: long enough for a storm of reconnects to find it warm.
 const IDLE: Duration = Duration::from_secs(30);
@@ -98,7 +98,9 @@ impl Follower {
                 Some(_) = opening.join_next() => {}
                 Some(feed) = doubtful.recv() => {
                     if filling.insert(feed.project().clone()) {
-                        fills.spawn(self.clone().fill_later(feed, self.bus.gap_hold));
+                        // What fills a gap may be on its way; without one there is nothing to wait for.
+                        let hold = if feed.has_gap() { self.bus.gap_hold } else { Duration::ZERO };
+                        fills.spawn(self.clone().fill_later(feed, hold));
                     }
                 }
                 Some(done) = fills.join_next() => {
@@ -229,11 +231,15 @@ impl Follower {
                 tracing::warn!(%error, "cannot read revocations");
             }
         }
+        self.relay.disconnects.purge(clock::now_ms());
         *self.revocations_at.lock().await = Instant::now() + began.elapsed() * REVOCATIONS_SHARE;
     }
 
     /// Whether the revocation was news.
     fn enforce(&self, row: &RevocationRow) -> bool {
+        if let Some(disconnect) = Disconnect::read(row) {
+            return self.relay.disconnect_here(&disconnect);
+        }
         match RevocationEntry::read(row) {
             Ok(entry) => self.relay.revoked_here(entry),
             Err(error) => {
@@ -275,6 +281,7 @@ impl Follower {
         let since = |counter: &Counter, now: u64| counter.inc_by(now.saturating_sub(counter.get()));
         since(&self.metrics.bus_published, stats.published);
         since(&self.metrics.bus_received, stats.received);
+        since(self.metrics.drops.of(Dropped::BusQueue), stats.dropped);
         for feed in self.relay.feeds.all() {
             feed.flush();
         }

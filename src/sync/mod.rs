@@ -1,12 +1,18 @@
 //! From an operation to a committed change, and from the log back to a reader.
 //!
-//! [`plan`] decides (pure) and asks [`notify`] who is to hear of it, [`engine`] queues, groups and
-//! commits, [`follow`] keeps this instance's feeds true to the store, [`pages`] reads the log for those who
-//! catch up.
+//! [`submission`] reads a request's operations within their [`limits`] and puts them in [`order`];
+//! [`engine`] queues, groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
+//! a single field, [`notify`] who is to hear of it. [`follow`] keeps this instance's feeds true to the
+//! store, [`pages`] reads the log for those who catch up; `retold` makes up for a commit nobody was told of.
 
 pub mod engine;
 pub mod follow;
+pub mod limits;
+pub mod merge;
 pub mod notify;
+mod order;
 pub mod pages;
 pub mod plan;
+mod retold;
+pub mod rules;
 pub mod submission;

@@ -69,7 +69,7 @@ impl Notices {
             drafts.push(self.draft(notify, pending, key, row, now_ms));
         }
         for rule in self.0.rules.iter().filter(|rule| rule.applies(&key.kind, kind, patch)) {
-            let notify = rule.notify(pending, key, row);
+            let notify = rule.notify(&pending.actor.user, key, &row.fields, &self.0.roles);
             drafts.push(self.draft(&notify, pending, key, row, now_ms));
         }
         drafts
@@ -164,9 +164,15 @@ impl Rule {
             }
     }
 
-    fn notify(&self, pending: &PendingOp, key: &EntityKey, row: &EntityRow) -> Notify {
+    fn notify(
+        &self,
+        actor: &str,
+        key: &EntityKey,
+        fields: &Fields,
+        roles: &[Arc<crate::auth::Role>],
+    ) -> Notify {
         let config = &self.config;
-        let users = match row.fields.get(&config.users_field) {
+        let users = match fields.get(&config.users_field) {
             Some(serde_json::Value::String(user)) => vec![user.parse().ok()],
             Some(serde_json::Value::Array(users)) => {
                 users.iter().take(1000).map(|user| user.as_str()?.parse().ok()).collect()
@@ -174,9 +180,11 @@ impl Rule {
             _ => Vec::new(),
         };
         let some = |text: &str| (!text.is_empty()).then(|| text.replace("{id}", key.id.as_str()));
-        let mut vars = row.fields.clone();
+        let mut vars = fields.clone();
+        // All read the same words: what one of them may not see is in none.
+        roles.iter().for_each(|role| role.redact(&key.kind, &mut vars));
         vars.insert("id".into(), key.id.as_str().into());
-        vars.insert("actor".into(), pending.actor.user.as_str().into());
+        vars.insert("actor".into(), actor.into());
         Notify {
             users: users.into_iter().flatten().collect(),
             members: config.members,
@@ -189,5 +197,70 @@ impl Rule {
             category: some(&config.category),
             ..Notify::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::push::Rule as Configured;
+    use serde_json::json;
+
+    fn fields(value: serde_json::Value) -> Fields {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_rule_looks_at_type_kind_and_field() {
+        let alert: EntityType = "alert".parse().unwrap();
+        let rule = |change: &dyn Fn(&mut Configured)| {
+            let mut config = Configured { entity: "alert".into(), ..Configured::default() };
+            change(&mut config);
+            Rule { entity: alert.clone(), roles: Vec::new(), config }
+        };
+        let patch = fields(json!({ "risk": "high", "level": 3 }));
+        let any = rule(&|_| {});
+        assert!(any.applies(&alert, ChangeKind::Delete, &Fields::new()));
+        assert!(!any.applies(&"task".parse().unwrap(), ChangeKind::Create, &patch));
+        let created = rule(&|rule| rule.on = vec!["create".into()]);
+        assert!(created.applies(&alert, ChangeKind::Create, &patch));
+        assert!(!created.applies(&alert, ChangeKind::Update, &patch));
+        let set = |field: &str, values: &[&str]| {
+            let rule = rule(&|rule| {
+                rule.field = field.into();
+                rule.values = values.iter().map(|value| (*value).to_owned()).collect();
+            });
+            rule.applies(&alert, ChangeKind::Update, &patch)
+        };
+        assert!(set("risk", &["critical", "high"]) && set("risk", &[]) && set("level", &["3"]));
+        assert!(!set("risk", &["low"]) && !set("owner", &[]) && !set("level", &["4"]));
+    }
+
+    #[test]
+    fn a_time_that_is_over_or_cannot_be_read_is_now() {
+        let local = |local: &str, tz: Option<&str>| SendAt::Local {
+            local: local.into(),
+            tz: tz.map(str::to_owned),
+        };
+        assert_eq!(schedule(&SendAt::At(5), 5), None);
+        assert_eq!(schedule(&local("soon", None), 5), None);
+        assert_eq!(schedule(&local("2020-01-01T09:00", Some("UTC")), i64::MAX - 1), None);
+        assert_eq!(schedule(&SendAt::At(6), 5), Some(Schedule { at: 6, local: None }));
+        let own = schedule(&local("2026-12-01T09:00", None), 5).unwrap();
+        assert_eq!(own.local.as_deref(), Some("2026-12-01T09:00"));
+    }
+
+    #[test]
+    fn what_a_role_may_not_see_is_in_no_text_of_a_rule() {
+        let hidden = [("alert".to_owned(), vec!["salary".to_owned()])].into();
+        let role = config::Role { read: vec!["*".into()], hidden, ..config::Role::default() };
+        let roles = Roles::compile(&config::Roles([("worker".to_owned(), role)].into())).unwrap();
+        let rule = Configured { entity: "alert".into(), members: true, ..Configured::default() };
+        let rule = Rule { entity: "alert".parse().unwrap(), roles: Vec::new(), config: rule };
+        let roles: Vec<_> = roles.all().cloned().collect();
+        let key = EntityKey { kind: "alert".parse().unwrap(), id: "a1".parse().unwrap() };
+        let alert = fields(json!({ "title": "t", "salary": 7 }));
+        let vars = rule.notify("ana", &key, &alert, &roles).vars.unwrap();
+        assert_eq!(json!(vars), json!({ "title": "t", "id": "a1", "actor": "ana" }));
     }
 }

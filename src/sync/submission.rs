@@ -1,71 +1,132 @@
 //! From the operations as they were sent to what the engine takes, and back to verdicts in their order.
 //!
 //! The socket and HTTP share this: each operation is read, measured and authorised on its own, so that
-//! one that fails gets its verdict and spoils no other.
+//! one that fails gets its verdict and spoils no other. What can be read but is refused goes on to the
+//! engine all the same, so that the refusal is kept like every other verdict.
+
+use std::collections::HashSet;
 
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
 
+use super::limits;
+use super::order;
 use super::plan;
+use super::rules::Rules;
 use crate::auth::Permit;
 use crate::config::Limits;
+use crate::id::{EntityRef, EntityType, LocalId};
+use crate::protocol::checksum;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::json;
-use crate::protocol::op::{Op, StoredVerdict};
-use crate::store::{Actor, Answer, PendingOp};
+use crate::protocol::op::{Op, OpKind, StoredVerdict};
+use crate::store::{Access, Actor, Answer, PendingOp, Refused};
+
+/// One request, as far as it concerns its operations.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    /// The operations' texts.
+    pub raws: &'a [Box<RawValue>],
+    /// The installation they come from.
+    pub client: &'a str,
+    /// By how much its clock is behind the hub's, in milliseconds, as far as known.
+    pub clock_offset: i64,
+}
 
 /// One request's operations on their way.
 #[derive(Debug)]
 pub struct Submission {
-    /// The operations for the engine.
+    /// The operations for the engine, in the order they are to be decided.
     pub ops: Vec<PendingOp>,
     /// Their bytes as sent.
     pub bytes: usize,
-    /// A place per operation sent; filled already where it goes no further.
-    verdicts: Vec<Option<StoredVerdict>>,
+    /// Where the answers to them belong.
+    pub places: Places,
 }
+
+/// A place per operation sent; filled already where it goes no further.
+#[derive(Debug)]
+pub struct Places {
+    verdicts: Vec<Option<StoredVerdict>>,
+    /// For each of the engine's operations, its place.
+    order: Vec<usize>,
+}
+
+impl Places {
+    /// All verdicts in the order the operations were sent in.
+    #[must_use]
+    pub fn fill(self, decided: Vec<Answer>) -> Vec<StoredVerdict> {
+        let Self { mut verdicts, order } = self;
+        for (place, answer) in order.into_iter().zip(decided) {
+            verdicts[place] = Some(answer.into_verdict());
+        }
+        verdicts.into_iter().flatten().collect()
+    }
+}
+
+/// An operation, or the verdict of one that goes no further and the group it spoils.
+type ReadOp = Result<PendingOp, (StoredVerdict, Option<String>)>;
 
 impl Submission {
     /// Reads and authorises operations.
     #[must_use]
-    pub fn read(permit: &Permit, raws: &[Box<RawValue>], client: &str, limits: &Limits) -> Self {
-        let mut submission =
-            Self { ops: Vec::new(), bytes: 0, verdicts: Vec::with_capacity(raws.len()) };
-        for raw in raws {
-            let verdict = match check(permit, raw, limits) {
+    pub fn read(permit: &Permit, sent: Sent<'_>, limits: &Limits, rules: &Rules) -> Self {
+        let reader = Reader { permit, sent, limits, rules };
+        let mut read: Vec<ReadOp> = sent.raws.iter().map(|raw| reader.op(raw)).collect();
+        join_groups(&mut read, limits);
+        let bytes = sent.raws.iter().map(|raw| raw.get().len()).sum();
+        let (mut ops, mut places, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, read) in read.into_iter().enumerate() {
+            verdicts.push(match read {
                 Ok(op) => {
-                    submission.bytes += raw.get().len();
-                    submission.ops.push(PendingOp {
-                        payload_hash: hash(&op),
-                        op,
-                        actor: Actor { user: permit.user().to_string(), client: client.into() },
-                        source: None,
-                        upsert: false,
-                    });
+                    ops.push(op);
+                    places.push(place);
                     None
                 }
-                Err(verdict) => Some(verdict),
-            };
-            submission.verdicts.push(verdict);
+                Err((verdict, _)) => Some(verdict),
+            });
         }
-        submission
+        let (ops, order) = order::by_priority(ops, places);
+        Self { ops, bytes, places: Places { verdicts, order } }
     }
+}
 
-    /// All verdicts in the order the operations were sent in, with the engine's in their places.
-    #[must_use]
-    pub fn finish(
-        verdicts: Vec<Option<StoredVerdict>>,
-        decided: Vec<Answer>,
-    ) -> Vec<StoredVerdict> {
-        let mut decided = decided.into_iter().map(Answer::into_verdict);
-        verdicts.into_iter().filter_map(|verdict| verdict.or_else(|| decided.next())).collect()
+/// Ties the operations of each group together. A group that cannot take effect as a whole is refused as
+/// a whole, for now: the same operations may come again.
+fn join_groups(read: &mut [ReadOp], limits: &Limits) {
+    let group_of = |read: &ReadOp| match read {
+        Ok(op) => op.op.group.clone(),
+        Err((_, group)) => group.clone(),
+    };
+    let groups: Vec<Option<String>> = read.iter().map(group_of).collect();
+    let mut seen = HashSet::new();
+    let mut start = 0;
+    for run in groups.chunk_by(|a, b| a == b) {
+        let members = &mut read[start..start + run.len()];
+        start += run.len();
+        let Some(group) = &run[0] else { continue };
+        if !seen.insert(group.clone()) {
+            let message = "the operations of a group must stand next to each other";
+            refuse_all(members, "group_split", message);
+        } else if run.len() > limits.ops_per_group {
+            let refusal = Refusal::limit("ops_per_group", limits.ops_per_group as u64);
+            refuse_all(members, refusal.code.as_str(), &refusal.message);
+        } else if members.iter().any(Result::is_err) {
+            let message =
+                "another operation of its group could not be read; none of them took effect";
+            refuse_all(members, "group_failed", message);
+        } else {
+            members[1..].iter_mut().flatten().for_each(|op| op.joined = true);
+        }
     }
+}
 
-    /// Splits what the engine takes from what [`Self::finish`] needs.
-    #[must_use]
-    pub fn into_parts(self) -> (Vec<PendingOp>, usize, Vec<Option<StoredVerdict>>) {
-        (self.ops, self.bytes, self.verdicts)
+fn refuse_all(members: &mut [ReadOp], code: &str, message: &str) {
+    for member in members {
+        if let Ok(op) = member {
+            *member = Err((plan::rejected(&op.op, code, message), None));
+        }
     }
 }
 
@@ -75,25 +136,89 @@ pub fn hash(op: &Op) -> [u8; 32] {
     Sha256::digest(serde_json::to_vec(op).expect("an operation has string keys")).into()
 }
 
-fn check(permit: &Permit, raw: &RawValue, limits: &Limits) -> Result<Op, StoredVerdict> {
-    if raw.get().len() > limits.op_bytes {
-        return Err(unread(raw, &Refusal::limit("op_bytes", limits.op_bytes as u64)));
+/// Reads the operations of one request.
+struct Reader<'a> {
+    permit: &'a Permit,
+    sent: Sent<'a>,
+    limits: &'a Limits,
+    rules: &'a Rules,
+}
+
+impl Reader<'_> {
+    fn op(&self, raw: &RawValue) -> ReadOp {
+        let max = self.limits.op_bytes;
+        if raw.get().len() > max {
+            return Err(unread(raw, &Refusal::limit("op_bytes", max as u64)));
+        }
+        let op = Write::op(raw).map_err(|refusal| unread(raw, &refusal))?;
+        if checksum::of_op(raw.get()) == Some(false) {
+            let message = "the operation arrived changed; send it again";
+            let verdict = plan::rejected(&op, "checksum_mismatch", message);
+            return Err((verdict, op.group));
+        }
+        let payload_hash = hash(&op);
+        let (user, client) = (self.permit.user().to_string(), self.sent.client.to_owned());
+        let actor = Actor { user, client };
+        let refused = self
+            .check(&op)
+            .err()
+            .map(|refusal| Refused { code: refusal.code.as_str(), message: refusal.message });
+        Ok(PendingOp {
+            edited_at: op.edited_at.map(|at| at.saturating_add(self.sent.clock_offset)),
+            locals: locals(&op, self.rules),
+            access: self.access(&op.entity_type),
+            refused,
+            ..PendingOp::new(op, actor, payload_hash)
+        })
     }
-    let op = Write::op(raw).map_err(|refusal| unread(raw, &refusal))?;
-    permit
-        .allows(&op)
-        .map_err(|r| plan::rejected(&op.op_id, &op.id, r.code.as_str(), &r.message))?;
-    Ok(op)
+
+    fn check(&self, op: &Op) -> Result<(), Refusal> {
+        limits::check(op, self.limits)?;
+        if op.kind == OpKind::Resolve {
+            let needed = op.conflict.is_some() && op.expected_version.is_some();
+            if !needed || (op.choose.is_none() && op.fields.is_empty()) {
+                let message =
+                    "a resolve needs `conflict`, `expected_version`, and `choose` or `fields`";
+                return Err(Refusal::new(ErrorCode::BadRequest, message));
+            }
+        }
+        self.permit.allows(op)
+    }
+
+    fn access(&self, kind: &EntityType) -> Access {
+        self.permit.role().map_or_else(Access::default, |role| Access {
+            hidden: role.hidden(kind).to_vec(),
+            no_delete: !role.can_delete(kind),
+        })
+    }
+}
+
+/// The local ids in an operation.
+fn locals(op: &Op, rules: &Rules) -> Vec<(EntityType, LocalId)> {
+    let mut locals = Vec::new();
+    if let EntityRef::Local(id) = &op.id {
+        locals.push((op.entity_type.clone(), id.clone()));
+    }
+    for (field, kind) in rules.references(&op.entity_type) {
+        for value in [op.fields.get(field), op.was.get(field)].into_iter().flatten() {
+            let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let ids = values.iter().filter_map(plan::local_id);
+            locals.extend(ids.map(|id| (kind.clone(), id)));
+        }
+    }
+    locals
 }
 
 /// The verdict for an operation that could not be read: it names what could be.
-fn unread(raw: &RawValue, refusal: &Refusal) -> StoredVerdict {
+fn unread(raw: &RawValue, refusal: &Refusal) -> (StoredVerdict, Option<String>) {
     #[derive(serde::Deserialize)]
     struct Named<'a> {
         #[serde(borrow)]
         op_id: Option<&'a RawValue>,
         #[serde(borrow)]
         id: Option<&'a RawValue>,
+        #[serde(borrow)]
+        group: Option<&'a RawValue>,
     }
     // Only what can be a name is repeated to the sender: a text that every reader takes, and no longer
     // than any valid one.
@@ -105,13 +230,12 @@ fn unread(raw: &RawValue, refusal: &Refusal) -> StoredVerdict {
         name.filter(is_name).map(RawValue::to_owned)
     };
     let named = serde_json::from_str::<Named<'_>>(raw.get()).ok();
-    let (op_id, id) = named.map_or((None, None), |n| (short(n.op_id), short(n.id)));
-    let code = match refusal.code {
-        ErrorCode::LimitExceeded => "limit_exceeded",
-        _ => "bad_request",
-    };
-    to_raw_value(&serde_json::json!({
-        "op_id": op_id, "outcome": "rejected", "id": id, "code": code, "message": refusal.message,
+    let (op_id, id, group) =
+        named.map_or((None, None, None), |n| (short(n.op_id), short(n.id), short(n.group)));
+    let verdict = to_raw_value(&serde_json::json!({
+        "op_id": op_id, "outcome": "rejected", "id": id,
+        "code": refusal.code.as_str(), "message": refusal.message,
     }))
-    .expect("a verdict has string keys")
+    .expect("a verdict has string keys");
+    (verdict, group.and_then(|group| serde_json::from_str(group.get()).ok()))
 }

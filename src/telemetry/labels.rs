@@ -108,8 +108,6 @@ label! {
         SlowConsumer = "slow_consumer",
         /// 4002.
         NoPong = "no_pong",
-        /// 4003.
-        Internal = "internal",
         /// 4100.
         TokenExpired = "token_expired",
         /// 4101.
@@ -126,8 +124,6 @@ label! {
         Forbidden = "forbidden",
         /// 4408.
         ConnectTimeout = "connect_timeout",
-        /// 4409.
-        Replaced = "replaced",
         /// 4413.
         FrameTooLarge = "frame_too_large",
     }
@@ -139,7 +135,6 @@ impl From<CloseCode> for Closed {
             CloseCode::ShuttingDown => Self::ShuttingDown,
             CloseCode::SlowConsumer => Self::SlowConsumer,
             CloseCode::NoPong => Self::NoPong,
-            CloseCode::Internal => Self::Internal,
             CloseCode::TokenExpired => Self::TokenExpired,
             CloseCode::TokenRevoked => Self::TokenRevoked,
             CloseCode::OverCapacity => Self::OverCapacity,
@@ -148,7 +143,6 @@ impl From<CloseCode> for Closed {
             CloseCode::Unauthorized => Self::Unauthorized,
             CloseCode::Forbidden => Self::Forbidden,
             CloseCode::ConnectTimeout => Self::ConnectTimeout,
-            CloseCode::Replaced => Self::Replaced,
             CloseCode::FrameTooLarge => Self::FrameTooLarge,
         }
     }
@@ -193,7 +187,11 @@ label! {
         Applied = "applied",
         /// It was right and changed nothing.
         Noop = "noop",
-        /// It met a newer change.
+        /// It changed the log together with somebody else's edit.
+        Merged = "merged",
+        /// Somebody else's edit stands.
+        Superseded = "superseded",
+        /// It waits for its user's decision.
         Conflict = "conflict",
         /// It was refused for good.
         Rejected = "rejected",
@@ -219,10 +217,8 @@ label! {
         CursorTooOld = "cursor_too_old",
         /// The sequence was replaced.
         EpochChanged = "epoch_changed",
-        /// More happened than could be buffered.
-        Overflow = "overflow",
         /// A new token reads with another role.
-        AccessChanged = "access_changed",
+        ScopeChanged = "scope_changed",
     }
 }
 
@@ -231,8 +227,7 @@ impl From<ResyncReason> for Resync {
         match reason {
             ResyncReason::CursorTooOld => Self::CursorTooOld,
             ResyncReason::EpochChanged => Self::EpochChanged,
-            ResyncReason::Overflow => Self::Overflow,
-            ResyncReason::AccessChanged => Self::AccessChanged,
+            ResyncReason::ScopeChanged => Self::ScopeChanged,
         }
     }
 }
@@ -333,6 +328,8 @@ label! {
         ConnectionsPerUser = "connections_per_user",
         /// Connections from an address.
         ConnectionsPerIp = "connections_per_ip",
+        /// Connections that are no WebSocket, or not yet.
+        HttpConnections = "http_connections",
         /// Resident memory.
         Memory = "memory",
     }

@@ -105,7 +105,7 @@ fn every_label_value_has_its_own_counter() {
     check::<Delivery>();
     check::<AuthFailure>();
     check::<(IngestWay, IngestOutcome)>();
-    for code in [CloseCode::NoPong, CloseCode::FrameTooLarge, CloseCode::Replaced] {
+    for code in [CloseCode::NoPong, CloseCode::FrameTooLarge, CloseCode::TokenRevoked] {
         assert_eq!(Closed::from(code).as_str(), code.reason());
     }
 }

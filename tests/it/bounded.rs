@@ -91,6 +91,8 @@ async fn stalled_readers_are_sent_away_and_resume_without_a_hole() {
         cursors.push(last);
     }
     eventually("all were counted", || async { closed() == count as f64 }).await;
+    let dropped = hub.metric("syncline_drops_total{reason=\"outbox\"}");
+    assert_eq!(dropped, count as f64, "each was counted where operators look");
     eventually("nothing waits any more", || async { waiting() == 0.0 }).await;
 
     for last in cursors {

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use syncline::config::Config;
+use syncline::config::{Config, Limits};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Duration;
@@ -324,7 +324,7 @@ async fn what_cannot_be_read_is_answered_and_survived() {
 async fn a_connection_that_answers_no_ping_is_closed() {
     let hub = TestHub::start_with(|config| {
         config.server.ping_interval = Duration::from_secs(1);
-        config.server.pong_timeout = Duration::from_secs(1);
+        config.server.pong_timeout = Duration::from_secs(3);
     })
     .await;
     let mut silent = session(&hub).await;
@@ -360,6 +360,11 @@ async fn outcome(hub: &TestHub, user: &str, forwarded: &str) -> (Raw, Option<u16
     }
 }
 
+/// How often somebody was refused because of a limit.
+fn refused(hub: &TestHub, what: &str) -> f64 {
+    hub.metric(&format!("syncline_rate_limited_total{{what=\"{what}\"}}"))
+}
+
 async fn hub_with(change: impl FnOnce(&mut Config)) -> TestHub {
     TestHub::start_with(change).await
 }
@@ -391,6 +396,7 @@ async fn an_address_has_so_many_connections_and_only_proxies_speak_for_others() 
     let (_first, code) = outcome(&hub, "a", "192.0.2.1").await;
     assert_eq!(code, None);
     assert_eq!(outcome(&hub, "b", "192.0.2.2").await.1, Some(4201), "a stranger's word is nothing");
+    assert_eq!(refused(&hub, "connections_per_ip"), 1.0);
     hub.stop().await;
 }
 
@@ -405,6 +411,7 @@ async fn a_user_and_the_hub_have_so_many_connections() {
     }
     // The third is told its session, or not, and then that it is one too many.
     assert_eq!(outcome(&hub, "ana", "").await.1, Some(4201));
+    assert_eq!(refused(&hub, "connections_per_user"), 1.0);
     assert_eq!(outcome(&hub, "bo", "").await.1, None);
     drop(held);
     eventually("her places are free again", || async {
@@ -417,7 +424,40 @@ async fn a_user_and_the_hub_have_so_many_connections() {
     let (_first, code) = outcome(&hub, "ana", "").await;
     assert_eq!(code, None);
     assert_eq!(outcome(&hub, "bo", "").await.1, Some(4200));
+    assert_eq!(refused(&hub, "connections"), 1.0);
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn connections_over_http_are_counted_too() {
+    for (limit, change) in [
+        ("http_connections", (|limits| limits.http_connections = 2) as fn(&mut Limits)),
+        ("connections_per_ip", |limits| limits.connections_per_ip = 2),
+    ] {
+        let hub = hub_with(|config| {
+            config.server.trusted_proxies.clear();
+            change(&mut config.limits);
+        })
+        .await;
+        let open = || hub.metric("syncline_http_connections");
+        let (first, second) = (Raw::open(&hub.ws()).await, Raw::open(&hub.ws()).await);
+        eventually("both are counted", || async { open() == 2.0 }).await;
+        let mut third = Raw::open(&hub.ws()).await;
+        let answer = third.read_out().await.to_lowercase();
+        assert!(answer.starts_with("http/1.1 503"), "{limit}: {answer}");
+        assert!(answer.contains("retry-after: 5"), "{limit}: {answer}");
+        assert_eq!(refused(&hub, limit), 1.0, "{limit}");
+
+        drop(first);
+        eventually("one left", || async { open() == 1.0 }).await;
+        let (session, code) = outcome(&hub, "ana", "").await;
+        assert_eq!(code, None, "{limit}");
+        eventually("a WebSocket is no guest any more", || async { open() == 1.0 }).await;
+        drop((second, session));
+        eventually("nobody is left", || async { open() == 0.0 && hub.hub().guests.all() == 0 })
+            .await;
+        hub.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -425,6 +465,7 @@ async fn above_the_high_water_mark_nobody_new_is_let_in() {
     let hub = hub_with(|config| config.limits.memory_bytes = 1).await;
     eventually("the mark is seen", || async { outcome(&hub, "ana", "").await.1 == Some(4200) })
         .await;
+    assert_eq!(refused(&hub, "memory"), 1.0);
     let health = reqwest::get(hub.operators("/health/live")).await.unwrap();
     assert_eq!(health.status(), 200);
     hub.stop().await;

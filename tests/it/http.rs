@@ -238,6 +238,7 @@ async fn who_is_too_fast_is_told_how_long_to_wait() {
     let path = "/v1/projects/p/ops";
     let (status, retry, problem) = api.problem(Method::POST, path, &ops(&["a", "b"])).await;
     assert_eq!((status, retry, &problem["code"]), (503, Some(1), &json!("overloaded")));
+    assert_eq!(hub.metric("syncline_drops_total{reason=\"write_queue\"}"), 1.0);
     let refused = loop {
         let answer = api.send(Method::POST, path, ops(&["c"])).await;
         if answer.status() != 200 {
@@ -247,5 +248,67 @@ async fn who_is_too_fast_is_told_how_long_to_wait() {
     let status = refused.status().as_u16();
     assert_eq!(status, 429, "{:?}", refused.text().await);
     assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_notification_has_so_many_recipients() {
+    let hub = TestHub::start_with(|config| config.limits.notify_users = 2).await;
+    let api = Api::new(&hub, "editor");
+    let op = |id: &str, users: &[&str]| {
+        let mut op = create(id, id, &json!({}));
+        op["notify"] = json!({ "users": users, "title": "hi" });
+        op
+    };
+    let verdicts = api.write(json!([op("1", &["a", "b", "c"]), op("2", &["a", "b"])])).await;
+    assert_eq!(
+        (&verdicts[0]["outcome"], &verdicts[0]["code"]),
+        (&json!("rejected"), &json!("limit_exceeded"))
+    );
+    assert!(
+        verdicts[0]["message"].as_str().unwrap().contains("`notify_users` is 2"),
+        "{verdicts:?}"
+    );
+    assert_eq!(verdicts[1]["outcome"], "applied");
+    let session = Client::connect(&hub.ws(), &api.token).await;
+    assert_eq!(session.hello["limits"]["notify_users"], 2);
+    hub.stop().await;
+}
+
+/// What a browser is told about a page of this origin: the origin it may be, and the methods.
+async fn told(
+    hub: &TestHub,
+    method: Method,
+    origin: &str,
+) -> (u16, Option<String>, Option<String>) {
+    let request = reqwest::Client::new().request(method, hub.http("/v1/projects/p/changes"));
+    let request = request.header("origin", origin).header("access-control-request-method", "GET");
+    let answer =
+        request.header("access-control-request-headers", "authorization").send().await.unwrap();
+    let header = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+    let methods = header("access-control-allow-methods");
+    (answer.status().as_u16(), header("access-control-allow-origin"), methods)
+}
+
+#[tokio::test]
+async fn a_page_of_an_allowed_origin_may_read_answers_and_errors() {
+    let ours = "https://app.example";
+    let hub = TestHub::start_with(|c| c.server.allowed_origins = vec![ours.into()]).await;
+    let (status, origin, methods) = told(&hub, Method::OPTIONS, ours).await;
+    assert_eq!(
+        (status, origin.as_deref(), methods.as_deref()),
+        (200, Some(ours), Some("GET,POST"))
+    );
+    let (status, origin, _) = told(&hub, Method::GET, ours).await;
+    assert_eq!((status, origin.as_deref()), (401, Some(ours)), "it can read why it was refused");
+    for method in [Method::OPTIONS, Method::GET] {
+        let (_, origin, _) = told(&hub, method, "https://app.example.evil.example").await;
+        assert_eq!(origin, None);
+    }
+    hub.stop().await;
+
+    let hub = TestHub::start().await;
+    let (_, origin, _) = told(&hub, Method::OPTIONS, "https://any.example").await;
+    assert_eq!(origin.as_deref(), Some("*"));
     hub.stop().await;
 }

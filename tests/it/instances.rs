@@ -90,10 +90,10 @@ async fn changes_reach_everyone(ana: &mut Client, others: &mut [(Client, Client)
 
 async fn a_stale_write_conflicts(instances: &[Process]) {
     let mut late = connect(instances, 2, "eve").await;
-    let stale = update("4", "t1", 1, &json!({ "title": "late" }));
+    let stale = update("4", "t1", 0, &json!({ "title": "late" }));
     for _ in 0..2 {
         let verdict = late.write("p", json!([stale])).await.remove(0);
-        assert_eq!(verdict["outcome"], "conflict");
+        assert_eq!(verdict["outcome"], "superseded");
         assert_eq!(verdict["current"]["version"], 3);
         assert_eq!(verdict["current"]["fields"], json!({ "title": "one", "done": true }));
         late = connect(instances, 1, "eve").await; // a retry elsewhere is told the same

@@ -4,15 +4,17 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{KeyInit, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
-use syncline::auth::mint;
+use sha2::Sha256;
+use syncline::auth::{MAX_PROJECTS, mint};
 use syncline::clock;
 use syncline::config::Hmac;
 
 use crate::support::client::{Client, End, create};
 use crate::support::eventually;
-use crate::support::hub::{ADMIN_TOKEN, TestHub, key, token, token_with};
+use crate::support::hub::{ADMIN_TOKEN, SECRET, TestHub, key, token, token_with};
 use crate::support::raw::{Heard, Raw, text};
 
 const CANARY: &str = "canary-7f3a";
@@ -79,6 +81,14 @@ fn unsigned(header: &Value, claims: &Value, signature: &str) -> String {
     format!("{}.{}.{signature}", part(header), part(claims))
 }
 
+/// A token whose signature is good by our key, whatever its header claims.
+fn signed(header: &Value, claims: &Value) -> String {
+    let token = unsigned(header, claims, "");
+    let mut mac = hmac::Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(token.trim_end_matches('.').as_bytes());
+    token + &URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
 /// Tokens nobody may get in with: what they are, the token, the error code and the close code.
 fn bad_tokens() -> Vec<(&'static str, String, &'static str, u16)> {
     let good = token_with(&claims(|_| {}));
@@ -118,6 +128,22 @@ fn bad_tokens() -> Vec<(&'static str, String, &'static str, u16)> {
             "unauthorized",
             4401,
         ),
+        ("RS256", signed(&json!({ "alg": "RS256" }), &claims(|_| {})), "unauthorized", 4401),
+        ("ES256", signed(&json!({ "alg": "ES256" }), &claims(|_| {})), "unauthorized", 4401),
+        ("hs256", signed(&json!({ "alg": "hs256" }), &claims(|_| {})), "unauthorized", 4401),
+        ("no algorithm", signed(&json!({ "typ": "JWT" }), &claims(|_| {})), "unauthorized", 4401),
+        (
+            "kid as a list",
+            signed(&json!({ "alg": "HS256", "kid": [""] }), &claims(|_| {})),
+            "unauthorized",
+            4401,
+        ),
+        (
+            "a critical extension well signed",
+            signed(&json!({ "alg": "HS256", "crit": ["exp"] }), &claims(|_| {})),
+            "unauthorized",
+            4401,
+        ),
         ("unknown kid", kid("who"), "unauthorized", 4401),
         ("kid as a path", kid("../../../../dev/null"), "unauthorized", 4401),
         ("kid as SQL", kid("' UNION SELECT 'x"), "unauthorized", 4401),
@@ -149,6 +175,27 @@ fn bad_tokens() -> Vec<(&'static str, String, &'static str, u16)> {
             "unauthorized",
             4401,
         ),
+        (
+            "an oversized user",
+            token_with(&claims(|c| c["sub"] = "m".repeat(200).into())),
+            "unauthorized",
+            4401,
+        ),
+        (
+            "too many projects",
+            token_with(&claims(|c| {
+                let many = (0..=MAX_PROJECTS).map(|n| (format!("p{n}"), json!("editor")));
+                c["projects"] = Value::Object(many.collect());
+            })),
+            "unauthorized",
+            4401,
+        ),
+        (
+            "an expiry as text",
+            token_with(&claims(|c| c["exp"] = "9999999999".into())),
+            "unauthorized",
+            4401,
+        ),
         ("no expiry", token_with(&claims(|c| c["exp"] = Value::Null)), "unauthorized", 4401),
         (
             "not valid yet",
@@ -169,6 +216,8 @@ fn frames() -> Vec<Value> {
         json!({ "type": "subscribe", "rooms": [{ "room": "entity:p:task:t1", "since": 0 }] }),
         json!({ "type": "subscribe", "rooms": [{ "room": "room:p:screen", "presence": true }] }),
         json!({ "type": "subscribe", "rooms": [{ "room": "user:insider" }] }),
+        json!({ "type": "subscribe", "rooms": [{ "room": "project:p", "presence": true }] }),
+        json!({ "type": "subscribe", "rooms": [{ "room": "entity:p:payroll:1", "presence": true }] }),
         json!({ "type": "write", "project": "p", "ops": [
             { "op_id": "w", "kind": "update", "type": "task", "id": "t1", "base": 0, "fields": { "title": 1 } }] }),
         json!({ "type": "write", "project": "p", "ops": [
@@ -330,6 +379,8 @@ fn endpoints() -> Vec<(Method, &'static str, String)> {
         (Method::GET, "/v1/projects/p/changes?since=0", String::new()),
         (Method::GET, "/v1/projects/p/entities/task/t1", String::new()),
         (Method::GET, "/v1/projects/p/entities/task/none", String::new()),
+        (Method::GET, "/v1/projects/p/entities/task/t1/explain", String::new()),
+        (Method::GET, "/v1/projects/p/conflicts", String::new()),
         (Method::POST, "/v1/projects/p/ops", ops.to_string()),
         (Method::GET, "/v1/rooms/room:p:screen/presence", String::new()),
         (Method::GET, "/v1/rooms/project:p/presence", String::new()),
@@ -338,6 +389,7 @@ fn endpoints() -> Vec<(Method, &'static str, String)> {
 
 fn admin_endpoints() -> Vec<(Method, &'static str, String)> {
     vec![
+        (Method::GET, "/v1/admin/projects/p/conflicts", String::new()),
         (Method::POST, "/v1/admin/users/insider/disconnect", String::new()),
         (
             Method::POST,
@@ -346,6 +398,12 @@ fn admin_endpoints() -> Vec<(Method, &'static str, String)> {
                 .to_string(),
         ),
     ]
+}
+
+fn publish() -> (Method, &'static str, String) {
+    let event =
+        json!({ "project": "p", "kind": "delete", "entity": { "type": "task", "id": "t1" } });
+    (Method::POST, "/v1/publish", event.to_string())
 }
 
 async fn refused(
@@ -398,12 +456,17 @@ async fn no_endpoint_answers_without_the_right_token() {
     let payroll = (Method::GET, "/v1/projects/p/entities/payroll/1", String::new());
     let viewer = token("vi", &json!({ "p": "viewer" }));
     assert_eq!(refused(&site.hub, &payroll, Some(&viewer)).await, (403, json!("forbidden")));
-    for endpoint in admin_endpoints() {
+    for endpoint in admin_endpoints().into_iter().chain([publish()]) {
         let editor = token("insider", &json!({ "p": "admin" }));
         for token in [None, Some("wrong"), Some(&*editor), Some(&ADMIN_TOKEN[1..])] {
             assert_eq!(refused(&site.hub, &endpoint, token).await, (401, json!("unauthorized")));
         }
     }
+    let missing = site.hub.metric("syncline_auth_failures_total{reason=\"missing\"}");
+    assert_eq!(missing, endpoints().len() as f64, "each was counted");
+    let wrong = site.hub.metric("syncline_auth_failures_total{reason=\"admin_token\"}");
+    // A request to publish without any token may be one that is signed.
+    assert_eq!(wrong, (admin_endpoints().len() * 4 + 3) as f64, "each was counted");
     site.talk().await;
     site.hub.stop().await;
 }

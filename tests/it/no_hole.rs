@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, create, seqs};
 use crate::support::crowd::{Crowd, PROJECT, full, hide_payroll, seed};
-use crate::support::hub::token;
+use crate::support::hub::{TestHub, token};
 use crate::support::postgres;
 use crate::support::process::{Cluster, log_of};
-use crate::support::proxy::Way;
+use crate::support::proxy::{Proxy, Way};
 use crate::support::{DEADLINE, eventually};
 
 /// Longer than any test runs: what must not help.
@@ -160,6 +160,54 @@ async fn a_verdict_is_answered_after_its_commit() {
     let written = writer.expect("written").await;
     assert_eq!(written["verdicts"][0]["outcome"], "applied");
     assert_eq!(reader.expect("change").await["seq"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_outcome_was_unknown_is_told_all_the_same() {
+    let database = postgres::fresh_database().await;
+    let (server, name) = database.rsplit_once('/').unwrap();
+    let link = Proxy::start(server.rsplit_once(':').unwrap().1.parse().unwrap()).await;
+    let hub = TestHub::start_with(|config| {
+        config.store.url = format!("postgres://postgres@127.0.0.1:{}/{name}", link.port());
+        (config.bus.head_poll, config.bus.head_poll_suspect) = (NEVER, NEVER);
+    })
+    .await;
+    let [editor, viewer] = ["editor", "viewer"].map(|role| json!({ PROJECT: role }));
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &editor)).await;
+    let mut bo = Client::connect(&hub.ws(), &token("bo", &viewer)).await;
+    bo.subscribe(json!([{ "room": "project:p" }])).await;
+    // Every commit waits at its very end while this lock is held.
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    let hold_commits = "
+        CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock_shared(4711);
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON changes DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION hold();
+        SELECT pg_advisory_lock(4711);";
+    connection.execute(hold_commits).await.unwrap();
+    let mut op = create("1", "t1", &json!({}));
+    op["notify"] = json!({ "users": ["bo"], "title": "look" });
+    ana.send(&json!({ "type": "write", "id": "w", "project": PROJECT, "ops": [op] })).await;
+    let mut watching = PgConnection::connect(&database).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 0 {}
+    // It will be committed, but whoever asked for it is not told.
+    link.cut_all();
+    eventually("its outcome is unknown", async || hub.metric("syncline_store_errors_total") >= 1.0)
+        .await;
+    connection.execute("SELECT pg_advisory_unlock(4711)").await.unwrap();
+    let written = ana.expect("written").await;
+    assert_eq!(
+        (&written["verdicts"][0]["outcome"], &written["verdicts"][0]["seq"]),
+        (&json!("applied"), &json!(1))
+    );
+    assert_eq!(hub.metric("syncline_writes_total{outcome=\"replayed\"}"), 1.0, "it was run again");
+    assert_eq!(bo.expect("change").await["seq"], 1);
+    let notification = bo.expect("notification").await;
+    assert_eq!((&notification["title"], &notification["seq"]), (&json!("look"), &json!(1)));
+    hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use syncline::bus::RedisLink;
 use syncline::config;
 use syncline::id::{InstanceId, Room, UserId};
-use syncline::presence::{Delta, Departure, Presence};
+use syncline::presence::{Delta, Departure, News, Presence};
 use syncline::protocol::server::{Member, RawState};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -79,16 +79,16 @@ impl Node {
 struct Hub {
     url: String,
     rules: config::Presence,
-    sender: mpsc::UnboundedSender<Delta>,
-    deltas: mpsc::UnboundedReceiver<Delta>,
+    sender: mpsc::UnboundedSender<News>,
+    news: mpsc::UnboundedReceiver<News>,
     view: BTreeMap<(Room, UserId), Option<String>>,
     heard: usize,
 }
 
 impl Hub {
     fn new(url: String, rules: config::Presence) -> Self {
-        let (sender, deltas) = mpsc::unbounded_channel();
-        Self { url, rules, sender, deltas, view: BTreeMap::new(), heard: 0 }
+        let (sender, news) = mpsc::unbounded_channel();
+        Self { url, rules, sender, news, view: BTreeMap::new(), heard: 0 }
     }
 
     fn node(&self) -> Node {
@@ -99,6 +99,20 @@ impl Hub {
         let stop = CancellationToken::new();
         let task = tokio::spawn(presence.clone().run(stop.clone()));
         Node { presence, stop, task }
+    }
+
+    /// What an instance says next.
+    async fn news(&mut self) -> News {
+        timeout(DEADLINE, self.news.recv()).await.expect("in time").unwrap()
+    }
+
+    /// The next delta. The instances here do not hear what they announce, so they repeat who is here.
+    async fn delta(&mut self) -> Delta {
+        loop {
+            if let News::Delta(delta) = self.news().await {
+                return delta;
+            }
+        }
     }
 
     /// Takes one delta in. Every entry must be news: so each was announced once, and in order.
@@ -125,7 +139,7 @@ impl Hub {
     async fn until(&mut self, what: &str, wanted: impl Fn(&[&str]) -> bool) {
         let waiting = async {
             while !wanted(&self.users()) {
-                let delta = self.deltas.recv().await.unwrap();
+                let delta = self.delta().await;
                 self.follow(delta);
             }
         };
@@ -184,17 +198,17 @@ async fn the_newest_state_wins_and_an_update_is_no_join() {
     b.presence.join(&room(), &user("ana"), 1, Some(state("2")));
     let shown = |hub: &Hub| hub.view.values().next().cloned().flatten();
     while shown(&hub).as_deref() != Some("2") {
-        let delta = timeout(DEADLINE, hub.deltas.recv()).await.unwrap().unwrap();
+        let delta = hub.delta().await;
         hub.follow(delta);
     }
     a.presence.update(&room(), &user("ana"), 1, state(r#"{"on":"a","é":true}"#));
     while shown(&hub).as_deref() != Some(r#"{"on":"a","é":true}"#) {
-        let delta = timeout(DEADLINE, hub.deltas.recv()).await.unwrap().unwrap();
+        let delta = hub.delta().await;
         hub.follow(delta);
     }
     a.leave("ana", 1, Departure::Explicit);
     while shown(&hub).as_deref() != Some("2") {
-        let delta = timeout(DEADLINE, hub.deltas.recv()).await.unwrap().unwrap();
+        let delta = hub.delta().await;
         hub.follow(delta);
     }
     assert_eq!(b.presence.list(&room()).await.members[0].state, Some(state("2")));
@@ -205,7 +219,7 @@ async fn redis_comes_to_the_same_as_the_core() {
     let (_server, mut hub) = single().await;
     hub.rules.grace = Duration::from_secs(3600);
     let node = hub.node();
-    let (sender, _deltas) = mpsc::unbounded_channel();
+    let (sender, _news) = mpsc::unbounded_channel();
     let local = Presence::local(&hub.rules, sender);
     let mut random = rand::rngs::SmallRng::seed_from_u64(7);
     for round in 0..300_u64 {
@@ -382,6 +396,31 @@ async fn an_instance_declared_dead_by_mistake_comes_back() {
 }
 
 #[tokio::test]
+async fn who_missed_a_delta_is_told_anew_who_is_here() {
+    let (server, mut near) = single().await;
+    let mut far = Hub::new(server.url(), rules());
+    let (a, b) = (near.node(), far.node());
+    b.join("bo", 1);
+    let first = far.delta().await;
+    b.presence.heard(&first);
+    a.join("ana", 1);
+    // Whoever announces it, `b` does not hear of it, and nothing comes after it.
+    let lost = tokio::select! { delta = near.delta() => delta, delta = far.delta() => delta };
+    assert_eq!((lost.prev, lost.joined.len()), (first.version, 1));
+    let whole = async {
+        loop {
+            if let News::Whole(room, list) = far.news().await {
+                let names: Vec<_> = list.members.iter().map(|m| m.user.as_str()).collect();
+                if names == ["ana", "bo"] {
+                    return (room, list.users);
+                }
+            }
+        }
+    };
+    assert_eq!(timeout(DEADLINE, whole).await.expect("it is told"), (room(), 2));
+}
+
+#[tokio::test]
 async fn a_large_room_is_counted_sampled_and_paged() {
     let (_server, mut hub) = single().await;
     let (a, b) = (hub.node(), hub.node());
@@ -405,7 +444,7 @@ async fn a_large_room_is_counted_sampled_and_paged() {
     assert!(seen.is_sorted());
     let mut users = 0;
     while users < 5000 {
-        let delta = timeout(DEADLINE, hub.deltas.recv()).await.unwrap().unwrap();
+        let delta = hub.delta().await;
         assert!(delta.joined.len() <= if delta.users > 200 { 200 } else { 1000 });
         users = delta.users;
     }
@@ -427,7 +466,7 @@ async fn a_burst_becomes_few_deltas() {
     }
     let mut deltas = 0;
     loop {
-        let delta = timeout(DEADLINE, hub.deltas.recv()).await.unwrap().unwrap();
+        let delta = hub.delta().await;
         deltas += 1;
         if delta.users == 400 && a.presence.list(&room()).await.users == 400 {
             break;

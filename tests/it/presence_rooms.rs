@@ -5,6 +5,7 @@ use tokio::time::Duration;
 
 use crate::support::client::Client;
 use crate::support::hub::{TestHub, token};
+use crate::support::proxy::{Proxy, Way};
 use crate::support::{eventually, postgres, redis};
 
 const ROOM: &str = "room:p:screen";
@@ -117,6 +118,43 @@ async fn users_see_each_other_on_two_hubs() {
     })
     .await;
     story(&a, &b).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_cut_off_for_a_moment_is_told_anew_who_is_here() {
+    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
+    let link = Proxy::start(redis.port()).await;
+    let start = |port: u16| {
+        let database = database.clone();
+        TestHub::start_with(move |config| {
+            config.store.url = database;
+            config.bus.url = format!("redis://127.0.0.1:{port}");
+            config.bus.probe_interval = Duration::from_millis(200);
+            config.presence.heartbeat = Duration::from_millis(200);
+            config.presence.lease = Duration::from_secs(2);
+        })
+    };
+    let (a, b) = (start(redis.port()).await, start(link.port()).await);
+    eventually("the bus is up", || async {
+        a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
+    })
+    .await;
+    let (mut ana, mut bo) = (connect(&a, "ana").await, connect(&b, "bo").await);
+    join(&mut ana).await;
+    join(&mut bo).await;
+    delta(&mut ana, "joined", "bo").await;
+    // The news of it is lost on the way to `b`, and nothing comes after it.
+    link.swallow(Way::ToClient);
+    set(&mut ana, &json!("lost")).await;
+    delta(&mut ana, "updated", "ana").await;
+    link.heal();
+    let shows = |frame: &Value| {
+        let members = frame["members"].as_array().cloned().unwrap_or_default();
+        members.contains(&json!({ "user": "ana", "state": "lost" }))
+    };
+    bo.find("who is here", shows).await;
     a.stop().await;
     b.stop().await;
 }

@@ -164,7 +164,7 @@ async fn a_role_that_reads_other_types_makes_readers_begin_anew() {
     let resync = client.expect("resync").await;
     assert_eq!(
         (&resync["room"], &resync["reason"]),
-        (&json!("project:p"), &json!("access_changed"))
+        (&json!("project:p"), &json!("scope_changed"))
     );
     assert_eq!(client.expect("gone").await["room"], "entity:p:payroll:1");
     let payroll =
@@ -308,6 +308,48 @@ async fn a_revocation_the_bus_lost_is_found_in_the_store() {
     proxy.forward();
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_cut_off_ends_sessions_too() {
+    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
+    let proxy = Proxy::start(redis.port()).await;
+    let behind = format!("redis://127.0.0.1:{}", proxy.port());
+    let (a, b) = (start_at(&database, &behind).await, start_at(&database, &redis.url()).await);
+    eventually("the bus is up", || async {
+        a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
+    })
+    .await;
+    let mut ana = Client::connect(&a.ws(), &editor("ana")).await;
+    let mut bo = Client::connect(&a.ws(), &editor("bo")).await;
+    proxy.refuse();
+    proxy.cut_all();
+    eventually("a is cut off", || async { !a.hub().relay.bus.link_up() }).await;
+    admin(&b, "/v1/admin/users/ana/disconnect", &json!({})).await;
+    assert_eq!(ana.end().await.1, End::Closed(4403));
+    // She comes back, and what is found in the store again does not end that session.
+    let mut again = Client::connect(&a.ws(), &editor("ana")).await;
+    revoke(&b, &json!({ "kind": "user", "user": "bo", "issued_before": clock::now_s() + 1 })).await;
+    assert_eq!(bo.end().await.1, End::Closed(4101), "the store was read once more");
+    again.settle().await;
+    proxy.forward();
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_bus_could_not_take_is_counted() {
+    let (database, mut redis) = (postgres::fresh_database().await, redis::Server::start().await);
+    let hub = start_at(&database, &redis.url()).await;
+    eventually("the bus is up", async || hub.hub().relay.bus.link_up()).await;
+    let mut ana = Client::connect(&hub.ws(), &editor("ana")).await;
+    let dropped = || hub.metric("syncline_drops_total{reason=\"bus_queue\"}");
+    assert_eq!(dropped(), 0.0);
+    redis.kill().await;
+    eventually("the bus is down", async || !hub.hub().relay.bus.link_up()).await;
+    ana.write("p", json!([create("1", "t1", &json!({}))])).await;
+    eventually("it is counted", async || dropped() >= 1.0).await;
+    hub.stop().await;
 }
 
 #[tokio::test]

@@ -86,8 +86,10 @@ fn write_out(request: &Request) -> String {
             "unsubscribe"
         }
         ClientFrame::Write(f) => {
-            frame.put("project", &f.project);
+            frame.some("project", f.project.as_ref());
+            frame.some("client", f.client.as_ref());
             frame.put("ops", &f.ops);
+            frame.some("sent_at", f.sent_at.as_ref());
             "write"
         }
         ClientFrame::Broadcast(f) => {

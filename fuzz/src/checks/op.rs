@@ -6,14 +6,16 @@ use std::collections::HashMap;
 use arbitrary::Unstructured;
 use serde_json::value::RawValue;
 use syncline::auth::Roles;
-use syncline::config;
+use syncline::config::{self, Config};
 use syncline::id::{EntityKey, Epoch, Seq};
 use syncline::protocol::client::Write;
-use syncline::protocol::op::{ChangeKind, Fields, Outcome, Verdict};
+use syncline::protocol::conflict::Merge;
+use syncline::protocol::op::{ChangeKind, Fields, Verdict};
 use syncline::store::{
     Actor, Answer, Effects, EntityRow, PendingOp, Recorded, Snapshot, SourceVersion,
 };
 use syncline::sync::notify::Notices;
+use syncline::sync::rules::Rules;
 use syncline::sync::{plan, submission};
 
 use super::{choose, number};
@@ -51,8 +53,10 @@ pub(super) fn check(data: &[u8]) {
                 group.extend(pending(&mut input));
             }
         }
+        // A group of what is decided together is part of what was sent together.
+        group.iter_mut().take(1).for_each(|op| op.joined = false);
         world.run(&group);
-        sent.extend(group);
+        sent.extend(group.into_iter().map(|op| PendingOp { joined: false, ..op }));
     }
     world.replays_all(&sent);
 }
@@ -64,12 +68,13 @@ fn pending(input: &mut Unstructured<'_>) -> Option<PendingOp> {
     let client = choose(input, &["a", "b", "c"]);
     let source = (number(input, 0..=4) == 0)
         .then(|| SourceVersion { source: "erp".into(), version: number(input, 0..=3).into() });
+    let actor = Actor { user: format!("user of {client}"), client: client.into() };
+    let hash = submission::hash(&op);
     Some(PendingOp {
-        payload_hash: submission::hash(&op),
-        op,
-        actor: Actor { user: format!("user of {client}"), client: client.into() },
         upsert: source.is_some(),
         source,
+        joined: number(input, 0..=3) == 0,
+        ..PendingOp::new(op, actor, hash)
     })
 }
 
@@ -80,6 +85,18 @@ fn text(input: &mut Unstructured<'_>) -> String {
         9 => input.arbitrary::<u64>().unwrap_or_default(),
         n => u64::from(n),
     };
+    let (fields, was) = (members(input), members(input));
+    let notify = match number(input, 0..=3) {
+        0 => r#","notify":{"users":["user of a","bo","bo"],"title":"t","lane":"critical"}"#,
+        _ => "",
+    };
+    format!(
+        r#"{{"op_id":"o{op_id}","kind":"{kind}","type":"task","id":"t{id}","base":{base},"fields":{{{fields}}},"was":{{{was}}}{notify}}}"#,
+    )
+}
+
+/// Some fields with values.
+fn members(input: &mut Unstructured<'_>) -> String {
     let mut fields = Vec::new();
     for name in ["x", "y"] {
         match number(input, 0..=4) {
@@ -92,14 +109,19 @@ fn text(input: &mut Unstructured<'_>) -> String {
             _ => fields.push(format!("\"{name}\":{}", choose(input, &VALUES))),
         }
     }
-    let notify = match number(input, 0..=3) {
-        0 => r#","notify":{"users":["user of a","bo","bo"],"title":"t","lane":"critical"}"#,
-        _ => "",
-    };
-    format!(
-        r#"{{"op_id":"o{op_id}","kind":"{kind}","type":"task","id":"t{id}","base":{base},"fields":{{{}}}{notify}}}"#,
-        fields.join(",")
-    )
+    fields.join(",")
+}
+
+/// The rules of a task whose `x` is a counter and whose `y` is a set.
+fn rules() -> Rules {
+    let field = |merge| config::Field { merge: Some(merge), ..config::Field::default() };
+    let fields = [("x", Merge::Counter), ("y", Merge::Set)];
+    let fields = fields.map(|(name, merge)| (name.to_owned(), field(merge))).into();
+    let mut config = Config::default();
+    config.entities.0.insert("task".into(), config::Entity { fields, ..Default::default() });
+    let roles = Roles::compile(&config.roles).expect("the defaults are valid");
+    let notices = Notices::new(&config.push, &roles, Default::default());
+    Rules::new(&config, notices)
 }
 
 /// A store in memory.
@@ -107,12 +129,11 @@ struct World {
     snapshot: Snapshot,
     /// Entities as the log alone tells them.
     told: HashMap<EntityKey, (Seq, Option<Fields>)>,
-    notices: Notices,
+    rules: Rules,
 }
 
 impl World {
     fn new() -> Self {
-        let roles = Roles::compile(&config::Roles::default()).expect("the defaults are valid");
         Self {
             snapshot: Snapshot {
                 project: "p".parse().unwrap(),
@@ -120,14 +141,16 @@ impl World {
                 epoch: Epoch(uuid::Uuid::nil()),
                 verdicts: HashMap::new(),
                 entities: HashMap::new(),
+                mappings: HashMap::new(),
+                conflicts: HashMap::new(),
             },
             told: HashMap::new(),
-            notices: Notices::new(&config::Push::default(), &roles, Default::default()),
+            rules: rules(),
         }
     }
 
     fn run(&mut self, ops: &[PendingOp]) {
-        let effects = plan::plan(&self.snapshot, ops, 1000, &self.notices);
+        let effects = plan::plan(&self.snapshot, ops, 1000, &self.rules);
         assert_eq!(effects.answers.len(), ops.len(), "one answer per operation");
         self.read_log(&effects);
         self.read_answers(ops, &effects);
@@ -176,11 +199,15 @@ impl World {
             assert_eq!(verdict.op_id, op.op.op_id);
             assert_eq!(verdict.code.is_some(), verdict.message.is_some());
             match answer {
-                Answer::New(text, outcome) => {
-                    assert_eq!(verdict.outcome, *outcome);
-                    applied += usize::from(*outcome == Outcome::Applied);
-                    let recorded =
-                        Recorded { payload_hash: op.payload_hash, verdict: text.clone() };
+                Answer::New(given) => {
+                    assert_eq!(verdict.outcome, given.outcome);
+                    applied += usize::from(verdict.seq.is_some());
+                    let recorded = Recorded {
+                        payload_hash: op.payload_hash,
+                        user: op.actor.user.clone(),
+                        verdict: given.verdict.clone(),
+                        outcome: given.outcome,
+                    };
                     let before = self.snapshot.verdicts.insert(op.op.op_id.clone(), recorded);
                     assert!(before.is_none(), "a second verdict");
                 }
@@ -192,7 +219,7 @@ impl World {
 
     fn check_replay(&self, op: &PendingOp, text: &RawValue) {
         let first = &self.snapshot.verdicts[&op.op.op_id];
-        if first.payload_hash == op.payload_hash {
+        if first.payload_hash == op.payload_hash && first.user == op.actor.user {
             assert_eq!(first.verdict.get(), text.get(), "the same verdict for ever");
         } else {
             assert!(text.get().contains("op_id_reused"), "{text}");
@@ -215,7 +242,7 @@ impl World {
 
     /// Sent again all at once, as after a long time offline, nothing happens twice.
     fn replays_all(&mut self, sent: &[PendingOp]) {
-        let effects = plan::plan(&self.snapshot, sent, 2000, &self.notices);
+        let effects = plan::plan(&self.snapshot, sent, 2000, &self.rules);
         assert!(effects.entries.is_empty() && effects.entities.is_empty());
         for (op, answer) in sent.iter().zip(&effects.answers) {
             let Answer::Replayed(text) = answer else { panic!("decided twice: {op:?}") };

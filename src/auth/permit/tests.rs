@@ -15,14 +15,17 @@ fn grants() -> Grants {
         write: list(write),
         delete: list(delete),
         broadcast,
+        ..config::Role::default()
     };
+    let hidden = BTreeMap::from([("task".to_owned(), list(&["salary"]))]);
     let roles = BTreeMap::from([
+        ("lead".to_owned(), config::Role { hidden, ..role(&["*"], &["*"], &["*"], true) }),
         ("viewer".to_owned(), role(&["*"], &[], &[], false)),
         ("editor".to_owned(), role(&["*"], &["*"], &["*"], true)),
         ("clerk".to_owned(), role(&["task"], &["task", "audit"], &["audit"], false)),
     ]);
     let roles = Roles::compile(&config::Roles(roles)).unwrap();
-    let projects = ["viewer", "editor", "clerk", "ghost"]
+    let projects = ["viewer", "editor", "clerk", "lead", "ghost"]
         .map(|name| (ProjectId::new(name).unwrap(), RoleName::new(name).unwrap()));
     let claims = Claims {
         user: UserId::new("ana").unwrap(),
@@ -90,6 +93,26 @@ fn projects_by_role_and_operation() {
         assert_eq!(code("delete"), delete, "delete {entity_type} in {project}");
         assert!(authorize(&grants, Command::Ack(&project)).is_ok());
     }
+}
+
+#[test]
+fn a_hidden_field_is_not_written() {
+    let grants = grants();
+    let project = ProjectId::new("lead").unwrap();
+    let permit = authorize(&grants, Command::Write(&project)).unwrap();
+    let refusal = |kind: &str, entity_type: &str, field: &str| {
+        let mut op = op(kind, entity_type);
+        op.fields.insert(field.to_owned(), json!(1));
+        permit.allows(&op).err()
+    };
+    for kind in ["create", "update"] {
+        let refusal = refusal(kind, "task", "salary").unwrap();
+        assert_eq!(refusal.code, ErrorCode::Forbidden);
+        assert_eq!(refusal.message, "the role `lead` may not write `salary` of `task`");
+    }
+    assert_eq!(refusal("update", "task", "title"), None);
+    assert_eq!(refusal("update", "note", "salary"), None);
+    assert_eq!(refusal("delete", "task", "note"), None);
 }
 
 #[test]

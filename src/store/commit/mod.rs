@@ -28,6 +28,7 @@ macro_rules! on_tx {
     };
 }
 
+mod conflicts;
 mod notify;
 mod read;
 mod write;
@@ -91,6 +92,7 @@ impl Decision {
             answers: effects.answers,
             entries: effects.entries,
             notifications,
+            conflicts: effects.conflicts,
         }
     }
 }

@@ -7,13 +7,15 @@ use std::collections::HashMap;
 
 use super::super::entities::StoredEntity;
 use super::super::heads::{BEGIN_SEQUENCE, new_epoch};
-use super::super::{Batch, Recorded, Snapshot, StoreError, value};
-use super::Tx;
+use super::super::{Batch, PendingOp, Recorded, Snapshot, StoreError, value};
+use super::write::column;
+use super::{Tx, conflicts};
+use crate::id::EntityRef;
 
 /// `project, epoch, head_seq`
 type HeadRow = (String, String, i64);
-/// `project, op_id, payload_hash, verdict`
-type VerdictRow = (String, String, Vec<u8>, String);
+/// `project, op_id, payload_hash, user_id, outcome, verdict`
+type VerdictRow = (String, String, Vec<u8>, String, String, String);
 
 #[derive(sqlx::FromRow)]
 struct EntityOfProject {
@@ -36,11 +38,15 @@ pub(super) async fn snapshots(
             epoch: value::epoch(&epoch)?,
             verdicts: HashMap::new(),
             entities: HashMap::new(),
+            mappings: HashMap::new(),
+            conflicts: HashMap::new(),
         };
         snapshots.insert(project, snapshot);
     }
-    for (project, op_id, hash, verdict) in verdicts(tx, batches).await? {
+    for (project, op_id, hash, user, outcome, verdict) in verdicts(tx, batches).await? {
         let recorded = Recorded {
+            user,
+            outcome: value::word(&outcome)?,
             payload_hash: hash
                 .try_into()
                 .map_err(|_| StoreError::unreadable("payload hash", &"not 32 bytes"))?,
@@ -50,7 +56,9 @@ pub(super) async fn snapshots(
             snapshot.verdicts.insert(value::name(&op_id)?, recorded);
         }
     }
-    for EntityOfProject { project, entity } in entities(tx, batches).await? {
+    conflicts::mappings(tx, batches, &mut snapshots).await?;
+    conflicts::conflicts(tx, batches, &mut snapshots).await?;
+    for EntityOfProject { project, entity } in entities(tx, batches, &snapshots).await? {
         let (key, row) = entity.read()?;
         if let Some(snapshot) = snapshots.get_mut(&project) {
             snapshot.entities.insert(key, row);
@@ -112,7 +120,7 @@ async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>,
     let rows = match tx {
         Tx::Sqlite(tx) => {
             sqlx::query_as(
-                "SELECT q.project, q.op_id, q.payload_hash, q.verdict
+                "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict
                  FROM json_each($1) k CROSS JOIN sync_queue q
                  WHERE q.project = k.value->>0 AND q.op_id = k.value->>1",
             )
@@ -123,7 +131,7 @@ async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>,
         Tx::Postgres(tx) => {
             let (projects, op_ids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             sqlx::query_as(
-                "SELECT q.project, q.op_id, q.payload_hash, q.verdict
+                "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict
                  FROM unnest($1::text[], $2::text[]) AS k (project, op_id)
                  JOIN sync_queue q USING (project, op_id)",
             )
@@ -136,16 +144,27 @@ async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>,
     Ok(rows)
 }
 
-async fn entities(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<EntityOfProject>, StoreError> {
-    let mut keys: Vec<(&str, &str, &str)> = batches
-        .iter()
-        .flat_map(|batch| {
-            batch
-                .ops
-                .iter()
-                .map(|op| (batch.project.as_str(), op.op.entity_type.as_str(), op.op.id.as_str()))
-        })
-        .collect();
+async fn entities(
+    tx: &mut Tx,
+    batches: &[Batch<'_>],
+    snapshots: &HashMap<String, Snapshot>,
+) -> Result<Vec<EntityOfProject>, StoreError> {
+    let key = |batch: &Batch<'_>, op: &'_ PendingOp| {
+        let project = batch.project.as_str();
+        // What a client named itself and nobody has mapped does not exist yet.
+        let id = match &op.op.id {
+            EntityRef::Id(id) => id.clone(),
+            EntityRef::Local(local) => {
+                let name = op.local_name(&op.op.entity_type, local);
+                snapshots.get(project)?.mappings.get(&name)?.clone()
+            }
+        };
+        Some((project.to_owned(), op.op.entity_type.clone(), id))
+    };
+    let of_batch = |batch: &Batch<'_>| -> Vec<_> {
+        batch.ops.iter().filter_map(|op| key(batch, op)).collect()
+    };
+    let mut keys: Vec<_> = batches.iter().flat_map(of_batch).collect();
     keys.sort_unstable();
     keys.dedup();
     let rows = match tx {
@@ -165,9 +184,9 @@ async fn entities(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<EntityOfProj
                  FROM unnest($1::text[], $2::text[], $3::text[]) AS k (project, type, id)
                  JOIN entities e USING (project, type, id)",
             )
-            .bind(keys.iter().map(|key| key.0).collect::<Vec<_>>())
-            .bind(keys.iter().map(|key| key.1).collect::<Vec<_>>())
-            .bind(keys.iter().map(|key| key.2).collect::<Vec<_>>())
+            .bind(column(&keys, |(project, ..)| project.as_str()))
+            .bind(column(&keys, |(_, kind, _)| kind.as_str()))
+            .bind(column(&keys, |(.., id)| id.as_str()))
             .fetch_all(&mut **tx)
             .await?
         }

@@ -6,11 +6,12 @@
 use serde_json::value::RawValue;
 
 use super::super::{
-    Answer, Batch, EntityRow, LogEntry, NewNotification, PendingOp, StoreError, value,
+    Answer, Batch, EntityRow, Given, LocalName, LogEntry, NewNotification, Parked, PendingOp,
+    StoreError, value,
 };
-use super::{Decision, Tx, notify};
-use crate::id::EntityKey;
-use crate::protocol::op::{Outcome, StoredVerdict};
+use super::{Decision, Tx, conflicts, notify};
+use crate::id::{EntityId, EntityKey};
+use crate::protocol::op::{Op, Outcome};
 
 /// Writes everything the plan decided.
 pub(super) async fn decisions(
@@ -30,6 +31,15 @@ pub(super) async fn decisions(
     if !rows.verdicts.is_empty() {
         verdicts(tx, &rows.verdicts, now_ms).await?;
     }
+    for (project, op, given) in rows.again {
+        verdict_again(tx, project, op, given, now_ms).await?;
+    }
+    if !rows.mappings.is_empty() {
+        conflicts::write_mappings(tx, &rows.mappings, now_ms).await?;
+    }
+    if !rows.conflicts.is_empty() {
+        conflicts::write_conflicts(tx, &rows.conflicts).await?;
+    }
     if !rows.notifications.is_empty() {
         notify::arm(tx, &rows.notifications).await?;
     }
@@ -42,7 +52,10 @@ struct Rows<'a> {
     heads: Vec<(&'a str, i64)>,
     entries: Vec<(&'a str, &'a LogEntry)>,
     entities: Vec<(&'a str, &'a EntityKey, &'a EntityRow)>,
-    verdicts: Vec<(&'a str, &'a PendingOp, &'a StoredVerdict, Outcome)>,
+    verdicts: Vec<(&'a str, &'a PendingOp, &'a Given)>,
+    again: Vec<(&'a str, &'a PendingOp, &'a Given)>,
+    mappings: Vec<(&'a str, &'a (LocalName, EntityId))>,
+    conflicts: Vec<(&'a str, &'a Parked)>,
     notifications: Vec<(&'a str, &'a NewNotification)>,
 }
 
@@ -54,10 +67,13 @@ impl<'a> Rows<'a> {
             rows.heads.extend(effects.entries.last().map(|e| (project, value::from_seq(e.seq))));
             rows.entries.extend(effects.entries.iter().map(|entry| (project, entry)));
             rows.entities.extend(effects.entities.iter().map(|(key, row)| (project, key, row)));
+            rows.mappings.extend(effects.mappings.iter().map(|mapping| (project, mapping)));
+            rows.conflicts.extend(effects.conflicts.iter().map(|parked| (project, parked)));
             rows.notifications.extend(notifications.iter().map(|n| (project, n)));
             for (op, answer) in batch.ops.iter().zip(&effects.answers) {
-                if let Answer::New(verdict, outcome) = answer {
-                    rows.verdicts.push((project, op, verdict, *outcome));
+                if let Answer::New(given) = answer {
+                    let rows = if given.again { &mut rows.again } else { &mut rows.verdicts };
+                    rows.push((project, op, given));
                 }
             }
         }
@@ -156,33 +172,42 @@ async fn entities(
         ($rows:literal) => {
             concat!(
                 "INSERT INTO entities (project, type, id, version, data, deleted_at, writer,
-                     writer_base, source_versions) ",
+                     writer_base, source_versions, stamps) ",
                 $rows,
                 " ON CONFLICT (project, type, id) DO UPDATE SET
                      version = excluded.version, data = excluded.data,
                      deleted_at = excluded.deleted_at, writer = excluded.writer,
-                     writer_base = excluded.writer_base, source_versions = excluded.source_versions"
+                     writer_base = excluded.writer_base,
+                     source_versions = excluded.source_versions, stamps = excluded.stamps"
             )
         };
     }
-    let data = column(rows, |(_, _, row)| value::json_text(&row.fields));
+    let data = column(rows, |(_, _, row)| {
+        value::json_text(if row.deleted { &row.buried } else { &row.fields })
+    });
+    let stamps = column(rows, |(_, _, row)| value::json_text(&row.stamps));
     let sources = column(rows, |(_, _, row)| value::json_text(&row.source_versions));
     let deleted_at = |row: &EntityRow| row.deleted.then_some(now_ms);
     match tx {
         Tx::Sqlite(tx) => {
             let rows: Vec<_> = rows
                 .iter()
-                .zip(data.iter().zip(&sources))
-                .map(|((project, key, row), (data, sources))| {
+                .zip(data.iter().zip(sources.iter().zip(&stamps)))
+                .map(|((project, key, row), (data, (sources, stamps)))| {
                     let (kind, id, deleted_at) = (&key.kind, &key.id, deleted_at(row));
-                    let (writer, base) = (&row.writer, row.writer_base);
-                    (project, kind, id, row.version, data, deleted_at, writer, base, sources)
+                    // An older binary takes every edit behind this version for a conflict.
+                    let (version, writer, base) = (row.version, row.stamps.writer(), row.version);
+                    #[rustfmt::skip]
+                    let row = (
+                        project, kind, id, version, data, deleted_at, writer, base, sources, stamps,
+                    );
+                    row
                 })
                 .collect();
             // `WHERE true` tells the parser that `ON` does not begin a join.
             sqlx::query(upsert!(
                 "SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
-                     value->>6, value->>7, value->>8
+                     value->>6, value->>7, value->>8, value->>9
                  FROM json_each($1) WHERE true"
             ))
             .bind(value::json_text(&rows))
@@ -192,7 +217,7 @@ async fn entities(
         Tx::Postgres(tx) => {
             sqlx::query(upsert!(
                 "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
-                     $6::bigint[], $7::text[], $8::bigint[], $9::text[])"
+                     $6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::text[])"
             ))
             .bind(column(rows, |(project, ..)| *project))
             .bind(column(rows, |(_, key, _)| key.kind.as_str()))
@@ -200,9 +225,10 @@ async fn entities(
             .bind(column(rows, |(_, _, row)| value::from_seq(row.version)))
             .bind(data)
             .bind(column(rows, |(_, _, row)| deleted_at(row)))
-            .bind(column(rows, |(_, _, row)| row.writer.as_str()))
-            .bind(column(rows, |(_, _, row)| value::from_seq(row.writer_base)))
+            .bind(column(rows, |(_, _, row)| row.stamps.writer()))
+            .bind(column(rows, |(_, _, row)| value::from_seq(row.version)))
             .bind(sources)
+            .bind(stamps)
             .execute(&mut **tx)
             .await?;
         }
@@ -212,18 +238,28 @@ async fn entities(
 
 async fn verdicts(
     tx: &mut Tx,
-    rows: &[(&str, &PendingOp, &StoredVerdict, Outcome)],
+    rows: &[(&str, &PendingOp, &Given)],
     now_ms: i64,
 ) -> Result<(), StoreError> {
     match tx {
         Tx::Sqlite(tx) => {
-            let rows = column(rows, |(project, op, verdict, outcome)| {
-                let (hash, outcome) = (hex::encode(op.payload_hash), value::outcome(*outcome));
-                (project, &op.op.op_id, hash, outcome, verdict.get(), &op.actor.client)
+            let rows = column(rows, |(project, op, given)| {
+                let PendingOp { op: Op { op_id, entity_type, base, .. }, actor, .. } = op;
+                let (hash, verdict) = (hex::encode(op.payload_hash), given.verdict.get());
+                let (outcome, code, id) = (given.outcome.as_str(), &given.code, &given.id);
+                let (client, user, text) = (&actor.client, &actor.user, failed(op, given));
+                #[rustfmt::skip]
+                let row = (
+                    project, op_id, hash, outcome, verdict, client, user, entity_type, id,
+                    base, code, text,
+                );
+                row
             });
             sqlx::query(
-                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client, at)
-                 SELECT value->>0, value->>1, unhex(value->>2), value->>3, value->>4, value->>5, $2
+                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
+                     user_id, type, entity_id, base, code, op, at)
+                 SELECT value->>0, value->>1, unhex(value->>2), value->>3, value->>4, value->>5,
+                     value->>6, value->>7, value->>8, value->>9, value->>10, value->>11, $2
                  FROM json_each($1)",
             )
             .bind(value::json_text(&rows))
@@ -233,20 +269,60 @@ async fn verdicts(
         }
         Tx::Postgres(tx) => {
             sqlx::query(
-                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client, at)
-                 SELECT v.*, $7 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[],
-                     $5::text[], $6::text[]) v",
+                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
+                     user_id, type, entity_id, base, code, op, at)
+                 SELECT v.*, $13 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[],
+                     $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
+                     $11::text[], $12::text[]) v",
             )
             .bind(column(rows, |(project, ..)| *project))
-            .bind(column(rows, |(_, op, ..)| op.op.op_id.as_str()))
-            .bind(column(rows, |(_, op, ..)| op.payload_hash.as_slice()))
-            .bind(column(rows, |(.., outcome)| value::outcome(*outcome)))
-            .bind(column(rows, |(_, _, verdict, _)| verdict.get()))
-            .bind(column(rows, |(_, op, ..)| op.actor.client.as_str()))
+            .bind(column(rows, |(_, op, _)| op.op.op_id.as_str()))
+            .bind(column(rows, |(_, op, _)| op.payload_hash.as_slice()))
+            .bind(column(rows, |(.., given)| given.outcome.as_str()))
+            .bind(column(rows, |(.., given)| given.verdict.get()))
+            .bind(column(rows, |(_, op, _)| op.actor.client.as_str()))
+            .bind(column(rows, |(_, op, _)| op.actor.user.as_str()))
+            .bind(column(rows, |(_, op, _)| op.op.entity_type.as_str()))
+            .bind(column(rows, |(.., given)| given.id.as_str()))
+            .bind(column(rows, |(_, op, _)| value::from_seq(op.op.base)))
+            .bind(column(rows, |(.., given)| given.code.as_deref()))
+            .bind(column(rows, |(_, op, given)| failed(op, given)))
             .bind(now_ms)
             .execute(&mut **tx)
             .await?;
         }
     }
     Ok(())
+}
+
+/// The verdict of an operation that was rejected and was tried again.
+async fn verdict_again(
+    tx: &mut Tx,
+    project: &str,
+    op: &PendingOp,
+    given: &Given,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    const AGAIN: &str = "
+        UPDATE sync_queue SET outcome = $3, verdict = $4, entity_id = $5, code = $6, op = $7,
+            at = $8, attempts = attempts + 1
+        WHERE project = $1 AND op_id = $2";
+    on_tx!(tx, |db| sqlx::query(AGAIN)
+        .bind(project)
+        .bind(op.op.op_id.as_str())
+        .bind(given.outcome.as_str())
+        .bind(given.verdict.get())
+        .bind(given.id.as_str())
+        .bind(given.code.as_deref())
+        .bind(failed(op, given))
+        .bind(now_ms)
+        .execute(db)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
+/// The operation's text, if it goes to the failed lane.
+fn failed(op: &PendingOp, given: &Given) -> Option<String> {
+    (given.outcome == Outcome::Rejected).then(|| value::json_text(&op.op))
 }

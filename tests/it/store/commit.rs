@@ -157,8 +157,8 @@ async fn what_is_committed_is_what_is_read(site: Site) {
 
     let row = store.entity(&p, &task("1")).await.unwrap().unwrap();
     assert!(row.deleted && row.fields.is_empty());
-    assert_eq!((row.version, row.writer_base), (Seq(2), Seq(1)));
-    assert_eq!((row.writer.as_str(), row.source_versions["erp"]), ("phone", 3));
+    assert_eq!((row.version, row.stamps.newest()), (Seq(2), Seq(2)));
+    assert_eq!((row.stamps.writer(), row.source_versions["erp"]), ("phone", 3));
 
     // The next plan sees the same, and the tombstone.
     let seen = |snapshot: &Snapshot, ops: &[PendingOp], now: i64| {

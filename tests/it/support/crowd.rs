@@ -175,7 +175,7 @@ fn verify_verdicts(decided: &[Decided], log: &[LogEntry]) {
         let verdict: Value = serde_json::from_str(verdict).unwrap();
         assert_eq!(verdict["op_id"], *op_id);
         match verdict["outcome"].as_str().unwrap() {
-            "applied" => {
+            "applied" | "merged" => {
                 let seq = verdict["seq"].as_u64().unwrap();
                 let entry = usize::try_from(seq - 1).ok().and_then(|at| log.get(at));
                 let found = entry.map(|entry| entry.op_id.as_str());
@@ -186,7 +186,10 @@ fn verify_verdicts(decided: &[Decided], log: &[LogEntry]) {
                 );
                 applied += 1;
             }
-            "conflict" | "noop" => assert!(!logged.contains(op_id.as_str()), "{verdict}"),
+            // An edit of what its writer knows to be deleted is rejected.
+            "superseded" | "noop" | "rejected" => {
+                assert!(!logged.contains(op_id.as_str()), "{verdict}")
+            }
             _ => panic!("not a verdict to expect: {verdict}"),
         }
     }

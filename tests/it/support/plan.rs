@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::value::{RawValue, to_raw_value};
-use syncline::id::{EntityKey, OpId, ProjectId, Seq};
-use syncline::protocol::op::{ChangeKind, Fields, Notify, Op, Outcome};
+use syncline::id::{EntityKey, EntityRef, OpId, ProjectId, Seq};
+use syncline::protocol::op::{ChangeKind, Fields, Notify, Op, OpKind, Outcome};
 use syncline::store::{
-    Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, LogEntry, PendingOp,
-    Snapshot, Store, StoreError,
+    Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, Given, LogEntry,
+    PendingOp, Snapshot, Stamp, Stamps, Store, StoreError,
 };
 
 /// A project's name.
@@ -22,12 +22,12 @@ pub(crate) fn task(id: &str) -> EntityKey {
 
 /// A create or update of a task.
 pub(crate) fn set(op_id: &str, id: &str, fields: serde_json::Value) -> PendingOp {
-    pending(op_id, id, ChangeKind::Update, serde_json::from_value(fields).unwrap())
+    pending(op_id, id, OpKind::Update, &serde_json::from_value(fields).unwrap())
 }
 
 /// A delete of a task.
 pub(crate) fn delete(op_id: &str, id: &str) -> PendingOp {
-    pending(op_id, id, ChangeKind::Delete, Fields::new())
+    pending(op_id, id, OpKind::Delete, &Fields::new())
 }
 
 /// The operation, with a notification to `user`.
@@ -43,20 +43,14 @@ pub(crate) fn notifying(mut op: PendingOp, user: &str, title: &str) -> PendingOp
     op
 }
 
-fn pending(op_id: &str, id: &str, kind: ChangeKind, fields: Fields) -> PendingOp {
+fn pending(op_id: &str, id: &str, kind: OpKind, fields: &Fields) -> PendingOp {
     let key = task(id);
-    let op = Op {
-        op_id: op_id.parse().unwrap(),
-        kind,
-        entity_type: key.kind,
-        id: key.id,
-        base: Seq::ZERO,
-        fields,
-        edited_at: None,
-        notify: None,
-    };
+    let op = serde_json::json!({
+        "op_id": op_id, "kind": kind, "type": key.kind, "id": key.id, "fields": fields,
+    });
     let actor = Actor { user: "ana".into(), client: "phone".into() };
-    PendingOp { op, actor, payload_hash: [7; 32], source: None, upsert: true }
+    let op: Op = serde_json::from_value(op).unwrap();
+    PendingOp { upsert: true, ..PendingOp::new(op, actor, [7; 32]) }
 }
 
 /// Commits one project's operations with [`last_wins`].
@@ -94,12 +88,18 @@ pub(crate) fn last_wins(snapshot: &Snapshot, ops: &[PendingOp], now: i64) -> Eff
             continue;
         }
         head = head.next();
-        let key = pending.entity();
+        let key = task(pending.op.id.as_str());
         let old = rows.get(&key).or_else(|| snapshot.entities.get(&key));
         let row = next_row(old, pending, head);
         effects.entries.push(entry(pending, &key, old, head, now));
         effects.notifications.extend(notifications(&pending.op, head, now));
-        effects.answers.push(Answer::New(verdict(&pending.op.op_id, head), Outcome::Applied));
+        effects.answers.push(Answer::New(Given {
+            verdict: verdict(&pending.op.op_id, head),
+            outcome: Outcome::Applied,
+            code: None,
+            id: EntityRef::Id(key.id.clone()),
+            again: false,
+        }));
         rows.insert(key, row);
     }
     effects.entities = rows.into_iter().collect();
@@ -107,16 +107,22 @@ pub(crate) fn last_wins(snapshot: &Snapshot, ops: &[PendingOp], now: i64) -> Eff
 }
 
 fn next_row(old: Option<&EntityRow>, pending: &PendingOp, version: Seq) -> EntityRow {
-    let deleted = pending.op.kind == ChangeKind::Delete;
+    let deleted = pending.op.kind == OpKind::Delete;
     let mut fields = old.map(|row| row.fields.clone()).unwrap_or_default();
     fields.extend(pending.op.fields.clone());
     EntityRow {
         version,
         deleted,
-        fields: if deleted { Fields::new() } else { fields },
-        writer: pending.actor.client.clone(),
-        writer_base: old.map_or(Seq::ZERO, |row| row.version),
+        fields: if deleted { Fields::new() } else { fields.clone() },
+        buried: if deleted { fields.clone() } else { Fields::new() },
+        stamps: Stamps::whole(Stamp(
+            version,
+            pending.actor.client.as_str().into(),
+            pending.op.op_id.as_str().into(),
+            1000,
+        )),
         source_versions: BTreeMap::from([("erp".into(), 3)]),
+        bytes: serde_json::to_string(&fields).unwrap().len(),
     }
 }
 
@@ -128,12 +134,13 @@ fn entry(
     at: i64,
 ) -> LogEntry {
     let op = &pending.op;
+    let deleted = op.kind == OpKind::Delete;
     LogEntry {
         seq,
         entity: key.clone(),
-        kind: op.kind,
+        kind: if deleted { ChangeKind::Delete } else { ChangeKind::Update },
         prev: old.map_or(Seq::ZERO, |row| row.version),
-        fields: (op.kind != ChangeKind::Delete).then(|| to_raw_value(&op.fields).unwrap()),
+        fields: (!deleted).then(|| to_raw_value(&op.fields).unwrap()),
         actor: pending.actor.user.clone(),
         client: pending.actor.client.clone(),
         op_id: op.op_id.clone(),

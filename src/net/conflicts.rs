@@ -1,0 +1,174 @@
+//! The HTTP endpoints of conflicts: a user's own, all of a project for its back office, and why a field
+//! of an entity is what it is.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::admin;
+use super::api::{name, read, unavailable};
+use super::problem::Problem;
+use crate::auth::Role;
+use crate::hub::Hub;
+use crate::id::{ConflictId, EntityId, EntityKey, EntityType, OpId, ProjectId, Room, Seq};
+use crate::protocol::conflict::{Conflict, ConflictState};
+use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::op::Outcome;
+use crate::store::{ConflictQuery, EntityRow, Stamp, Submitted};
+
+/// Entries on one page.
+const PAGE: u32 = 200;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Filter {
+    user: Option<String>,
+    state: Option<ConflictState>,
+    outcome: Option<Outcome>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    id: Option<String>,
+    before: Option<ConflictId>,
+    limit: Option<u32>,
+}
+
+/// Entries of the conflict log, the newest first.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    conflicts: Vec<Conflict>,
+    /// Ask on with this as `before`; absent on the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<ConflictId>,
+}
+
+/// `GET /v1/projects/{project}/conflicts`: the user's own.
+pub(super) async fn mine(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(project): Path<String>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Page>, Problem> {
+    let project: ProjectId = name(&project)?;
+    let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
+    let (_, role) = permit.in_project()?;
+    let filter = Filter { user: Some(permit.user().to_string()), ..filter };
+    let mut page = page(&hub, &project, filter).await?;
+    page.conflicts.retain_mut(|conflict| visible(role, conflict));
+    Ok(Json(page))
+}
+
+/// `GET /v1/admin/projects/{project}/conflicts`: everybody's.
+pub(super) async fn all(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(project): Path<String>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Page>, Problem> {
+    let _permit = admin::permit(&hub, &headers)?;
+    Ok(Json(page(&hub, &name(&project)?, filter).await?))
+}
+
+async fn page(hub: &Hub, project: &ProjectId, filter: Filter) -> Result<Page, Problem> {
+    let Filter { user, state, outcome, kind, id, before, limit } = filter;
+    let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
+    let query = ConflictQuery { user, state, outcome, kind, id, before, limit };
+    let conflicts = hub.store.conflicts(project, &query).await;
+    let conflicts = conflicts.map_err(|error| unavailable(&error))?;
+    let full = conflicts.len() == limit as usize;
+    let next = conflicts.last().filter(|_| full).map(|conflict| conflict.id);
+    Ok(Page { conflicts, next })
+}
+
+/// Takes out what the role does not see; whether anything is left.
+fn visible(role: &Role, conflict: &mut Conflict) -> bool {
+    let kind = &conflict.entity.kind;
+    conflict.fields.retain(|field| !role.hides(kind, &field.name));
+    role.can_read(kind)
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Explain {
+    field: Option<String>,
+}
+
+/// Why an entity is what it is.
+#[derive(Debug, Serialize)]
+pub(super) struct Explanation {
+    version: Seq,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
+    fields: Vec<FieldStory>,
+}
+
+/// Who set a field, on the ground of what, and whom it met.
+#[derive(Debug, Serialize)]
+struct FieldStory {
+    field: String,
+    value: Value,
+    set: Setting,
+    /// Entries of the conflict log that name the field, the newest first.
+    conflicts: Vec<Conflict>,
+}
+
+#[derive(Debug, Serialize)]
+struct Setting {
+    /// The change's position.
+    seq: Seq,
+    client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op_id: Option<OpId>,
+    /// When the user made the edit, in milliseconds since the Unix epoch.
+    edited_at: i64,
+    /// What is kept of the operation; its verdict may have outlived its use.
+    #[serde(flatten)]
+    operation: Option<Submitted>,
+}
+
+/// `GET /v1/projects/{project}/entities/{type}/{id}/explain?field=`: of one field, or of all.
+pub(super) async fn explain(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path((project, kind, id)): Path<(String, String, String)>,
+    Query(wanted): Query<Explain>,
+) -> Result<Json<Explanation>, Problem> {
+    let project: ProjectId = name(&project)?;
+    let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
+    let permit = read(&hub, &headers, &Room::Entity(project.clone(), key.clone())).await?;
+    let (_, role) = permit.in_project()?;
+    let unknown = |what| Refusal::new(ErrorCode::NotFound, what);
+    let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
+    let mut row = row.ok_or_else(|| unknown("there is no such entity"))?;
+    row.fields.retain(|field, _| {
+        !role.hides(&key.kind, field) && wanted.field.as_ref().is_none_or(|wanted| wanted == field)
+    });
+    if wanted.field.is_some() && row.fields.is_empty() {
+        return Err(unknown("there is no such field").into());
+    }
+    let stamps = |field: &String| row.stamps.of(field).and_then(operation_of);
+    let op_ids: Vec<OpId> = row.fields.keys().filter_map(stamps).collect();
+    let operations = hub.store.submitted(&project, &op_ids).await;
+    let operations = operations.map_err(|error| unavailable(&error))?;
+    let conflicts = hub.store.conflicts_about(&project, &key, PAGE).await;
+    let mut conflicts = conflicts.map_err(|error| unavailable(&error))?;
+    conflicts.retain_mut(|conflict| visible(role, conflict));
+    let EntityRow { version, deleted, fields, stamps, .. } = row;
+    let story = |(field, value): (String, Value)| {
+        let stamp = stamps.of(&field)?;
+        let op_id = operation_of(stamp);
+        let operation = operations.iter().find(|one| Some(&one.op_id) == op_id.as_ref()).cloned();
+        let (seq, client, edited_at) = (stamp.0, stamp.1.to_string(), stamp.3);
+        let names = |conflict: &&Conflict| conflict.fields.iter().any(|f| f.name == field);
+        let conflicts = conflicts.iter().filter(names).cloned().collect();
+        let set = Setting { seq, client, op_id, edited_at, operation };
+        Some(FieldStory { field, value, set, conflicts })
+    };
+    let fields = fields.into_iter().filter_map(story).collect();
+    Ok(Json(Explanation { version, deleted, fields }))
+}
+
+fn operation_of(stamp: &Stamp) -> Option<OpId> {
+    OpId::new(&stamp.2).ok()
+}

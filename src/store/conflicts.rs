@@ -1,0 +1,178 @@
+//! Reading the conflict log.
+
+use super::{Parked, Store, StoreError, value};
+use crate::id::{ConflictId, EntityKey, ProjectId};
+use crate::protocol::conflict::{Conflict, ConflictState};
+use crate::protocol::op::{Fields, Outcome};
+
+/// A row of `conflict_log`.
+#[derive(sqlx::FromRow)]
+pub(super) struct StoredConflict {
+    project: String,
+    id: String,
+    user_id: String,
+    client: String,
+    op_id: String,
+    r#type: String,
+    entity_id: String,
+    kind: String,
+    op_kind: String,
+    strategy: String,
+    outcome: String,
+    state: String,
+    base: i64,
+    server_version: i64,
+    fields: String,
+    op: Option<String>,
+    created_at: i64,
+    resolved_at: Option<i64>,
+    resolved_by: Option<String>,
+}
+
+impl StoredConflict {
+    /// The entry, after its project.
+    pub(super) fn read(self) -> Result<(String, Parked), StoreError> {
+        let conflict = Conflict {
+            id: value::name(&self.id)?,
+            kind: value::word(&self.kind)?,
+            state: value::word(&self.state)?,
+            outcome: value::word(&self.outcome)?,
+            strategy: value::word(&self.strategy)?,
+            entity: value::entity_key(&self.r#type, &self.entity_id)?,
+            op_id: value::name(&self.op_id)?,
+            op_kind: value::word(&self.op_kind)?,
+            user: self.user_id,
+            client: self.client,
+            base: value::seq(self.base),
+            server_version: value::seq(self.server_version),
+            fields: value::json(&self.fields)?,
+            created_at: self.created_at,
+            resolved_at: self.resolved_at,
+            resolved_by: self.resolved_by.as_deref().map(value::name).transpose()?,
+        };
+        let op = self.op.as_deref().map(value::json).transpose()?;
+        Ok((self.project, Parked { conflict, op }))
+    }
+}
+
+/// An entry beside its entity as it is now.
+#[derive(sqlx::FromRow)]
+struct EntryAndEntity {
+    #[sqlx(flatten)]
+    entry: StoredConflict,
+    entity_version: Option<i64>,
+    entity_data: Option<String>,
+}
+
+impl EntryAndEntity {
+    /// The entry; an open one with the server's side as it is now, so that it is decided on that.
+    fn read(self) -> Result<Conflict, StoreError> {
+        let (_, Parked { mut conflict, .. }) = self.entry.read()?;
+        if conflict.state == ConflictState::Open {
+            conflict.server_version = value::seq(self.entity_version.unwrap_or(0));
+            let data = self.entity_data.as_deref().unwrap_or("{}");
+            let mut data: Fields = value::json(data)?;
+            for field in &mut conflict.fields {
+                field.server = data.remove(&field.name);
+            }
+        }
+        Ok(conflict)
+    }
+}
+
+/// Which entries of a project's conflict log are wanted; the newest come first.
+#[derive(Debug, Clone, Default)]
+pub struct ConflictQuery {
+    /// This user's.
+    pub user: Option<String>,
+    /// In this state.
+    pub state: Option<ConflictState>,
+    /// That ended so.
+    pub outcome: Option<Outcome>,
+    /// About this type of entity.
+    pub kind: Option<String>,
+    /// About this entity of the type.
+    pub id: Option<String>,
+    /// Older than this entry.
+    pub before: Option<ConflictId>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// Every filter but the user's, which chooses the index.
+macro_rules! list {
+    ($of_user:literal) => {
+        concat!(
+            "SELECT c.*, e.version AS entity_version,
+                 CASE WHEN e.deleted_at IS NULL THEN e.data END AS entity_data
+             FROM conflict_log c
+             LEFT JOIN entities e
+                 ON e.project = c.project AND e.type = c.type AND e.id = c.entity_id
+             WHERE c.project = $1 AND ",
+            $of_user,
+            " AND (CAST($3 AS TEXT) IS NULL OR c.state = $3)
+              AND (CAST($4 AS TEXT) IS NULL OR c.outcome = $4)
+              AND (CAST($5 AS TEXT) IS NULL OR c.type = $5)
+              AND (CAST($6 AS TEXT) IS NULL OR c.entity_id = $6)
+              AND (CAST($7 AS TEXT) IS NULL OR c.id < $7)
+             ORDER BY c.id DESC LIMIT $8"
+        )
+    };
+}
+
+impl Store {
+    /// Entries of a project's conflict log, the newest first. An open entry's server side is the entity
+    /// as it is now.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn conflicts(
+        &self,
+        project: &ProjectId,
+        query: &ConflictQuery,
+    ) -> Result<Vec<Conflict>, StoreError> {
+        let sql = match query.user {
+            Some(_) => list!("c.user_id = $2"),
+            None => list!("CAST($2 AS TEXT) IS NULL"),
+        };
+        let rows: Vec<EntryAndEntity> = on_reader!(self, |db| {
+            sqlx::query_as(sql)
+                .bind(project.as_str())
+                .bind(query.user.as_deref())
+                .bind(query.state.as_ref().map(value::from_word))
+                .bind(query.outcome.map(Outcome::as_str))
+                .bind(query.kind.as_deref())
+                .bind(query.id.as_deref())
+                .bind(query.before.map(|id| id.to_string()))
+                .bind(i64::from(query.limit))
+                .fetch_all(db)
+                .await
+        })?;
+        rows.into_iter().map(EntryAndEntity::read).collect()
+    }
+
+    /// The conflicts about an entity, the newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn conflicts_about(
+        &self,
+        project: &ProjectId,
+        key: &EntityKey,
+        limit: u32,
+    ) -> Result<Vec<Conflict>, StoreError> {
+        const ABOUT: &str = "
+            SELECT * FROM conflict_log WHERE project = $1 AND type = $2 AND entity_id = $3
+            ORDER BY id DESC LIMIT $4";
+        let rows: Vec<StoredConflict> = on_reader!(self, |db| {
+            sqlx::query_as(ABOUT)
+                .bind(project.as_str())
+                .bind(key.kind.as_str())
+                .bind(key.id.as_str())
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await
+        })?;
+        rows.into_iter().map(|row| Ok(row.read()?.1.conflict)).collect()
+    }
+}

@@ -1,0 +1,67 @@
+//! What is kept of operations once they are decided, beside their verdicts.
+
+use serde::Serialize;
+
+use super::{Store, StoreError, value};
+use crate::id::{OpId, ProjectId, Seq};
+use crate::protocol::op::Outcome;
+
+/// An operation as it was submitted and decided.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Submitted {
+    /// The operation.
+    #[serde(skip)]
+    pub op_id: OpId,
+    /// Who sent it.
+    pub user: String,
+    /// The version it was made on.
+    pub base: Seq,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// When it was decided, in milliseconds since the Unix epoch.
+    pub decided_at: i64,
+}
+
+/// `op_id, user_id, base, outcome, at`
+type Row = (String, String, i64, String, i64);
+
+impl Store {
+    /// What is kept of these operations.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn submitted(
+        &self,
+        project: &ProjectId,
+        op_ids: &[OpId],
+    ) -> Result<Vec<Submitted>, StoreError> {
+        let rows: Vec<Row> = match &self.inner {
+            super::Inner::Sqlite { readers, .. } => {
+                sqlx::query_as(
+                    "SELECT op_id, user_id, base, outcome, at FROM sync_queue
+                     WHERE project = $1 AND op_id IN (SELECT value FROM json_each($2))",
+                )
+                .bind(project.as_str())
+                .bind(value::json_text(&op_ids))
+                .fetch_all(readers)
+                .await?
+            }
+            super::Inner::Postgres(pool) => {
+                sqlx::query_as(
+                    "SELECT op_id, user_id, base, outcome, at FROM sync_queue
+                     WHERE project = $1 AND op_id = ANY($2)",
+                )
+                .bind(project.as_str())
+                .bind(op_ids.iter().map(OpId::as_str).collect::<Vec<_>>())
+                .fetch_all(pool)
+                .await?
+            }
+        };
+        rows.into_iter()
+            .map(|(op_id, user, base, outcome, decided_at)| {
+                let (op_id, outcome) = (value::name(&op_id)?, value::word(&outcome)?);
+                Ok(Submitted { op_id, user, base: value::seq(base), outcome, decided_at })
+            })
+            .collect()
+    }
+}

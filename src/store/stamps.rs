@@ -1,0 +1,67 @@
+//! Who set each field of an entity last: what conflict detection per field rests on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Seq;
+
+/// The name under which the stamp of all fields without one of their own stands; no field is called so.
+const OTHERS: &str = "";
+
+/// The latest edit of a field, or of several. A JSON list of four in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp(
+    /// The change's position.
+    pub Seq,
+    /// The installation that made it.
+    pub Arc<str>,
+    /// The operation.
+    pub Arc<str>,
+    /// When the user made the edit, in milliseconds since the Unix epoch, corrected.
+    pub i64,
+);
+
+/// The stamps of an entity. What was set together at its creation, or by a deletion, has one in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Stamps(BTreeMap<String, Stamp>);
+
+impl Stamps {
+    /// Every field has this stamp.
+    #[must_use]
+    pub fn whole(stamp: Stamp) -> Self {
+        Self(BTreeMap::from([(OTHERS.to_owned(), stamp)]))
+    }
+
+    /// The stamp of a field that was ever set.
+    #[must_use]
+    pub fn of(&self, field: &str) -> Option<&Stamp> {
+        self.0.get(field).or_else(|| self.0.get(OTHERS))
+    }
+
+    /// Stamps a field.
+    pub fn set(&mut self, field: &str, stamp: Stamp) {
+        self.0.insert(field.to_owned(), stamp);
+    }
+
+    /// The latest position of all.
+    #[must_use]
+    pub fn newest(&self) -> Seq {
+        self.0.values().map(|stamp| stamp.0).max().unwrap_or_default()
+    }
+
+    /// The latest edit, by when it was made, that another client made after `base`.
+    #[must_use]
+    pub fn foreign(&self, base: Seq, client: &str) -> Option<&Stamp> {
+        let foreign = |stamp: &&Stamp| stamp.0 > base && *stamp.1 != *client;
+        self.0.values().filter(foreign).max_by_key(|stamp| (stamp.3, stamp.0))
+    }
+
+    /// The client of the latest change.
+    #[must_use]
+    pub fn writer(&self) -> &str {
+        self.0.values().max_by_key(|stamp| stamp.0).map_or("", |stamp| &stamp.1)
+    }
+}

@@ -1,0 +1,135 @@
+//! The order in which one request's operations are decided: urgent ones first, but never an operation
+//! before an earlier one on the same entity. Pure.
+//!
+//! The unit is a group, or an operation alone. Whoever has to go before an urgent unit is as urgent.
+
+use std::collections::HashMap;
+
+use crate::id::{EntityRef, EntityType};
+use crate::protocol::op::Lane;
+use crate::store::PendingOp;
+
+/// An entity as an operation names it, or refers to it.
+type Named<'a> = (&'a EntityType, EntityRef);
+
+/// Sorts operations by urgency. `places` goes with them: what each one's place in the request is.
+pub(super) fn by_priority(ops: Vec<PendingOp>, places: Vec<usize>) -> (Vec<PendingOp>, Vec<usize>) {
+    if ops.iter().all(|op| op.op.priority == Lane::Normal) {
+        return (ops, places);
+    }
+    let mut units: Vec<Vec<(PendingOp, usize)>> = Vec::new();
+    for (op, place) in ops.into_iter().zip(places) {
+        match units.last_mut() {
+            Some(unit) if op.joined => unit.push((op, place)),
+            _ => units.push(vec![(op, place)]),
+        }
+    }
+    let ranks = ranks(&units);
+    let mut ranked: Vec<_> = ranks.into_iter().zip(units).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().flat_map(|(_, unit)| unit).unzip()
+}
+
+/// How urgent each unit is, 0 the most: as its most urgent operation, or as what has to follow it.
+fn ranks(units: &[Vec<(PendingOp, usize)>]) -> Vec<u8> {
+    let mut wanted: HashMap<Named<'_>, u8> = HashMap::new();
+    let mut ranks = vec![0; units.len()];
+    for (unit, place) in units.iter().zip(&mut ranks).rev() {
+        let own = unit.iter().map(|(op, _)| rank(op.op.priority));
+        let later =
+            unit.iter().flat_map(|(op, _)| named(op)).filter_map(|n| wanted.get(&n).copied());
+        *place = own.chain(later).min().unwrap_or(rank(Lane::Normal));
+        for name in unit.iter().flat_map(|(op, _)| named(op)) {
+            wanted.insert(name, *place);
+        }
+    }
+    ranks
+}
+
+/// The entities an operation is about or refers to.
+fn named(op: &PendingOp) -> impl Iterator<Item = Named<'_>> {
+    let locals = op.locals.iter().map(|(kind, id)| (kind, EntityRef::Local(id.clone())));
+    std::iter::once((&op.op.entity_type, op.op.id.clone())).chain(locals)
+}
+
+/// 0 is the most urgent.
+pub(super) fn rank(lane: Lane) -> u8 {
+    match lane {
+        Lane::Critical => 0,
+        Lane::High => 1,
+        Lane::Normal => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Actor;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn op(id: usize, entity: &str, priority: &str, joined: bool) -> PendingOp {
+        let op = json!({
+            "op_id": id.to_string(), "kind": "update", "type": "task", "id": entity, "priority": priority,
+        });
+        let actor = Actor { user: "u".into(), client: "c".into() };
+        let op = serde_json::from_value(op).unwrap();
+        PendingOp { joined, ..PendingOp::new(op, actor, [0; 32]) }
+    }
+
+    fn order(ops: &[PendingOp]) -> Vec<usize> {
+        by_priority(ops.to_vec(), (0..ops.len()).collect()).1
+    }
+
+    #[test]
+    fn urgent_operations_go_first_with_what_they_need() {
+        let ops = [
+            op(0, "a", "normal", false),
+            op(1, "b", "normal", false),
+            op(2, "c", "high", false),
+            op(3, "b", "critical", false),
+        ];
+        assert_eq!(order(&ops), [1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn a_group_stays_together_and_carries_what_it_needs_along() {
+        let ops = [
+            op(0, "a", "normal", false),
+            op(1, "b", "normal", false),
+            op(2, "a", "normal", true),
+            op(3, "x", "normal", false),
+            op(4, "b", "critical", false),
+        ];
+        assert_eq!(order(&ops), [0, 1, 2, 4, 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_operation_overtakes_another_on_its_entity(
+            ops in prop::collection::vec(
+                ("[a-d]", prop::sample::select(vec!["critical", "high", "normal"]), any::<bool>()),
+                0..30,
+            ),
+        ) {
+            let ops: Vec<_> = ops
+                .iter()
+                .enumerate()
+                .map(|(i, (entity, priority, joined))| op(i, entity, priority, *joined && i > 0))
+                .collect();
+            let order = order(&ops);
+            let position = |i: usize| order.iter().position(|at| *at == i).unwrap();
+            prop_assert_eq!(order.len(), ops.len());
+            for i in 0..ops.len() {
+                for j in i + 1..ops.len() {
+                    if ops[i].op.id == ops[j].op.id {
+                        prop_assert!(position(i) < position(j), "{} was overtaken by {}", i, j);
+                    }
+                }
+                if ops[i].joined {
+                    prop_assert_eq!(position(i), position(i - 1) + 1);
+                }
+            }
+        }
+    }
+}

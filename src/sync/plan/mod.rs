@@ -1,0 +1,461 @@
+//! What becomes of operations: a pure function from a project's state to effects.
+//!
+//! Called by the store inside the transaction, under the project's lock; it reads no clock and touches
+//! nothing. Each operation gets one verdict and each verdict one place to be decided: [`decide`] looks at
+//! what is there, [`conflict`] at what two sides did to the same, [`super::merge`] at a single field.
+//! Here the decisions become effects, in order, each on the state the earlier ones leave; the operations
+//! of a group on a state of their own, which counts only if none of them failed.
+
+use std::collections::HashMap;
+
+use serde_json::value::to_raw_value;
+
+use super::rules::Rules;
+use crate::id::{ConflictId, EntityId, EntityKey, EntityRef, OpId, Seq};
+use crate::protocol::op::{ChangeKind, EntityState, Fields, Op, Outcome, StoredVerdict, Verdict};
+use crate::store::{
+    Answer, Effects, EntityRow, Given, LocalName, LogEntry, Parked, PendingOp, Recorded, Refused,
+    Snapshot, Stamp, Stamps,
+};
+
+mod conflict;
+mod decide;
+mod identity;
+
+pub(super) use identity::local_id;
+
+/// The code of a `noop` verdict for an event that is not newer than what its source sent before.
+pub const STALE: &str = "stale";
+
+/// Decides the operations in order.
+#[must_use]
+pub fn plan(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, rules: &Rules) -> Effects {
+    let mut planner = Planner::new(snapshot, now_ms, rules);
+    for unit in units(ops) {
+        planner.unit(unit);
+    }
+    planner.finish()
+}
+
+/// Rejects the operations that have no verdict yet, because the database refuses their data.
+#[must_use]
+pub fn reject(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, rules: &Rules) -> Effects {
+    let mut planner = Planner::new(snapshot, now_ms, rules);
+    for op in ops {
+        planner.op(op, Some(Decision::reject("unstorable", "the store cannot hold this data")));
+    }
+    planner.finish()
+}
+
+/// The operations that take effect together: groups, and single ones.
+pub fn units(ops: &[PendingOp]) -> impl Iterator<Item = &[PendingOp]> {
+    ops.chunk_by(|_, next| next.joined)
+}
+
+/// What an operation does, before it has a position in the log.
+#[derive(Debug)]
+struct Decision {
+    outcome: Outcome,
+    write: Option<Write>,
+    because: Option<Refused>,
+    /// The operation's fields as they are now, for `merged`.
+    fields: Option<Fields>,
+    /// Whether the verdict shows the entity.
+    shown: bool,
+    conflict: Option<Parked>,
+}
+
+/// A change of an entity.
+#[derive(Debug)]
+struct Write {
+    kind: ChangeKind,
+    /// What changes; everything for a create.
+    patch: Fields,
+}
+
+impl Decision {
+    fn new(outcome: Outcome) -> Self {
+        let (write, because, fields, conflict) = (None, None, None, None);
+        Self { outcome, write, because, fields, shown: false, conflict }
+    }
+
+    fn write(kind: ChangeKind, patch: Fields) -> Self {
+        Self { write: Some(Write { kind, patch }), ..Self::new(Outcome::Applied) }
+    }
+
+    fn because(mut self, code: &'static str, message: impl Into<String>) -> Self {
+        self.because = Some(Refused { code, message: message.into() });
+        self
+    }
+
+    fn reject(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Outcome::Rejected).because(code, message)
+    }
+
+    fn showing(self) -> Self {
+        Self { shown: true, ..self }
+    }
+}
+
+/// What the operations decided so far have done.
+struct State {
+    head: Seq,
+    touched: HashMap<EntityKey, EntityRow>,
+    given: HashMap<OpId, Recorded>,
+    mapped: HashMap<LocalName, EntityId>,
+    conflicts: HashMap<ConflictId, Parked>,
+    effects: Effects,
+}
+
+impl State {
+    fn at(head: Seq) -> Self {
+        Self {
+            head,
+            touched: HashMap::new(),
+            given: HashMap::new(),
+            mapped: HashMap::new(),
+            conflicts: HashMap::new(),
+            effects: Effects::default(),
+        }
+    }
+
+    fn absorb(&mut self, group: Self) {
+        self.head = group.head;
+        self.touched.extend(group.touched);
+        self.given.extend(group.given);
+        self.mapped.extend(group.mapped);
+        self.conflicts.extend(group.conflicts);
+        self.effects.answers.extend(group.effects.answers);
+        self.effects.entries.extend(group.effects.entries);
+        self.effects.notifications.extend(group.effects.notifications);
+    }
+}
+
+struct Planner<'a> {
+    snapshot: &'a Snapshot,
+    rules: &'a Rules,
+    now_ms: i64,
+    done: State,
+    /// What the group being decided has done; it sees this and [`Self::done`].
+    group: Option<State>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(snapshot: &'a Snapshot, now_ms: i64, rules: &'a Rules) -> Self {
+        Self { snapshot, rules, now_ms, done: State::at(snapshot.head), group: None }
+    }
+
+    fn finish(self) -> Effects {
+        let State { touched, mapped, conflicts, mut effects, .. } = self.done;
+        effects.entities = touched.into_iter().collect();
+        effects.mappings = mapped.into_iter().collect();
+        effects.conflicts = conflicts.into_values().collect();
+        effects
+    }
+
+    fn state(&mut self) -> &mut State {
+        self.group.as_mut().unwrap_or(&mut self.done)
+    }
+
+    /// The states a look-up goes through before the snapshot.
+    fn states(&self) -> impl Iterator<Item = &State> {
+        self.group.iter().chain([&self.done])
+    }
+
+    fn entity(&self, key: &EntityKey) -> Option<&EntityRow> {
+        let touched = self.states().find_map(|state| state.touched.get(key));
+        touched.or_else(|| self.snapshot.entities.get(key))
+    }
+
+    fn conflict(&self, id: ConflictId) -> Option<&Parked> {
+        let touched = self.states().find_map(|state| state.conflicts.get(&id));
+        touched.or_else(|| self.snapshot.conflicts.get(&id))
+    }
+
+    fn verdict(&self, op_id: &OpId) -> Option<&Recorded> {
+        let given = self.states().find_map(|state| state.given.get(op_id));
+        given.or_else(|| self.snapshot.verdicts.get(op_id))
+    }
+
+    /// Decides a group, or an operation alone.
+    fn unit(&mut self, unit: &[PendingOp]) {
+        if let [op] = unit {
+            return self.op(op, None);
+        }
+        self.group = Some(State::at(self.done.head));
+        for op in unit {
+            self.op(op, None);
+        }
+        let Some(group) = self.group.take() else { return };
+        // What failed before fails its group still.
+        let failed = |op: &PendingOp| {
+            let verdict = group.given.get(&op.op.op_id).or_else(|| self.verdict(&op.op.op_id));
+            verdict.is_some_and(|v| matches!(v.outcome, Outcome::Rejected | Outcome::Conflict))
+        };
+        let failed: Vec<bool> = unit.iter().map(failed).collect();
+        if !failed.contains(&true) {
+            return self.done.absorb(group);
+        }
+        for (op, failed) in unit.iter().zip(failed) {
+            let aborted = || {
+                let message = "another operation of its group failed; none of them took effect";
+                Decision::reject("group_failed", message)
+            };
+            self.op(op, (!failed).then(aborted));
+        }
+    }
+
+    /// Decides one operation, unless it is decided already.
+    fn op(&mut self, pending: &PendingOp, forced: Option<Decision>) {
+        let op_id = &pending.op.op_id;
+        if let Some(known) = self.verdict(op_id) {
+            let theirs = known.user.is_empty() || known.user == pending.actor.user;
+            let same = theirs && known.payload_hash == pending.payload_hash;
+            if !(same && pending.retry && known.outcome == Outcome::Rejected) {
+                let answer = if same { known.verdict.clone() } else { reused(pending) };
+                return self.state().effects.answers.push(Answer::Replayed(answer));
+            }
+        }
+        let identified = pending.refused.clone().map_or_else(|| self.identify(pending), Err);
+        let (pending, id, local) = match identified {
+            Ok(identified) => identified,
+            Err(Refused { code, message }) => {
+                let decision = Decision::reject(code, message);
+                let id = pending.op.id.clone();
+                return self.answer(pending, verdict(pending, id, &decision, None), decision);
+            }
+        };
+        let key = EntityKey { kind: pending.op.entity_type.clone(), id };
+        let decision = forced.unwrap_or_else(|| self.decide(&pending, &key));
+        let decision = self.bounded(&key, decision);
+        let mut verdict =
+            verdict(&pending, EntityRef::Id(key.id.clone()), &decision, self.entity(&key));
+        if let Some(local) = &local
+            && decision.outcome == Outcome::Rejected
+        {
+            // Nothing came of it: the client's own name is still the only one.
+            verdict.id = EntityRef::Local(local.id.clone());
+        } else if let Some(local) = local {
+            verdict.local_id = Some(local.id.clone());
+            if self.mapping(&local).is_none() {
+                self.state().mapped.insert(local, key.id.clone());
+            }
+        }
+        self.carry_out(&pending, key, &decision, &mut verdict);
+        self.answer(&pending, verdict, decision);
+    }
+
+    /// Makes the decision's changes.
+    fn carry_out(
+        &mut self,
+        pending: &PendingOp,
+        key: EntityKey,
+        decision: &Decision,
+        verdict: &mut Verdict,
+    ) {
+        if let Some(write) = &decision.write {
+            self.overrule(pending, &key, write);
+            self.write(pending, key, write);
+            let seq = self.state().head;
+            (verdict.seq, verdict.version) = (Some(seq), Some(seq));
+        } else if let (Some(source), Outcome::Noop) = (&pending.source, decision.outcome)
+            && let Some(row) = self.entity(&key)
+            && row.source_versions.get(&source.source).is_none_or(|v| *v < source.version)
+        {
+            // That it changed nothing makes it no older: what the source sent before stays stale.
+            let mut row = row.clone();
+            row.source_versions.insert(source.source.clone(), source.version);
+            self.state().touched.insert(key, row);
+        }
+        if let Some(parked) = &decision.conflict {
+            let id = parked.conflict.id;
+            verdict.conflict = Some(id);
+            self.state().conflicts.insert(id, parked.clone());
+        }
+    }
+
+    fn answer(&mut self, pending: &PendingOp, verdict: Verdict, decision: Decision) {
+        let again = self.verdict(&pending.op.op_id).is_some();
+        let given = Given {
+            again,
+            verdict: to_raw_value(&verdict).expect("a verdict has string keys"),
+            outcome: verdict.outcome,
+            code: decision.because.map(|refused| refused.code.to_owned()),
+            id: verdict.id,
+        };
+        let recorded = Recorded {
+            payload_hash: pending.payload_hash,
+            user: pending.actor.user.clone(),
+            verdict: given.verdict.clone(),
+            outcome: given.outcome,
+        };
+        let state = self.state();
+        state.given.insert(pending.op.op_id.clone(), recorded);
+        state.effects.answers.push(Answer::New(given));
+    }
+
+    fn write(&mut self, pending: &PendingOp, key: EntityKey, write: &Write) {
+        let Write { kind, patch } = write;
+        let now = self.now_ms;
+        let old = self.entity(&key);
+        let prev = old.map_or(Seq::ZERO, |row| row.version);
+        let seq = self.group.as_ref().unwrap_or(&self.done).head.next();
+        let stamp = Stamp(
+            seq,
+            pending.actor.client.as_str().into(),
+            pending.op.op_id.as_str().into(),
+            edited_at(pending, now),
+        );
+        let row = next_row(pending, old, write, stamp);
+        let fields = (*kind != ChangeKind::Delete)
+            .then(|| to_raw_value(patch).expect("fields have string keys"));
+        let change = (&key, *kind);
+        let notifications = self.rules.notices.plan(pending, change, (patch, &row), now);
+        let state = self.state();
+        state.head = seq;
+        state.effects.entries.push(LogEntry {
+            seq,
+            entity: key.clone(),
+            kind: *kind,
+            prev,
+            fields,
+            actor: pending.actor.user.clone(),
+            client: pending.actor.client.clone(),
+            op_id: pending.op.op_id.clone(),
+            at: now,
+        });
+        state.touched.insert(key, row);
+        state.effects.notifications.extend(notifications);
+    }
+
+    /// Rejects what would make its entity larger than one may be.
+    fn bounded(&self, key: &EntityKey, decision: Decision) -> Decision {
+        let Some(Write { kind, patch }) = &decision.write else { return decision };
+        let old = self.entity(key).filter(|row| !row.deleted && *kind == ChangeKind::Update);
+        let limit = self.rules.entity_bytes;
+        if old.map_or(0, |row| row.bytes) + json_bytes(patch) <= limit {
+            return decision;
+        }
+        let mut fields = old.map(|row| row.fields.clone()).unwrap_or_default();
+        fields.extend(patch.clone());
+        if json_bytes(&fields) <= limit {
+            return decision;
+        }
+        let message = format!("the limit `entity_bytes` is {limit}; the entity would be larger");
+        Decision::reject("limit_exceeded", message)
+    }
+}
+
+fn json_bytes(fields: &Fields) -> usize {
+    serde_json::to_string(fields).expect("fields have string keys").len()
+}
+
+/// When the edit was made; nobody edits in the future.
+fn edited_at(pending: &PendingOp, now_ms: i64) -> i64 {
+    pending.edited_at.map_or(now_ms, |at| at.min(now_ms))
+}
+
+/// The entity after a change.
+fn next_row(
+    pending: &PendingOp,
+    old: Option<&EntityRow>,
+    write: &Write,
+    stamp: Stamp,
+) -> EntityRow {
+    let mut source_versions = old.map(|row| row.source_versions.clone()).unwrap_or_default();
+    if let Some(source) = &pending.source {
+        source_versions.insert(source.source.clone(), source.version);
+    }
+    let version = stamp.0;
+    let row = |fields: Fields, buried: Fields, stamps: Stamps, bytes| EntityRow {
+        version,
+        deleted: write.kind == ChangeKind::Delete,
+        fields,
+        buried,
+        stamps,
+        source_versions,
+        bytes,
+    };
+    match (write.kind, old) {
+        (ChangeKind::Delete, old) => {
+            let (buried, bytes) =
+                old.map(|row| (row.fields.clone(), row.bytes)).unwrap_or_default();
+            row(Fields::new(), buried, Stamps::whole(stamp), bytes)
+        }
+        (ChangeKind::Update, Some(old)) => {
+            let (mut fields, mut stamps) = (old.fields.clone(), old.stamps.clone());
+            for (name, value) in &write.patch {
+                fields.insert(name.clone(), value.clone());
+                stamps.set(name, stamp.clone());
+            }
+            row(fields, Fields::new(), stamps, old.bytes + json_bytes(&write.patch))
+        }
+        (ChangeKind::Create | ChangeKind::Update, _) => {
+            let bytes = json_bytes(&write.patch);
+            row(write.patch.clone(), Fields::new(), Stamps::whole(stamp), bytes)
+        }
+    }
+}
+
+fn verdict(
+    pending: &PendingOp,
+    id: EntityRef,
+    decision: &Decision,
+    current: Option<&EntityRow>,
+) -> Verdict {
+    let because = decision.because.as_ref();
+    let visible = |fields: &Fields| {
+        let mut fields = fields.clone();
+        fields.retain(|name, _| !pending.access.hidden.iter().any(|hidden| **hidden == **name));
+        fields
+    };
+    let state = |row: &EntityRow| EntityState {
+        version: row.version,
+        deleted: row.deleted,
+        fields: visible(&row.fields),
+    };
+    Verdict {
+        op_id: pending.op.op_id.clone(),
+        outcome: decision.outcome,
+        id,
+        local_id: None,
+        seq: None,
+        version: current.map(|row| row.version),
+        code: because.map(|refused| refused.code.to_owned()),
+        message: because.map(|refused| refused.message.clone()),
+        fields: decision.fields.as_ref().map(visible),
+        current: current.filter(|_| decision.shown).map(state),
+        conflict: None,
+    }
+}
+
+/// A verdict about an operation that never reaches the store: it cannot be read, or reuses an `op_id`.
+#[must_use]
+pub fn rejected(op: &Op, code: &str, message: &str) -> StoredVerdict {
+    let verdict = Verdict {
+        op_id: op.op_id.clone(),
+        outcome: Outcome::Rejected,
+        id: op.id.clone(),
+        local_id: None,
+        seq: None,
+        version: None,
+        code: Some(code.to_owned()),
+        message: Some(message.to_owned()),
+        fields: None,
+        current: None,
+        conflict: None,
+    };
+    to_raw_value(&verdict).expect("a verdict has string keys")
+}
+
+/// The refusal of another's or another operation's `op_id`. Who may not do it is told only that.
+fn reused(pending: &PendingOp) -> StoredVerdict {
+    if let Some(Refused { code, message }) = &pending.refused {
+        return rejected(&pending.op, code, message);
+    }
+    let message = "this op_id was used for another operation; give each operation its own";
+    rejected(&pending.op, "op_id_reused", message)
+}
+
+#[cfg(test)]
+mod tests;
