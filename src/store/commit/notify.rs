@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::super::{Draft, NewNotification, StoreError, value};
+use super::super::{Audience, NewNotification, StoreError, value};
 use super::write::column;
 use super::{Decision, Tx};
-use crate::id::UserId;
+use crate::id::{ProjectId, UserId};
 
 /// Rows in one statement.
 const CHUNK: usize = 5000;
@@ -39,11 +39,20 @@ const INTENTS: &str = "
             value->>8 AS local_time, NOW_MS AS now
         FROM ROWS($1)) r";
 
+/// What the project's members among these users are; who is none is left to the token they come with.
+const ROLES: &str = "
+    SELECT user_id, role FROM memberships
+    WHERE project = $2 AND user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+const MEMBERS: &str = "
+    SELECT user_id FROM memberships
+    WHERE project = $2 AND role IN (SELECT value->>0 FROM ROWS($1))";
+
 /// Finds the recipients of every draft.
 pub(super) async fn address(tx: &mut Tx, decisions: &mut [Decision]) -> Result<(), StoreError> {
     for decision in decisions {
         for draft in std::mem::take(&mut decision.effects.notifications) {
-            let recipients = recipients(tx, &draft).await?;
+            let recipients = recipients(tx, &decision.snapshot.project, &draft.audience).await?;
             let draft = Arc::new(draft);
             decision.notifications.extend(recipients.into_iter().map(|user| NewNotification {
                 nid: Uuid::now_v7().to_string(),
@@ -55,8 +64,40 @@ pub(super) async fn address(tx: &mut Tx, decisions: &mut [Decision]) -> Result<(
     Ok(())
 }
 
-async fn recipients(_tx: &mut Tx, draft: &Draft) -> Result<BTreeSet<UserId>, StoreError> {
-    Ok(draft.audience.users.iter().cloned().collect())
+/// Those named, unless they are members who may not read it, and the members asked for; never who did it.
+async fn recipients(
+    tx: &mut Tx,
+    project: &ProjectId,
+    audience: &Audience,
+) -> Result<BTreeSet<UserId>, StoreError> {
+    let dialect = tx.dialect();
+    let mut recipients: BTreeSet<UserId> = audience.users.iter().cloned().collect();
+    if !recipients.is_empty() {
+        let users: Vec<_> = recipients.iter().map(|user| [user]).collect();
+        let users = value::json_text(&users);
+        let known: Vec<(String, Option<String>)> = on_tx!(tx, |db| {
+            let query = sqlx::query_as(dialect.sql(ROLES)).bind(users).bind(project.as_str());
+            query.fetch_all(&mut *db).await?
+        });
+        for (user, role) in known {
+            let reads = |role: &String| audience.readers.iter().any(|known| known.as_str() == role);
+            if !role.as_ref().is_some_and(reads) {
+                recipients.remove(user.as_str());
+            }
+        }
+    }
+    if !audience.member_roles.is_empty() {
+        let roles: Vec<_> = audience.member_roles.iter().map(|role| [role]).collect();
+        let roles = value::json_text(&roles);
+        let members: Vec<String> = on_tx!(tx, |db| {
+            let query = sqlx::query_scalar(dialect.sql(MEMBERS)).bind(roles);
+            query.bind(project.as_str()).fetch_all(&mut *db).await?
+        });
+        for member in members.iter().filter(|member| **member != audience.actor) {
+            recipients.insert(value::name(member)?);
+        }
+    }
+    Ok(recipients)
 }
 
 /// Stores notifications and arms a push for each.

@@ -293,3 +293,43 @@ async fn what_is_too_old_is_never_sent() {
     assert_eq!(titles(&stand_in.sent()), ["lasting"]);
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn members_are_told_if_they_may_read_it_and_never_who_did_it() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        let mut guest = syncline::config::Role::default();
+        guest.read = vec!["note".into()];
+        config.roles.0.insert("guest".into(), guest);
+    })
+    .await;
+    change(
+        &hub,
+        "INSERT INTO memberships (project, user_id, role, revision, updated_at) VALUES
+        ('p', 'ana', 'editor', 1, 0), ('p', 'bo', 'viewer', 2, 0), ('p', 'cy', 'guest', 3, 0),
+        ('p', 'di', NULL, 4, 0), ('q', 'zoe', 'editor', 5, 0)",
+    )
+    .await;
+    for user in ["ana", "bo", "cy", "di", "eve", "zoe"] {
+        register(&hub, user, user, json!({})).await;
+    }
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let mut told = 0;
+    for (id, whom, names) in [
+        ("1", json!({ "members": true }), vec!["bo"]),
+        ("2", json!({ "roles": ["editor", "guest"] }), vec![]),
+        ("3", json!({ "users": ["cy", "di", "eve", "bo"], "members": true }), vec!["bo", "eve"]),
+    ] {
+        let mut op = create(id, id, &json!({}));
+        op["notify"] = whom;
+        op["notify"]["title"] = json!(id);
+        ana.write("p", json!([op])).await;
+        let all = sent(&stand_in, told + names.len()).await;
+        settled(&hub).await;
+        assert_eq!(stand_in.sent().len(), told + names.len());
+        let mut reached: Vec<_> = all[told..].iter().map(|sent| sent.to.clone()).collect();
+        reached.sort();
+        assert_eq!(reached, names.iter().map(|name| expo(name)).collect::<Vec<_>>(), "{id}");
+        told += names.len();
+    }
+    hub.stop().await;
+}

@@ -1,0 +1,20 @@
+-- Who is in a project, as the product's back office says; role NULL takes away what a token grants.
+-- revision: rises with every change, over all projects, in commit order.
+CREATE TABLE memberships (
+    project    TEXT COLLATE "C" NOT NULL,
+    user_id    TEXT COLLATE "C" NOT NULL,
+    role       TEXT,
+    revision   BIGINT           NOT NULL,
+    updated_at BIGINT           NOT NULL,
+    PRIMARY KEY (project, user_id)
+);
+CREATE INDEX memberships_by_revision ON memberships (revision);
+
+-- Its one row is locked first by every transaction that changes memberships.
+-- forgotten: the revision of the latest deletion of a row.
+CREATE TABLE membership_head (
+    one       BIGINT PRIMARY KEY CHECK (one = 1),
+    revision  BIGINT NOT NULL,
+    forgotten BIGINT NOT NULL
+);
+INSERT INTO membership_head (one, revision, forgotten) VALUES (1, 0, 0);
