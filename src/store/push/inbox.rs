@@ -133,7 +133,7 @@ impl Store {
         Ok(rows?)
     }
 
-    /// How many a user has not read, at most [`MOST_UNREAD`].
+    /// How many a user has not read, at most 999.
     ///
     /// # Errors
     /// See [`StoreError`].
