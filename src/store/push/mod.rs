@@ -3,7 +3,8 @@
 //! They are armed by [`Store::commit`](super::Store::commit), in the transaction of the change they are
 //! about. [`dispatch`](super::Store::dispatch) turns what is due into one delivery per device;
 //! `deliver` gives deliveries to one worker at a time, under a lease and a fence, within the rate all
-//! instances share ([`Gate`]); `receipts` asks what became of them. All times are the database's.
+//! instances share ([`Gate`]); `receipts` asks what became of them, `tend` looks after what
+//! is left. All times are the database's.
 
 mod acks;
 mod deliver;
@@ -14,6 +15,7 @@ mod inbox;
 mod live;
 mod receipts;
 mod stats;
+mod tend;
 
 pub use deliver::{Claimed, Report, Settled, Settlement};
 pub use devices::{Device, Registration};

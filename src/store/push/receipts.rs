@@ -1,7 +1,9 @@
 //! Receipts: what became of what a provider accepted, and what devices say of it themselves.
 
 use super::super::{Store, StoreError, value};
-use super::deliver::{ALIVE, BURY_TOKENS, CANCEL_BURIED, PARDON, Report, read_gate};
+use super::deliver::{
+    ALIVE, BURY_TOKENS, CANCEL_BURIED, LOCK_GATE, PARDON, Report, WRITE_GATE, read_gate,
+};
 use super::gate::{GateSettings, Outcome};
 use super::stats::{Counts, UPSERT_STATS};
 
@@ -54,10 +56,6 @@ const SETTLE: &str = "
     WHERE push_deliveries.id = r.id AND push_deliveries.state = 'accepted'
     RETURNING push_deliveries.state, project, lane, COALESCE(push_deliveries.error, '') AS error,
         token_id, COALESCE(sent_at, 0) AS sent_at";
-
-const LOCK_GATE: &str = "SELECT state FROM push_gates WHERE provider = $1 LOCK_ROWS";
-
-const WRITE_GATE: &str = "UPDATE push_gates SET state = $2 WHERE provider = $1";
 
 /// Once each, whatever is said again.
 const RECEIVED: &str = "

@@ -297,8 +297,7 @@ async fn what_is_too_old_is_never_sent() {
 #[tokio::test]
 async fn members_are_told_if_they_may_read_it_and_never_who_did_it() {
     let (hub, stand_in) = hub_and_stand_in(|config| {
-        let mut guest = syncline::config::Role::default();
-        guest.read = vec!["note".into()];
+        let guest = syncline::config::Role { read: vec!["note".into()], ..Default::default() };
         config.roles.0.insert("guest".into(), guest);
     })
     .await;
