@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::auth::{Authenticator, Disconnect, RevocationEntry, Roles};
@@ -34,10 +35,13 @@ use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
+use crate::sync::checksums::Checksums;
+use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
 use crate::sync::notify::Notices;
 use crate::sync::pages::Pages;
+use crate::sync::retention::{Counts, Retention};
 use crate::sync::rules::Rules;
 use crate::telemetry::Metrics;
 use crate::templates::Templates;
@@ -89,6 +93,33 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
     store.close().await;
     tracing::info!("the schema is current");
     Ok(())
+}
+
+/// Purges what is past its time, or with `dry_run` only counts it. None if another instance is at it.
+///
+/// # Errors
+/// The store cannot be reached, or failed half-way: what was purged until then stays purged.
+pub async fn retention(mut config: Config, dry_run: bool) -> anyhow::Result<Option<Counts>> {
+    config.store.migrate = false; // that is not what was asked for
+    let store = open_store(&config).await?;
+    let owner = format!("the command line, process {}", std::process::id());
+    let retention = Retention::new(store.clone(), owner, config.retention, Metrics::new());
+    let counts = if dry_run {
+        Some(retention.look().await?)
+    } else {
+        let (stop, signal) = (CancellationToken::new(), shutdown::signal());
+        let interrupted = stop.clone();
+        let listening = tokio::spawn(async move {
+            if signal.await.is_ok() {
+                interrupted.cancel();
+            }
+        });
+        let counts = retention.purge(&stop).await;
+        listening.abort();
+        counts?
+    };
+    store.close().await;
+    Ok(counts)
 }
 
 /// Builds a hub and runs it on this runtime and on a thread per shard.
@@ -198,6 +229,8 @@ fn assemble(
         ingest: ingest.clone(),
         pages: Pages::new(store.clone(), &config.limits),
         guests: Tally::default(),
+        deltas: Deltas::new(store.clone(), &config.store),
+        checksums: Checksums::new(store.clone(), Handle::current()),
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),
@@ -223,6 +256,10 @@ fn assemble(
     shutdown.spawn("authenticator", hub.auth.clone().run(stop.clone()));
     let (acks, store, metrics) = (hub.acks.clone(), hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("acknowledgements", acks.run(store, metrics, stop.clone()));
+    let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
+    let policy = hub.config.retention.clone();
+    let retention = Retention::new(store, instance.to_string(), policy, metrics);
+    shutdown.spawn("retention", retention.run(stop.clone()));
     let (live, relay) = (hub.live.clone(), hub.relay.clone());
     let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("who is here", live.run(instance, store, relay, metrics, stop.clone()));

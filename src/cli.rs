@@ -82,6 +82,9 @@ Examples:
   syncline tail --room project:demo
   syncline tail --url wss://hub.example.org --room project:demo --since 0 | jq")]
     Tail(Tail),
+    /// Purge what is past its time (`[retention]`)
+    #[command(subcommand)]
+    Retention(Retention),
     /// Ask a running hub whether it is ready; exit code 1 if not
     #[command(after_help = "\
 Example:
@@ -97,6 +100,20 @@ Example:
     /// Help in developing against the hub
     #[command(subcommand)]
     Dev(dev::Dev),
+}
+
+#[derive(Debug, Subcommand)]
+enum Retention {
+    /// Purge now what running hubs purge every `retention.interval`; exit code 1 if one is at it
+    #[command(after_help = "\
+Examples:
+  syncline retention run --dry-run
+  syncline --set retention.log=7d retention run")]
+    Run {
+        /// Count, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -192,6 +209,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 loaded.checked_for(|key| key.starts_with("auth") || key.starts_with("roles"))?;
             println!("{}", token::token(&config, &token)?);
         }
+        Command::Retention(Retention::Run { dry_run }) => {
+            let of = |key: &str| key.starts_with("store.") || key.starts_with("retention.");
+            let config = source.read().checked_for(of)?;
+            telemetry::init_logging(&config.log)?;
+            return retention(config, dry_run).await;
+        }
         Command::Tail(tail) => return tail::tail(&tail, &mut std::io::stdout()).await,
         Command::Health { url } => {
             let url = match url {
@@ -210,6 +233,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             return push::push(&config, command, &mut std::io::stdout()).await;
         }
         Command::Dev(command) => return dev::dev(command, &mut std::io::stdout()).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn retention(config: config::Config, dry_run: bool) -> anyhow::Result<ExitCode> {
+    let Some(counts) = app::retention(config, dry_run).await? else {
+        eprintln!("another instance is purging: nothing was done");
+        return Ok(ExitCode::FAILURE);
+    };
+    for (what, count) in counts {
+        println!("{count:>12} {}", what.as_str());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,8 @@ use crate::push::decide::Policy;
 use crate::push::{Acks, Live};
 use crate::quota::Quota;
 use crate::store::Store;
+use crate::sync::checksums::Checksums;
+use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
 use crate::sync::pages::Pages;
 use crate::telemetry::{Metrics, resident_memory};
@@ -43,6 +45,10 @@ pub struct Hub {
     pub store: Store,
     /// Reads of the log for those who catch up.
     pub pages: Pages,
+    /// Reads of the state for those who were away.
+    pub deltas: Deltas,
+    /// What their copies have to add up to.
+    pub checksums: Checksums,
     /// The way to the shards and to the other instances.
     pub relay: Arc<Relay>,
     /// Connections that are no WebSocket, or not yet.

@@ -25,7 +25,7 @@ mod process;
 
 pub use labels::{
     AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, IngestOutcome, IngestWay,
-    Label, PushEvent, PushLane, PushState, RateLimit, Resync, WriteOutcome,
+    Label, Purged, PushEvent, PushLane, PushState, RateLimit, Resync, WriteOutcome,
 };
 pub use process::resident_memory;
 
@@ -196,6 +196,10 @@ metrics! {
     push_breakers_opened: Counter = both();
     /// Times so many push tokens were dead at once that none was disabled.
     push_spikes: Counter = both();
+    /// Rows purged because they were past their time, by table.
+    retention_purged: Counters<Purged> = Counters::new();
+    /// When this instance last purged, in seconds since the Unix epoch; 0 if it never did.
+    retention_last_run: Gauge = both();
 }
 
 impl Metrics {

@@ -61,6 +61,12 @@ impl Role {
         &self.scope
     }
 
+    /// Whether it may see entities of every type.
+    #[must_use]
+    pub fn reads_everything(&self) -> bool {
+        self.sees.is_every_type()
+    }
+
     /// Whether it may create and update entities of this type.
     #[must_use]
     pub fn can_write(&self, entity_type: &EntityType) -> bool {

@@ -106,6 +106,11 @@ impl Visibility {
         Self { read, hidden, by_type }
     }
 
+    /// Whether it holds entities of every type.
+    pub(super) fn is_every_type(&self) -> bool {
+        self.read == Types::All
+    }
+
     pub(super) fn can_read(&self, entity_type: &EntityType) -> bool {
         self.read.contains(entity_type)
     }

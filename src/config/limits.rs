@@ -56,8 +56,10 @@ pub struct Limits {
     pub catch_up_bytes: usize,
     /// Catch-up reads of the store under way at once. Default 32.
     pub catch_ups: usize,
-    /// Changes in one page of a catch-up or of `/changes`. Default 500.
+    /// Changes in one page of a catch-up, and of `/changes` unless the client names a `limit`. Default 500.
     pub page_changes: u32,
+    /// Rows a client may ask for in one reply of `/changes`. Default 100 000.
+    pub delta_rows: u32,
     /// Bytes of recent changes kept in memory per active project, to resume from. Default 1 MiB.
     pub recent_bytes: usize,
     /// Resident memory above which new connections are refused with 4200; 0 turns it off. Default 0.
@@ -94,6 +96,7 @@ impl Default for Limits {
             catch_up_bytes: 256 << 10,
             catch_ups: 32,
             page_changes: 500,
+            delta_rows: 100_000,
             recent_bytes: 1 << 20,
             memory_bytes: 0,
         }

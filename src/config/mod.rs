@@ -19,6 +19,7 @@ mod problem;
 pub mod push;
 mod reader;
 pub mod redact;
+mod retention;
 mod roles;
 mod schema;
 mod server;
@@ -37,6 +38,7 @@ pub use log::{Log, LogFormat};
 pub use presence::Presence;
 pub use problem::{ConfigErrors, Origin, Problem, Severity};
 pub use push::{Expo, Push};
+pub use retention::Retention;
 pub use roles::{Role, Roles};
 pub use server::Server;
 pub use store::Store;
@@ -65,6 +67,8 @@ pub struct Config {
     pub ingest: Ingest,
     /// When an unacknowledged event becomes a push.
     pub push: Push,
+    /// How long what is no longer current is kept.
+    pub retention: Retention,
     /// What is written to standard error.
     pub log: Log,
 }

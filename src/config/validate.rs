@@ -25,7 +25,7 @@ const PUBLIC_KEY_ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// The numbers and durations that may be 0: it turns something off, or means "at once".
-const MAY_BE_ZERO: [&str; 15] = [
+const MAY_BE_ZERO: [&str; 16] = [
     "auth.expiry_grace",
     "auth.expiry_warning",
     "auth.leeway",
@@ -39,6 +39,7 @@ const MAY_BE_ZERO: [&str; 15] = [
     "push.grace_normal",
     "push.cap_per_hour",
     "push.linger",
+    "retention.interval",
     "server.drain_spread",
     "server.shards",
 ];
@@ -59,6 +60,7 @@ impl Config {
         self.presence(&mut problems);
         self.ingest.sources(&mut problems);
         self.push(&mut problems);
+        self.retention(&mut problems);
         if let Err(error) = EnvFilter::builder().parse(&self.log.filter) {
             problems.push(
                 Problem::error("log.filter", error.to_string())
@@ -238,6 +240,19 @@ impl Config {
             problems.push(
                 Problem::error("presence.lease", "must be longer than two `presence.heartbeat`")
                     .help("a lost heartbeat must not make everybody of an instance leave"),
+            );
+        }
+    }
+
+    fn retention(&self, problems: &mut Vec<Problem>) {
+        let deliveries = u32::try_from(self.ingest.max_deliveries).unwrap_or(u32::MAX);
+        let again = self.ingest.claim_after.saturating_mul(deliveries);
+        if self.retention.verdicts < again {
+            problems.push(
+                Problem::error("retention.verdicts", "an event may be delivered again after that")
+                    .help(
+                        "keep verdicts longer than `ingest.claim_after` × `ingest.max_deliveries`",
+                    ),
             );
         }
     }

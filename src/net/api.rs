@@ -7,9 +7,12 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::SizeAbove;
 
 use super::admin;
 use super::conflicts;
@@ -17,32 +20,36 @@ use super::cors;
 use super::problem::{self, Problem};
 use super::publish;
 use super::upgrade::bearer;
-use super::{notifications, push};
+use super::{changes, checksum, notifications, policies, push};
 use crate::auth::{Command, Grants, Permit, authorize};
 use crate::clock;
 use crate::hub::Hub;
-use crate::id::{EntityId, EntityKey, EntityType, Epoch, ProjectId, Room, Seq, UserId};
+use crate::id::{EntityId, EntityKey, EntityType, ProjectId, Room, UserId};
 use crate::presence::PresencePage;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::protocol::op::{EntityState, Fields, StoredVerdict};
-use crate::protocol::server::ResyncReason;
+use crate::protocol::op::{EntityState, StoredVerdict};
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
 use crate::telemetry::{AuthFailure, RateLimit};
 
 /// How long a request may take, its body included.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a reply that is compressed.
+const COMPRESS_ABOVE: u16 = 8 << 10;
 
 /// All HTTP endpoints of the public listener.
 pub fn router(hub: Arc<Hub>) -> Router {
     Router::new()
-        .route("/v1/projects/{project}/changes", get(changes))
+        .route("/v1/projects/{project}/changes", get(changes::changes).layer(compressed()))
+        .route("/v1/projects/{project}/checksum", get(checksum::checksum))
         .route("/v1/projects/{project}/entities/{type}/{id}", get(entity))
         .route("/v1/projects/{project}/entities/{type}/{id}/explain", get(conflicts::explain))
         .route("/v1/projects/{project}/conflicts", get(conflicts::mine))
         .route("/v1/projects/{project}/ops", post(ops))
         .route("/v1/rooms/{room}/presence", get(presence))
+        .route("/v1/cache-policies", get(policies::list))
+        .route("/v1/admin/cache-policies/{type}", put(policies::put).delete(policies::delete))
         .route("/v1/publish", post(publish::publish))
         .merge(notifications::router())
         .merge(push::router())
@@ -54,6 +61,14 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .layer(middleware::from_fn_with_state(hub.clone(), count))
         .layer(cors::layer(&hub.config.server.allowed_origins))
         .with_state(hub)
+}
+
+/// gzip for replies that are worth it, for those who accept it. The fastest level: it runs on a thread
+/// that serves connections.
+fn compressed() -> CompressionLayer<SizeAbove> {
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(SizeAbove::new(COMPRESS_ABOVE))
 }
 
 async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
@@ -103,73 +118,7 @@ pub(super) fn unavailable(error: &StoreError) -> Refusal {
     }
 }
 
-#[derive(Debug, Deserialize)]
-struct Since {
-    #[serde(default)]
-    since: u64,
-    /// The epoch `since` belongs to.
-    epoch: Option<Epoch>,
-    limit: Option<u32>,
-}
-
-/// The latest state of everything that changed after `since`.
-#[derive(Debug, Serialize)]
-struct Delta {
-    changes: Vec<DeltaRow>,
-    /// The cursor to store with these rows, and to ask on from.
-    next: Seq,
-    /// Whether another page follows now.
-    more: bool,
-    epoch: Epoch,
-    /// The cursor was of no use: this page begins anew, and with those that follow it is all there is.
-    /// Drop what they do not name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resync: Option<ResyncReason>,
-}
-
-#[derive(Debug, Serialize)]
-struct DeltaRow {
-    entity: EntityKey,
-    version: Seq,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    deleted: bool,
-    fields: Fields,
-}
-
-async fn changes(
-    State(hub): State<Arc<Hub>>,
-    headers: HeaderMap,
-    Path(project): Path<String>,
-    Query(query): Query<Since>,
-) -> Result<Json<Delta>, Problem> {
-    let project: ProjectId = name(&project)?;
-    let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
-    let (_, role) = permit.in_project()?;
-    let limit = query.limit.unwrap_or(u32::MAX).clamp(1, hub.config.limits.page_changes);
-    let bytes = hub.config.limits.body_bytes as u64;
-    let entities = |after| hub.store.entities(&project, after, limit, bytes);
-    let mut page = entities(Seq(query.since)).await.map_err(|error| unavailable(&error))?;
-    let resync = if query.since > page.head.0 || query.epoch.is_some_and(|e| e != page.epoch) {
-        Some(ResyncReason::EpochChanged)
-    } else if query.since > 0 && query.since < page.tombstone_floor.0 {
-        Some(ResyncReason::CursorTooOld)
-    } else {
-        None
-    };
-    if resync.is_some() {
-        page = entities(Seq::ZERO).await.map_err(|error| unavailable(&error))?;
-    }
-    let last = page.rows.last().map(|(_, row)| row.version);
-    let next = if page.more { last.unwrap_or(page.head) } else { page.head };
-    let visible = page.rows.into_iter().filter(|(entity, _)| role.can_read(&entity.kind));
-    let rows = visible.map(|(entity, mut row)| {
-        role.redact(&entity.kind, &mut row.fields);
-        DeltaRow { entity, version: row.version, deleted: row.deleted, fields: row.fields }
-    });
-    Ok(Json(Delta { changes: rows.collect(), next, more: page.more, epoch: page.epoch, resync }))
-}
-
-/// The permit to hear or read a room.
+/// Asks whether the bearer may read a room.
 pub(super) async fn read(hub: &Hub, headers: &HeaderMap, room: &Room) -> Result<Permit, Problem> {
     let grants = grants(hub, headers).await?;
     Ok(authorize(&grants, Command::Read(room))?)

@@ -3,18 +3,21 @@
 //! [`server`] accepts on every shard, `first` reads what a connection begins with, [`upgrade`] answers a
 //! WebSocket handshake; the rest is HTTP:
 //! [`api`] and [`admin`] are the same commands for those who cannot hold a socket, for backends and for
-//! operators, `cors` lets browsers read them; `guest` counts connections that are no WebSocket;
-//! `notifications` and `push` are the inbox and the devices of users;
-//! [`problem`] is the one mapping of refusals to HTTP; [`operator`] is the second listener.
+//! operators, `cors` lets browsers read them; [`changes`] and [`checksum`] are delta sync, [`policies`] say how
+//! to cache; `notifications` and `push` are the inbox and the devices of users; `guest` counts connections that are no WebSocket; [`problem`] is the one mapping of refusals to
+//! HTTP; [`operator`] is the second listener.
 
 pub mod admin;
 pub mod api;
+mod changes;
+mod checksum;
 mod conflicts;
 mod cors;
 mod first;
 mod guest;
 mod notifications;
 pub mod operator;
+mod policies;
 pub mod problem;
 pub mod publish;
 mod push;

@@ -2,8 +2,8 @@
 //!
 //! [`frame`] cuts WebSocket frames, [`client`] reads what clients say, [`server`] writes what the hub
 //! answers, [`op`] is the vocabulary of writes both sides share, [`notify`] whom a write has to reach, [`conflict`] how
-//! two writes meet, [`checksum`] whether they arrived whole, [`json`] says which values are taken, [`error`]
-//! the typed codes.
+//! two writes meet, [`checksum`] whether they arrived whole, [`json`] says which values are taken, [`sums`] is
+//! what a client verifies its copy with, [`policy`] how it is to cache, [`error`] the typed codes.
 //! `docs/PROTOCOL.md` is the same contract for readers.
 
 pub mod checksum;
@@ -14,7 +14,9 @@ pub mod frame;
 pub mod json;
 pub mod notify;
 pub mod op;
+pub mod policy;
 pub mod server;
+pub mod sums;
 
 /// The WebSocket subprotocol the hub speaks (RFC 6455, section 1.9).
 pub const SUBPROTOCOL: &str = "syncline.v1";

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Permit;
+use crate::clock;
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 use crate::store::Store;
 use crate::telemetry::{Metrics, PushState};
@@ -67,11 +68,12 @@ impl Acks {
     async fn flush(&self, store: &Store, metrics: &Metrics) {
         let waiting =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let now = clock::now_ms();
         stream::iter(waiting)
             .for_each_concurrent(AT_ONCE, |(key, noted)| async move {
                 let (project, user, client) = &key;
                 let Noted { seq, active } = noted;
-                match store.ack(project, user, client, seq, active).await {
+                match store.ack(project, user, client, seq, active, now).await {
                     Ok(canceled) => {
                         metrics.push_intents.of(PushState::Canceled).inc_by(canceled);
                     }

@@ -37,6 +37,11 @@ impl StoreError {
         Self::Schema(format!("a stored {what} cannot be read: {error}"))
     }
 
+    /// A read that was given up half-way; another try may work.
+    pub(crate) fn interrupted() -> Self {
+        Self::Unavailable(sqlx::Error::WorkerCrashed)
+    }
+
     /// A `sync_head` row that was there is gone; the hub never deletes one.
     pub(super) fn vanished() -> Self {
         Self::Schema("a project's head vanished".into())

@@ -58,28 +58,35 @@ macro_rules! in_transaction {
 
 mod commit;
 mod conflicts;
+mod delta;
 mod dialect;
 mod entities;
 mod error;
 mod heads;
+mod lease;
 mod log;
 mod migrate;
 mod model;
 mod notifications;
 mod open;
+mod policies;
 pub mod push;
 mod queue;
+pub mod retention;
 mod revocations;
+mod scope;
 mod stamps;
 mod value;
 
 pub use commit::Plan;
 pub use conflicts::ConflictQuery;
+pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
+pub use lease::Lease;
 pub use model::{
-    Access, Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityPage, EntityRow,
-    Given, Head, LocalName, LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded,
-    Refused, RevocationRow, Schedule, Snapshot, SourceVersion,
+    Access, Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, Given, Head,
+    LocalName, LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused,
+    RevocationRow, Schedule, Snapshot, SourceVersion,
 };
 pub use queue::Submitted;
 pub use stamps::{Stamp, Stamps};

@@ -383,22 +383,6 @@ pub struct LogPage {
     pub floor: Seq,
 }
 
-/// The latest state of some entities, with the head read in the same snapshot.
-#[derive(Debug, Clone)]
-pub struct EntityPage {
-    /// Entities in the order of their versions, tombstones included.
-    pub rows: Vec<(EntityKey, EntityRow)>,
-    /// Whether another page, after the last row's version, may hold more. On the last page the
-    /// reader's cursor becomes `head`.
-    pub more: bool,
-    /// The position of the project's last change.
-    pub head: Seq,
-    /// The identity of the sequence.
-    pub epoch: Epoch,
-    /// Tombstones up to and including this version are gone: an older cursor cannot learn of deletes.
-    pub tombstone_floor: Seq,
-}
-
 /// A revocation in force, as the text every instance understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevocationRow {

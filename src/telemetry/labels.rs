@@ -336,6 +336,26 @@ label! {
 }
 
 label! {
+    /// What was purged.
+    Purged("table") {
+        /// The change log.
+        Changes = "changes",
+        /// Tombstones of deleted entities.
+        Tombstones = "tombstones",
+        /// Verdicts of operations and events.
+        Verdicts = "verdicts",
+        /// Ids given to what clients named themselves.
+        Mappings = "mappings",
+        /// Conflicts that are decided.
+        Conflicts = "conflicts",
+        /// Devices not seen any more.
+        Devices = "devices",
+        /// Revocations that expired.
+        Revocations = "revocations",
+    }
+}
+
+label! {
     /// A step in the life of a push intent.
     PushState("state") {
         /// Written with the event; waits for its grace to pass.

@@ -151,13 +151,13 @@ async fn a_role_lists_only_what_it_may_read_and_still_gets_on() {
         json!({ "op_id": "p", "kind": "create", "type": "payroll", "id": "1", "fields": {} });
     Api::new(&hub, "editor").write(json!([payroll, create("1", "t1", &json!({}))])).await;
     let viewer = Api::new(&hub, "viewer");
+    // What it may not read takes no place in its page.
     let page = viewer.get("/v1/projects/p/changes?limit=1").await;
-    assert_eq!(
-        (&page["changes"], &page["next"], &page["more"]),
-        (&json!([]), &json!(1), &json!(true))
-    );
-    let page = viewer.get("/v1/projects/p/changes?since=1").await;
+    assert_eq!(page["changes"].as_array().unwrap().len(), 1);
     assert_eq!(page["changes"][0]["entity"], json!({ "type": "task", "id": "t1" }));
+    assert_eq!((&page["next"], &page["more"]), (&json!(2), &json!(false)));
+    let page = viewer.get("/v1/projects/p/changes?since=2").await;
+    assert_eq!((&page["changes"], &page["next"]), (&json!([]), &json!(2)));
     hub.stop().await;
 }
 

@@ -5,6 +5,7 @@
 mod architecture;
 mod bounded;
 mod bus;
+mod changes;
 mod connections;
 mod fuzz_corpus;
 mod http;
@@ -14,6 +15,7 @@ mod isolation;
 mod no_hole;
 mod operators;
 mod poison;
+mod policies;
 mod presence;
 mod presence_rooms;
 mod protocol;

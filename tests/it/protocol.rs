@@ -3,9 +3,10 @@
 use serde_json::Value;
 use syncline::auth::Revocation;
 use syncline::config::Limits;
-use syncline::id::Room;
+use syncline::id::{EntityKey, Room, Seq};
 use syncline::protocol::client::{self, ClientFrame, Write};
 use syncline::protocol::error::{CloseCode, ErrorCode};
+use syncline::protocol::sums;
 
 const DOCUMENT: &str = include_str!("../../docs/PROTOCOL.md");
 
@@ -117,4 +118,20 @@ fn every_limit_and_revocation_is_documented() {
         examples(section("HTTP")).into_iter().filter(|(_, text)| text.contains("\"kind\""));
     let read = revocations.map(|(_, text)| serde_json::from_str::<Revocation>(text).unwrap());
     assert_eq!(read.count(), 4);
+}
+
+#[test]
+fn the_documented_checksums_are_those_of_the_hub() {
+    let rows = section("Checksums").lines().filter(|line| line.starts_with("| `"));
+    let mut count = 0;
+    for row in rows {
+        let cells: Vec<_> =
+            row.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let key = EntityKey { kind: cells[0].parse().unwrap(), id: cells[1].parse().unwrap() };
+        assert_eq!(sums::bucket(&key).to_string(), cells[3], "{row}");
+        let version = Seq(cells[2].parse().unwrap());
+        assert_eq!(format!("{:016x}", sums::entry(&key, version)), cells[4], "{row}");
+        count += 1;
+    }
+    assert_eq!(count, 4);
 }

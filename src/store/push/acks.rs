@@ -5,7 +5,7 @@ use crate::id::{ClientId, ProjectId, Seq, UserId};
 
 const UPSERT_CURSOR: &str = "
     INSERT INTO device_cursors (user_id, client, project, acked, active, last_seen)
-    VALUES ($1, $2, $3, $4, $5, NOW_MS)
+    VALUES ($1, $2, $3, $4, $5, $6)
     ON CONFLICT (user_id, client, project) DO UPDATE SET
         acked = CASE WHEN excluded.acked > device_cursors.acked
                 THEN excluded.acked ELSE device_cursors.acked END,
@@ -25,7 +25,7 @@ const CANCEL_OF_DEVICE: &str = "
       AND token_id IN (SELECT id FROM push_tokens WHERE client = $4)";
 
 impl Store {
-    /// Records that an installation has stored everything up to `seq`; what it acknowledged only
+    /// Records that an installation, seen at `now_ms`, has stored everything up to `seq`; what it acknowledged only
     /// rises. If it is `active`, a person has seen it: the user's pushes up to there are canceled
     /// unless a worker already sends them. If not, only this installation is spared. Returns how many
     /// were canceled.
@@ -39,6 +39,7 @@ impl Store {
         client: &ClientId,
         seq: Seq,
         active: bool,
+        now_ms: i64,
     ) -> Result<u64, StoreError> {
         let (dialect, seq) = (self.dialect(), value::from_seq(seq));
         let canceled = in_transaction!(self, |tx| {
@@ -48,6 +49,7 @@ impl Store {
                 .bind(project.as_str())
                 .bind(seq)
                 .bind(active)
+                .bind(now_ms)
                 .execute(&mut *tx)
                 .await?;
             let (p, u) = (project.as_str(), user.as_str());

@@ -18,7 +18,11 @@ macro_rules! on_both_engines {
     };
 }
 
+mod checksum;
 mod commit;
+mod delta;
 mod lifecycle;
 mod push;
 mod read;
+mod retention;
+mod upgrade;

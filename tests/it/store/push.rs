@@ -89,8 +89,9 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
     let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
     arm(&store, "p", 5).await;
     arm(&store, "q", 1).await;
-    let ack =
-        async |user, seq, active| store.ack(&p, user, &client, Seq(seq), active).await.unwrap();
+    let ack = async |user, seq, active| {
+        store.ack(&p, user, &client, Seq(seq), active, 1200).await.unwrap()
+    };
     assert_eq!(ack(&ben, 5, false).await, 0, "nobody has looked");
     assert_eq!(ack(&ana, 5, true).await, 0, "somebody else has looked");
     assert_eq!(ack(&ben, 2, true).await, 2);

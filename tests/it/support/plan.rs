@@ -88,7 +88,8 @@ pub(crate) fn last_wins(snapshot: &Snapshot, ops: &[PendingOp], now: i64) -> Eff
             continue;
         }
         head = head.next();
-        let key = task(pending.op.id.as_str());
+        let kind = pending.op.entity_type.clone();
+        let key = EntityKey { kind, ..task(pending.op.id.as_str()) };
         let old = rows.get(&key).or_else(|| snapshot.entities.get(&key));
         let row = next_row(old, pending, head);
         effects.entries.push(entry(pending, &key, old, head, now));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use syncline::config;
 use syncline::store::Store;
 use tempfile::TempDir;
@@ -28,6 +29,20 @@ impl Site {
     fn at(url: String, directory: TempDir) -> Self {
         let lock_timeout = Duration::from_secs(20);
         Self { config: config::Store { url, lock_timeout, ..Default::default() }, directory }
+    }
+
+    /// Runs statements beside the hub's.
+    pub(crate) async fn run(&self, sql: &str) {
+        let statements = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        if self.config.url.starts_with("sqlite:") {
+            let mut db = SqliteConnection::connect(&self.config.url).await.unwrap();
+            statements.execute(&mut db).await.unwrap();
+            db.close().await.unwrap();
+        } else {
+            let mut db = PgConnection::connect(&self.config.url).await.unwrap();
+            statements.execute(&mut db).await.unwrap();
+            db.close().await.unwrap();
+        }
     }
 
     /// A handle of its own, as another instance would have; the schema is brought up to date.

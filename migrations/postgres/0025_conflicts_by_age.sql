@@ -1,0 +1,3 @@
+-- no-transaction
+-- The oldest decided conflicts, to purge.
+CREATE INDEX CONCURRENTLY conflict_log_by_age ON conflict_log (created_at) WHERE state <> 'open';

@@ -1,0 +1,49 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[retention]`: how long what is no longer current is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// How often what is past its time is purged; 0 turns that off. Default 1 h.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// Changes in the log. Default 30 days.
+    #[serde(with = "humantime_serde")]
+    pub log: Duration,
+    /// Tombstones of deleted entities. Default 90 days.
+    #[serde(with = "humantime_serde")]
+    pub tombstones: Duration,
+    /// Verdicts: as long as an operation may be sent again. Default 180 days.
+    #[serde(with = "humantime_serde")]
+    pub verdicts: Duration,
+    /// Conflicts, after they were decided. Default 180 days.
+    #[serde(with = "humantime_serde")]
+    pub conflicts: Duration,
+    /// How far a device is, after it was last seen. Default 180 days.
+    #[serde(with = "humantime_serde")]
+    pub devices: Duration,
+    /// A device seen within this time holds back the log and the tombstones it has not acknowledged.
+    /// Default 30 days.
+    #[serde(with = "humantime_serde")]
+    pub consumers: Duration,
+    /// Rows purged in one transaction. Default 1000.
+    pub batch: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 3600;
+        Self {
+            interval: Duration::from_secs(3600),
+            log: Duration::from_secs(30 * DAY),
+            tombstones: Duration::from_secs(90 * DAY),
+            verdicts: Duration::from_secs(180 * DAY),
+            conflicts: Duration::from_secs(180 * DAY),
+            devices: Duration::from_secs(180 * DAY),
+            consumers: Duration::from_secs(30 * DAY),
+            batch: 1000,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `GET /v1/projects/{project}/checksum`: whether a client's copy is right, bucket by bucket.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+
+use super::api::{name, read, unavailable};
+use super::changes::types;
+use super::problem::Problem;
+use crate::hub::Hub;
+use crate::id::{Epoch, ProjectId, Room, Seq};
+use crate::protocol::sums::Bucket;
+use crate::sync::delta::Wanted;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    /// Types, separated by commas.
+    types: Option<String>,
+}
+
+/// The checksum of all living entities the role may read, of the types asked for.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    /// The position it is good for.
+    head: Seq,
+    epoch: Epoch,
+    scope: String,
+    buckets: Vec<Bucket>,
+}
+
+/// What a client's copy adds up to if it is right.
+pub(super) async fn checksum(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+    Path(project): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Answer>, Problem> {
+    let project: ProjectId = name(&project)?;
+    let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
+    let (_, role) = permit.in_project()?;
+    let types = types(asked.types.as_deref())?;
+    let wanted = Wanted { role: role.clone(), types, buckets: None };
+    let sum = hub.checksums.read(&project, wanted).await.map_err(|error| unavailable(&error))?;
+    Ok(Json(Answer {
+        head: sum.head,
+        epoch: sum.epoch,
+        scope: role.scope().to_owned(),
+        buckets: sum.sums.0.to_vec(),
+    }))
+}

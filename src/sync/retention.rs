@@ -1,0 +1,200 @@
+//! Keeps the store from growing for ever: purges what is past its time, in small steps, while everyone
+//! else works.
+//!
+//! [`Retention::run`] is a task of every instance, of which one at a time holds the lease; a step that is
+//! interrupted is done again by whoever has it next. `syncline retention run` does the same once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config;
+use crate::store::retention::{
+    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, Past, REVOCATIONS, VERDICTS,
+};
+use crate::store::{Lease, Store, StoreError};
+use crate::telemetry::{Metrics, Purged};
+
+/// The lease's name.
+const JOB: &str = "retention";
+/// How long a holder may be silent. A step takes milliseconds.
+const LEASE: Duration = Duration::from_secs(60);
+/// Projects looked for at once.
+const PROJECTS: u32 = 500;
+
+/// How many rows of each kind went, or would go.
+pub type Counts = Vec<(Purged, u64)>;
+
+/// What is purged, and how.
+#[derive(Debug, Clone, Copy)]
+enum Rule {
+    /// Up to a position of each project.
+    Past(Past),
+    /// Row by row.
+    Aged(Aged),
+}
+
+/// Purges by the configured policy.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    store: Store,
+    owner: String,
+    config: config::Retention,
+    metrics: Arc<Metrics>,
+}
+
+impl Retention {
+    /// A purger that is known as `owner`.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        owner: String,
+        config: config::Retention,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { store, owner, config, metrics }
+    }
+
+    /// What is purged, what it counts as, and how long it is kept. A new table is a line here.
+    fn rules(&self) -> [(Purged, Rule, Duration); 7] {
+        let config = &self.config;
+        [
+            (Purged::Changes, Rule::Past(Past::Log), config.log),
+            (Purged::Tombstones, Rule::Past(Past::Tombstones), config.tombstones),
+            (Purged::Verdicts, Rule::Aged(VERDICTS), config.verdicts),
+            (Purged::Mappings, Rule::Aged(MAPPINGS), config.verdicts),
+            (Purged::Conflicts, Rule::Aged(CONFLICTS), config.conflicts),
+            (Purged::Devices, Rule::Aged(DEVICES), config.devices),
+            (Purged::Revocations, Rule::Aged(REVOCATIONS), Duration::ZERO),
+        ]
+    }
+
+    /// Purges every so often until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        if self.config.interval.is_zero() {
+            return;
+        }
+        let mut turn = interval(self.config.interval);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(turn.tick()).await.is_some() {
+            match self.purge(&stop).await {
+                Ok(Some(counts)) if counts.iter().any(|(_, count)| *count > 0) => {
+                    let counts: Vec<_> =
+                        counts.iter().map(|(what, n)| (what.as_str(), n)).collect();
+                    tracing::info!(?counts, "purged what was past its time");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    tracing::warn!(%error, "the purge waits for the store");
+                }
+            }
+        }
+    }
+
+    /// Purges all there is to purge, or until told to stop; returns how much. None if another instance is
+    /// at it.
+    ///
+    /// # Errors
+    /// What the store says. What was purged until then stays purged.
+    pub async fn purge(&self, stop: &CancellationToken) -> Result<Option<Counts>, StoreError> {
+        let Some(lease) = self.store.lease(JOB, &self.owner, LEASE).await? else {
+            return Ok(None);
+        };
+        let mut counts = Counts::new();
+        for (what, rule, keep) in self.rules() {
+            let purged = match rule {
+                Rule::Past(past) => self.past(&lease, what, past, keep, stop).await?,
+                Rule::Aged(aged) => self.aged(&lease, what, aged, keep, stop).await?,
+            };
+            counts.push((what, purged));
+        }
+        self.store.release(&lease).await?;
+        self.metrics.retention_last_run.set(clock::now_s());
+        Ok(Some(counts))
+    }
+
+    /// How much a purge would take now. Changes nothing and needs no lease.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn look(&self) -> Result<Counts, StoreError> {
+        let mut counts = Counts::new();
+        for (what, rule, keep) in self.rules() {
+            let mut count = 0;
+            match rule {
+                Rule::Aged(aged) => count = self.store.count_aged(aged, keep).await?,
+                Rule::Past(past) => {
+                    let mut after = String::new();
+                    loop {
+                        let due = self.store.due(past, keep, &after, PROJECTS).await?;
+                        let Some(last) = due.last() else { break };
+                        after = last.to_string();
+                        for project in &due {
+                            count += self.store.count_past(past, project, self.ages(keep)).await?;
+                        }
+                    }
+                }
+            }
+            counts.push((what, count));
+        }
+        Ok(counts)
+    }
+
+    fn ages(&self, keep: Duration) -> Ages {
+        Ages { keep, consumers: self.config.consumers }
+    }
+
+    async fn past(
+        &self,
+        lease: &Lease,
+        what: Purged,
+        past: Past,
+        keep: Duration,
+        stop: &CancellationToken,
+    ) -> Result<u64, StoreError> {
+        let (mut total, mut after) = (0, String::new());
+        loop {
+            let due = self.store.due(past, keep, &after, PROJECTS).await?;
+            let Some(last) = due.last() else { return Ok(total) };
+            after = last.to_string();
+            for project in &due {
+                loop {
+                    let (ages, batch) = (self.ages(keep), self.config.batch);
+                    let step = self.store.purge_past(lease, past, project, ages, batch).await?;
+                    let Some(purged) = step.filter(|_| !stop.is_cancelled()) else {
+                        return Ok(total);
+                    };
+                    self.metrics.retention_purged.of(what).inc_by(purged);
+                    total += purged;
+                    if purged < u64::from(batch) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn aged(
+        &self,
+        lease: &Lease,
+        what: Purged,
+        aged: Aged,
+        keep: Duration,
+        stop: &CancellationToken,
+    ) -> Result<u64, StoreError> {
+        let mut total = 0;
+        loop {
+            let step = self.store.purge_aged(lease, aged, keep, self.config.batch).await?;
+            let Some(purged) = step.filter(|_| !stop.is_cancelled()) else { return Ok(total) };
+            self.metrics.retention_purged.of(what).inc_by(purged);
+            total += purged;
+            if purged < u64::from(self.config.batch) {
+                return Ok(total);
+            }
+        }
+    }
+}
