@@ -29,7 +29,8 @@ use crate::ingest::pubsub::Listener;
 use crate::ingest::stream::Reader;
 use crate::net::{api, operator, server};
 use crate::presence::{News, Presence};
-use crate::push::{Acks, worker};
+use crate::push::decide::Policy;
+use crate::push::{self, Acks, Live};
 use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
@@ -40,9 +41,12 @@ use crate::sync::engine::Engine;
 use crate::sync::follow::Follower;
 use crate::sync::journal::Journal;
 use crate::sync::members::Members;
+use crate::sync::notify::Notices;
 use crate::sync::pages::Pages;
 use crate::sync::retention::{Counts, Retention};
+use crate::sync::rules::Rules;
 use crate::telemetry::Metrics;
+use crate::templates::Templates;
 
 /// How often it is looked whether all clients are gone.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
@@ -149,8 +153,12 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     })?;
     let (address, admin_address) = (listener.local_addr()?, operators.local_addr()?);
 
+    let templates = Templates::load(&config.push.templates, &config.push.locales);
+    let templates = Arc::new(templates.map_err(problems)?);
+    let providers = push::providers(&config.push)?;
+    let push = Arc::new(push::policy(&store, &config.push, templates, providers).await?);
     let shutdown = Shutdown::new();
-    let (hub, queues) = assemble(config, auth, access, store, &shutdown)?;
+    let (hub, queues) = assemble(config, auth, access, (store, push), &shutdown)?;
     hub.members.reload().await.context("cannot read the memberships")?;
     shutdown.spawn("operators", {
         let stop = shutdown.stopping().clone();
@@ -201,7 +209,7 @@ fn assemble(
     config: Config,
     auth: Arc<Authenticator>,
     access: Arc<Access>,
-    store: Store,
+    (store, push): (Store, Arc<Policy>),
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Arc<Hub>, Queues)> {
     let metrics = Metrics::new();
@@ -235,7 +243,10 @@ fn assemble(
     let relay = Arc::new(relay);
     let members = Members::new(store.clone(), relay.clone(), access.clone());
     let journal = open_journal(&config, &store, &metrics, shutdown);
-    let engine = Engine::new(store.clone(), relay.clone(), metrics.clone(), journal, &config);
+    let notices = Notices::new(&config.push, access.roles(), push.templates.clone());
+    let rules = Rules::new(&config, notices);
+    let engine =
+        Engine::new(store.clone(), relay.clone(), metrics.clone(), journal, &config, rules);
     let listens = link.is_some() && config.ingest.enabled;
     let parts = (engine.clone(), members.clone(), relay.clone());
     let ingest = Ingest::new(&config, parts, metrics.clone(), link);
@@ -253,6 +264,8 @@ fn assemble(
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),
+        live: Live::default(),
+        push,
         memory: Memory::new(config.limits.memory_bytes),
         runtime: Handle::current(),
         draining: shutdown.draining().clone(),
@@ -277,7 +290,10 @@ fn assemble(
     let policy = hub.config.retention.clone();
     let retention = Retention::new(store, instance.to_string(), policy, metrics);
     shutdown.spawn("retention", retention.run(stop.clone()));
-    shutdown.spawn("push", worker::Worker::new(&hub).run(stop.clone()));
+    let (live, relay) = (hub.live.clone(), hub.relay.clone());
+    let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
+    shutdown.spawn("who is here", live.run(instance, store, relay, metrics, stop.clone()));
+    push::spawn(&hub, shutdown);
     if listens {
         let (config, metrics) = (&hub.config, hub.metrics.clone());
         let reader = Reader::new(config, instance, ingest.clone(), metrics)?;

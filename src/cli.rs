@@ -14,8 +14,10 @@ use crate::id::Room;
 use crate::{app, telemetry};
 
 mod api;
+mod dev;
 mod greeting;
 mod health;
+mod push;
 mod report;
 mod sync;
 mod tail;
@@ -98,6 +100,12 @@ Example:
         #[arg(long)]
         url: Option<String>,
     },
+    /// Try pushes out, see what waits and what became of the rest
+    #[command(subcommand)]
+    Push(push::Push),
+    /// Help in developing against the hub
+    #[command(subcommand)]
+    Dev(dev::Dev),
 }
 
 #[derive(Debug, Subcommand)]
@@ -227,6 +235,13 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             return health::health(&url).await;
         }
+        Command::Push(command) => {
+            let needs = |key: &str| key.starts_with("store.") || key.starts_with("push.");
+            let config = source.read().checked_for(needs)?;
+            telemetry::init_logging(&config.log)?;
+            return push::push(&config, command, &mut std::io::stdout()).await;
+        }
+        Command::Dev(command) => return dev::dev(command, &mut std::io::stdout()).await,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,8 @@ use crate::fanout::{Relay, Tally};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
 use crate::presence::Presence;
-use crate::push::Acks;
+use crate::push::decide::Policy;
+use crate::push::{Acks, Live};
 use crate::quota::Quota;
 use crate::store::Store;
 use crate::sync::checksums::Checksums;
@@ -61,6 +62,10 @@ pub struct Hub {
     pub quota: Quota,
     /// What clients have stored.
     pub acks: Acks,
+    /// Who has a connection here.
+    pub live: Live,
+    /// What becomes of a push that is due.
+    pub push: Arc<Policy>,
     /// The runtime of everything that is not a connection.
     pub runtime: Handle,
     /// Set when the hub is about to stop: nobody new is let in.

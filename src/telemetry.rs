@@ -25,7 +25,7 @@ mod process;
 
 pub use labels::{
     AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, IngestOutcome, IngestWay,
-    Label, Purged, PushState, RateLimit, Rejection, Resync, WriteOutcome,
+    Label, Purged, PushEvent, PushLane, PushState, RateLimit, Rejection, Resync, WriteOutcome,
 };
 pub use process::resident_memory;
 
@@ -182,6 +182,24 @@ metrics! {
     rate_limited: Counters<RateLimit> = Counters::new();
     /// Push intents that reached a state.
     push_intents: Counters<PushState> = Counters::new();
+    /// What happened to pushes on devices.
+    push_events: Counters<(PushEvent, PushLane)> = Counters::new();
+    /// Seconds from the event to the provider's acceptance, lane critical.
+    push_critical_seconds: Histogram = histogram(0.01, 2.0, 16);
+    /// Seconds from the event to the provider's acceptance, lane high.
+    push_high_seconds: Histogram = histogram(0.01, 2.0, 16);
+    /// Seconds from the event to the provider's acceptance, lane normal.
+    push_normal_seconds: Histogram = histogram(0.01, 2.0, 16);
+    /// Pushes that wait to be sent, over all instances.
+    push_queue: Gauge = both();
+    /// Seconds since the event of the oldest of them.
+    push_queue_oldest_seconds: Gauge = both();
+    /// Times this instance looked after the push queue: leases, expiry, its size.
+    push_tends: Counter = both();
+    /// Times a provider's breaker opened: it fails, or does not accept the credentials.
+    push_breakers_opened: Counter = both();
+    /// Times so many push tokens were dead at once that none was disabled.
+    push_spikes: Counter = both();
     /// Rows purged because they were past their time, by table.
     retention_purged: Counters<Purged> = Counters::new();
     /// When this instance last purged, in seconds since the Unix epoch; 0 if it never did.
@@ -189,6 +207,16 @@ metrics! {
 }
 
 impl Metrics {
+    /// Seconds from the event to the provider's acceptance.
+    #[must_use]
+    pub fn push_seconds(&self, lane: PushLane) -> &Histogram {
+        match lane {
+            PushLane::Critical => &self.push_critical_seconds,
+            PushLane::High => &self.push_high_seconds,
+            PushLane::Normal => &self.push_normal_seconds,
+        }
+    }
+
     /// Counts an answered HTTP request. `route` is the route's pattern, never the path asked for.
     pub fn http_request(&self, route: &str, status: u16) {
         let labels = HttpRequest { route: route.to_owned(), status };

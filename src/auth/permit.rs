@@ -29,6 +29,8 @@ pub enum Command<'a> {
     Presence(&'a Room),
     /// Report what was stored of a project.
     Ack(&'a ProjectId),
+    /// Look after one's own inbox and devices.
+    Own,
 }
 
 /// What a permit is for.
@@ -44,6 +46,8 @@ pub enum Act {
     Presence,
     /// [`Command::Ack`].
     Ack,
+    /// [`Command::Own`].
+    Own,
     /// Anything in the project, for a backend.
     Backend,
 }
@@ -160,6 +164,7 @@ pub fn authorize(grants: &Grants, command: Command<'_>) -> Result<Permit, Refusa
     let (act, scope) = match command {
         Command::Read(room) => (Act::Read, room_scope(grants, room)?),
         Command::Write(project) => (Act::Write, Some(project_scope(grants, project)?)),
+        Command::Own => (Act::Own, None),
         Command::Ack(project) => (Act::Ack, Some(project_scope(grants, project)?)),
         Command::Presence(room) => {
             let scope = room_scope(grants, room)?;

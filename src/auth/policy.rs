@@ -177,6 +177,11 @@ impl Roles {
         self.by_name.keys()
     }
 
+    /// All of them, by name.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Role>> {
+        self.by_name.values()
+    }
+
     /// A role of each visibility class, at the class's index, to filter by.
     #[must_use]
     pub fn classes(&self) -> &[Arc<Role>] {

@@ -15,7 +15,8 @@ mod load;
 mod log;
 mod presence;
 mod problem;
-mod push;
+/// `[push]`, the largest section: its parts have names of their own.
+pub mod push;
 mod reader;
 pub mod redact;
 mod retention;
@@ -24,6 +25,7 @@ mod schema;
 mod server;
 mod store;
 mod validate;
+mod validate_push;
 
 pub use auth::{Auth, Hmac, Jwks, Memberships, PublicKey};
 pub use bus::Bus;
@@ -35,7 +37,7 @@ pub use load::{Loaded, load, read};
 pub use log::{Log, LogFormat};
 pub use presence::Presence;
 pub use problem::{ConfigErrors, Origin, Problem, Severity};
-pub use push::Push;
+pub use push::{Expo, Push};
 pub use retention::Retention;
 pub use roles::{Role, Roles};
 pub use server::Server;

@@ -299,7 +299,9 @@ fn env_name(key: &str) -> String {
 
 /// What was given, unless it may be a secret.
 fn shown(path: &[String], given: &DeValue<'_>) -> String {
-    let secret = path.iter().any(|key| matches!(&**key, "secret" | "admin_token" | "url"));
+    let secret = path.iter().any(|key| {
+        matches!(&**key, "secret" | "admin_token" | "access_token" | "base_url" | "url")
+    });
     match given {
         DeValue::Integer(number) if !secret => number.as_str().to_owned(),
         DeValue::String(text) if !secret => {

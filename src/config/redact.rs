@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::{Auth, Bus, Config, Hmac, Jwks, Source, Store};
+use super::{Auth, Bus, Config, Expo, Hmac, Jwks, Source, Store};
 
 /// What stands for a secret.
 const HIDDEN: &str = "***";
@@ -70,6 +70,8 @@ impl Config {
             source.secret = secret(&source.secret).into();
         }
         shown.auth.admin_token = secret(&shown.auth.admin_token).into();
+        shown.push.expo.access_token = secret(&shown.push.expo.access_token).into();
+        shown.push.expo.base_url = url(&shown.push.expo.base_url);
         shown.store.url = url(&shown.store.url);
         shown.bus.url = url(&shown.bus.url);
         shown
@@ -93,6 +95,9 @@ macro_rules! redacted_debug {
 
 redacted_debug!(Hmac { kid, algorithm } hides { secret: self::secret });
 redacted_debug!(Jwks { file, refresh } hides { url: self::url });
+redacted_debug!(Expo {
+    enabled, rate, in_flight, timeout, receipt_after, breaker
+} hides { access_token: self::secret, base_url: self::url });
 redacted_debug!(Source { name } hides { secret: self::secret });
 redacted_debug!(Store {
     connections, lock_timeout, group_ops, group_bytes, queue_ops, migrate,
@@ -140,10 +145,11 @@ mod tests {
             vec![Jwks { url: format!("https://u:{WORD}@idp/keys"), ..Jwks::default() }];
         config.auth.admin_token = WORD.into();
         config.ingest.sources = vec![Source { name: "billing".into(), secret: WORD.into() }];
+        config.push.expo.access_token = WORD.into();
         config.store.url = format!("postgres://ana:{WORD}@db/syncline");
         config.bus.url = format!("redis://:{WORD}@redis:6379");
         let printed = toml::to_string(&config.redacted()).unwrap();
-        assert_eq!(printed.matches("***").count(), 6, "{printed}");
+        assert_eq!(printed.matches("***").count(), 7, "{printed}");
         for text in [printed, format!("{config:?}"), format!("{config:#?}")] {
             assert!(!text.contains(WORD), "{text}");
             assert!(text.contains("billing") && text.contains("db/syncline"), "{text}");

@@ -9,9 +9,10 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use toml::Value;
 
+use super::push::Rule;
 use super::{
-    Auth, Config, Entities, Entity, Field, Hmac, Ingest, Jwks, PublicKey, Role, Roles, Server,
-    Source,
+    Auth, Config, Entities, Entity, Field, Hmac, Ingest, Jwks, PublicKey, Push, Role, Roles,
+    Server, Source,
 };
 use crate::protocol::conflict::{Merge, Strategy};
 
@@ -49,6 +50,13 @@ fn sample() -> Config {
         },
         roles: Roles([(ANY.to_owned(), role)].into()),
         entities: Entities([(ANY.to_owned(), entity)].into()),
+        push: Push {
+            link_schemes: one(),
+            drop_ambiguous: one(),
+            locales: one(),
+            rules: vec![Rule { on: one(), values: one(), roles: one(), ..Rule::default() }],
+            ..Push::default()
+        },
         ingest: Ingest { sources: vec![Source::default()], ..Ingest::default() },
         ..Config::default()
     }

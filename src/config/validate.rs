@@ -25,7 +25,7 @@ const PUBLIC_KEY_ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
 /// The numbers and durations that may be 0: it turns something off, or means "at once".
-const MAY_BE_ZERO: [&str; 14] = [
+const MAY_BE_ZERO: [&str; 16] = [
     "auth.expiry_grace",
     "auth.expiry_warning",
     "auth.leeway",
@@ -37,6 +37,8 @@ const MAY_BE_ZERO: [&str; 14] = [
     "push.grace_critical",
     "push.grace_high",
     "push.grace_normal",
+    "push.cap_per_hour",
+    "push.linger",
     "retention.interval",
     "server.drain_spread",
     "server.shards",
@@ -57,6 +59,7 @@ impl Config {
         self.urls(&mut problems);
         self.presence(&mut problems);
         self.ingest.sources(&mut problems);
+        self.push(&mut problems);
         self.retention(&mut problems);
         if let Err(error) = EnvFilter::builder().parse(&self.log.filter) {
             problems.push(

@@ -5,18 +5,21 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
 use super::{About, ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
 use crate::auth::{Access, Authenticator, Disconnect, Disconnects, RevocationEntry};
 use crate::bus::{Bus, Topic};
-use crate::id::{Epoch, ProjectId, Room, UserId};
+use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::{Delta, Presence};
 use crate::protocol::conflict::ConflictState;
 use crate::protocol::frame;
+use crate::protocol::notify::Lane;
 use crate::protocol::op::{StoredVerdict, Verdict};
 use crate::protocol::server::{Notification, PresenceDelta, PresenceList, ServerFrame};
+use crate::store::push::Due;
 use crate::store::{Committed, Membership, NewNotification, Parked};
 use crate::telemetry::{Dropped, Metrics};
 
@@ -75,7 +78,7 @@ impl Relay {
             self.bus.publish(&Topic::Project(project.clone()), &message);
         }
         for notification in &committed.notifications {
-            let change = committed.entries.iter().find(|entry| entry.seq == notification.seq);
+            let change = committed.entries.iter().find(|entry| entry.seq == notification.draft.seq);
             let kind = change.map(|entry| entry.entity.kind.clone());
             self.notification(&About { project: project.clone(), kind }, notification);
         }
@@ -108,23 +111,45 @@ impl Relay {
 
     /// Sends a notification to its user's connections, on every instance.
     pub fn notification(&self, about: &About, n: &NewNotification) {
-        let data = n
-            .data
-            .as_ref()
-            .and_then(|data| serde_json::value::RawValue::from_string(data.clone()).ok());
+        let draft = &n.draft;
+        if draft.schedule.is_some() {
+            return; // shown when its time comes
+        }
+        let data = draft.data.as_deref().and_then(raw);
         let frame = ServerFrame::Notification(Notification {
             nid: &n.nid,
             project: &about.project,
-            seq: n.seq,
-            title: &n.title,
-            body: &n.body,
+            seq: draft.seq,
+            title: &draft.title,
+            body: &draft.body,
             data: data.as_deref(),
-            link: n.link.as_deref(),
-            lane: n.lane,
-            at: n.created_at,
+            link: draft.link.as_deref(),
+            lane: draft.lane,
+            category: draft.category.as_deref(),
+            at: draft.created_at,
         })
         .encode();
         self.to_user(&n.user, about, &frame);
+    }
+
+    /// Shows a user a notification whose time has come.
+    pub fn announce(&self, due: &Due) {
+        let (Ok(project), Ok(user)) = (due.project.parse(), due.user_id.parse()) else { return };
+        let data = due.data.as_deref().and_then(raw);
+        let frame = ServerFrame::Notification(Notification {
+            nid: &due.nid,
+            project: &project,
+            seq: Seq::ZERO,
+            title: &due.title,
+            body: &due.body,
+            data: data.as_deref(),
+            link: due.link.as_deref(),
+            lane: Lane::ALL.into_iter().find(|l| l.as_str() == due.lane).unwrap_or_default(),
+            category: due.category.as_deref(),
+            at: due.created_at,
+        })
+        .encode();
+        self.to_user(&user, &About { project, kind: None }, &frame);
     }
 
     /// Passes on the new verdict of an operation that was tried again.
@@ -307,4 +332,8 @@ impl Relay {
             _ => self.dropped(Dropped::BusMessage, 1),
         }
     }
+}
+
+fn raw(text: &str) -> Option<Box<RawValue>> {
+    RawValue::from_string(text.to_owned()).ok()
 }

@@ -156,6 +156,9 @@ impl Event {
         let text: &RawValue = serde_json::from_slice(raw)?;
         json::check(text).map_err(|refusal| EventError::Value(refusal.message))?;
         let mut event: Raw = serde_json::from_str(text.get())?;
+        if let Some(notify) = &event.notify {
+            notify.check().map_err(|refusal| EventError::Value(refusal.message))?;
+        }
         if event.source.as_ref().is_some_and(|name| !is_name(name)) {
             return Err(EventError::Unfit("`source` must have 1 to 64 printable characters"));
         }

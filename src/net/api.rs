@@ -25,7 +25,7 @@ use super::problem::{self, Problem};
 use super::publish;
 use super::status;
 use super::upgrade::bearer;
-use super::{changes, checksum, policies};
+use super::{changes, checksum, notifications, policies, push};
 use crate::auth::{Claims, Command, Grants, Permit, authorize};
 use crate::clock;
 use crate::hub::Hub;
@@ -62,6 +62,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/v1/cache-policies", get(policies::list))
         .route("/v1/admin/cache-policies/{type}", put(policies::put).delete(policies::delete))
         .route("/v1/publish", post(publish::publish))
+        .merge(notifications::router())
+        .merge(push::router())
         .route("/v1/admin/projects/{project}/conflicts", get(conflicts::all))
         .route("/v1/admin/projects/{project}/sync/status", get(status::of))
         .route("/v1/admin/projects/{project}/sync/log", get(status::log_of))

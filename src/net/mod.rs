@@ -4,8 +4,9 @@
 //! WebSocket handshake; the rest is HTTP:
 //! [`api`], [`admin`] and [`members`] are the same commands for those who cannot hold a socket, for backends and
 //! for operators, `lane` and `status` tell of failed operations, `cors` lets browsers read them; `changes` and
-//! `checksum` are delta sync, `policies` say how to cache; `demo` is a page for development; `guest` counts
-//! connections that are no WebSocket; [`problem`] is the one mapping of refusals to
+//! `checksum` are delta sync, `policies` say how to cache; `notifications` and `push` are the inbox and the
+//! devices of users; `demo` is a page for development; `guest` counts connections that are no WebSocket;
+//! [`problem`] is the one mapping of refusals to
 //! HTTP; [`operator`] is the second listener.
 
 pub mod admin;
@@ -19,10 +20,12 @@ mod first;
 mod guest;
 mod lane;
 pub mod members;
+mod notifications;
 pub mod operator;
 mod policies;
 pub mod problem;
 pub mod publish;
+mod push;
 pub mod server;
 mod status;
 pub mod upgrade;

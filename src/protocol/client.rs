@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::checksum;
 use super::error::{ErrorCode, Refusal};
 use super::json;
+use super::notify::Notify;
 use super::op::Op;
 use crate::id::{ClientId, Epoch, ProjectId, Room, Seq};
 
@@ -54,6 +55,8 @@ pub enum ClientFrame {
     Presence(SetPresence),
     /// Stored by the client up to a position; or foreground/background alone.
     Ack(Ack),
+    /// Register this installation's push token, or take it back.
+    PushDevice(PushDevice),
     /// Answered by `pong`.
     Ping,
 }
@@ -178,7 +181,9 @@ impl Write {
     /// A `bad_request` that says what is wrong with it.
     pub fn op(raw: &RawValue) -> Result<Op, Refusal> {
         json::check(raw)?;
-        serde_json::from_str(raw.get()).map_err(|error| malformed(&error))
+        let op: Op = serde_json::from_str(raw.get()).map_err(|error| malformed(&error))?;
+        op.notify.as_ref().map_or(Ok(()), Notify::check)?;
+        Ok(op)
     }
 }
 
@@ -214,6 +219,27 @@ pub struct Ack {
     pub seq: Option<Seq>,
     /// Whether the app is in the foreground.
     pub active: Option<bool>,
+}
+
+/// `push_device`: the full state of this installation, as it is now. The token belongs to the connection's
+/// user from then on, whoever had it before.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct PushDevice {
+    /// Whose token it is, e.g. `expo`.
+    pub provider: String,
+    /// The token; without one the installation is forgotten.
+    pub token: Option<String>,
+    /// `ios`, `android` or `web`.
+    #[serde(default)]
+    pub platform: String,
+    /// The language, e.g. `pt-BR`.
+    pub locale: Option<String>,
+    /// The time zone, e.g. `America/Sao_Paulo`.
+    pub tz: Option<String>,
+    /// The app's version.
+    pub app_version: Option<String>,
+    /// The device's model.
+    pub model: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -280,6 +306,7 @@ pub fn decode(text: &str) -> Result<Request, Unreadable> {
         "broadcast" => body(text).map(ClientFrame::Broadcast),
         "presence" => body(text).map(ClientFrame::Presence),
         "ack" => body(text).map(ClientFrame::Ack),
+        "push_device" => body(text).map(ClientFrame::PushDevice),
         "ping" => Ok(ClientFrame::Ping),
         other => Err(Refusal::new(
             ErrorCode::UnknownType,
@@ -307,6 +334,7 @@ mod tests {
             r#"{"type":"broadcast","room":"room:p:x","event":"e","data":[1]}"#,
             r#"{"type":"presence","room":"room:p:x","state":null}"#,
             r#"{"type":"ack","project":"p","seq":9}"#,
+            r#"{"type":"push_device","provider":"expo","platform":"ios","token":"t"}"#,
             r#"{"type":"ping","later":"fields are ignored"}"#,
         ] {
             decode(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));

@@ -417,6 +417,9 @@ pub struct Notification<'a> {
     pub link: Option<&'a str>,
     /// How urgent.
     pub lane: super::op::Lane,
+    /// What kind it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub category: Option<&'a str>,
     /// When, in milliseconds since the Unix epoch.
     pub at: i64,
 }

@@ -15,9 +15,12 @@ use super::table::{ConnRef, Identity, State};
 use crate::auth::{Command, Permit, authorize};
 use crate::id::Room;
 use crate::presence::Departure;
-use crate::protocol::client::{Ack, Broadcast, RequestId, SetPresence, Unsubscribe, Write};
+use crate::protocol::client::{
+    Ack, Broadcast, PushDevice, RequestId, SetPresence, Unsubscribe, Write,
+};
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::server::{RawState, ServerFrame};
+use crate::push::devices;
 use crate::quota::Kind;
 use crate::telemetry::RateLimit;
 
@@ -48,6 +51,7 @@ impl Shard {
                 let result = self.ack(conn, &ack);
                 self.done(conn, id.as_ref(), result);
             }
+            Step::PushDevice(id, device) => self.push_device(conn, id, device),
             Step::Pong(id) => self.send(conn.slot, &ServerFrame::Pong { id: id.as_ref() }.encode()),
             Step::Refuse(id, refusal) => {
                 if matches!(refusal.code, ErrorCode::RateLimited | ErrorCode::LimitExceeded) {
@@ -184,6 +188,28 @@ impl Shard {
         let state = RawState(presence.state.into());
         self.hub.presence.update(&presence.room, permit.user(), conn.id, state);
         Ok(())
+    }
+
+    fn push_device(self: &Rc<Self>, conn: ConnRef, id: Option<RequestId>, device: PushDevice) {
+        let client = self.with_identity(conn, |identity| identity.client.clone());
+        let asked = self.permit(conn, Command::Own).and_then(|permit| {
+            let client =
+                client.ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
+            Ok((permit, client))
+        });
+        let shard = self.clone();
+        spawn_local(async move {
+            let result = match asked {
+                Ok((permit, client)) => {
+                    devices::register(&shard.hub, &permit, client, device).await.map(|_| ())
+                }
+                Err(refusal) => Err(refusal),
+            };
+            if shard.is_open(conn) {
+                shard.answered(conn);
+                shard.done(conn, id.as_ref(), result);
+            }
+        });
     }
 
     fn ack(&self, conn: ConnRef, ack: &Ack) -> Result<(), Refusal> {

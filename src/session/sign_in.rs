@@ -114,6 +114,9 @@ impl Shard {
             self.hub.metrics.rate_limited.of(RateLimit::ConnectionsPerUser).inc();
             return self.close(conn.slot, Closing::Code(CloseCode::RateLimited));
         }
+        if here == 1 {
+            self.hub.live.note(&user, true);
+        }
         if here == 1 && !self.hub.relay.bus.is_local() {
             follow::follow_user(&self.hub.relay, user, &self.hub.runtime);
         }

@@ -7,8 +7,8 @@ use tokio::time::{Duration, Instant};
 
 use crate::config::{Auth, Limits, Server};
 use crate::protocol::client::{
-    self, Ack, Broadcast, ClientFrame, Connect, RequestId, SetPresence, Subscribe, Unsubscribe,
-    Write,
+    self, Ack, Broadcast, ClientFrame, Connect, PushDevice, RequestId, SetPresence, Subscribe,
+    Unsubscribe, Write,
 };
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
 use crate::quota::TokenBucket;
@@ -62,6 +62,8 @@ pub enum Step {
     Presence(Option<RequestId>, SetPresence),
     /// Note what the client has stored.
     Ack(Option<RequestId>, Ack),
+    /// Register a push token, or take it back.
+    PushDevice(Option<RequestId>, PushDevice),
     /// Answer `pong`.
     Pong(Option<RequestId>),
     /// Answer with an error; the connection lives.
@@ -152,6 +154,10 @@ impl Session {
             ClientFrame::Broadcast(broadcast) => Step::Broadcast(id, broadcast),
             ClientFrame::Presence(presence) => Step::Presence(id, presence),
             ClientFrame::Ack(ack) => Step::Ack(id, ack),
+            ClientFrame::PushDevice(device) => {
+                self.in_flight += 1;
+                Step::PushDevice(id, device)
+            }
             ClientFrame::Ping => Step::Pong(id),
         }
     }
@@ -185,7 +191,10 @@ impl Session {
             return Err(Refusal::new(ErrorCode::Unauthorized, "send `connect` with a token first"));
         }
         if self.in_flight as usize >= limits.requests_in_flight
-            && matches!(frame, ClientFrame::Subscribe(_) | ClientFrame::Write(_))
+            && matches!(
+                frame,
+                ClientFrame::Subscribe(_) | ClientFrame::Write(_) | ClientFrame::PushDevice(_)
+            )
         {
             let limit = limits.requests_in_flight as u64;
             return Err(Refusal::limit("requests_in_flight", limit).retry_after(100));

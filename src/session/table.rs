@@ -213,6 +213,7 @@ impl Shard {
             let user = identity.grants.user();
             users.remove(user, slot);
             if self.hub.relay.fanout.user_disconnected(user, self.index) == 0 {
+                self.hub.live.note(user, false);
                 follow::unfollow_user(&self.hub.relay, user, &self.hub.runtime);
             }
         }

@@ -1,7 +1,7 @@
 //! The store: every project's log, entities, verdicts and notifications, in SQLite or PostgreSQL.
 //!
 //! Called by the sync engine ([`Store::commit`], [`Store::page`]), by the push workers
-//! ([`Store::claim_intents`]) and by `auth` ([`Store::revocations`], [`Store::memberships_after`]). One file per topic, both engines
+//! ([`push`]) and by `auth` ([`Store::revocations`], [`Store::memberships_after`]). One file per topic, both engines
 //! side by side in it; `tests/it/store.rs` is the one suite both have to pass.
 //!
 //! Invariants: a project's sequence is dense and in commit order, because its `sync_head` row is locked
@@ -9,7 +9,10 @@
 //! pushes are one transaction. A commit whose outcome is unknown is reported as
 //! [`StoreError::Unavailable`] and is safe to run again. JSON is kept as text, byte for byte.
 
+use std::sync::Arc;
+
 use sqlx::{Pool, Postgres, Sqlite};
+use tokio::sync::Notify;
 
 /// Runs `$body` on the connections for reading; `$body` is compiled once for each engine.
 macro_rules! on_reader {
@@ -56,6 +59,7 @@ macro_rules! in_transaction {
 mod commit;
 mod conflicts;
 mod delta;
+mod dialect;
 mod entities;
 mod error;
 mod heads;
@@ -69,7 +73,7 @@ mod model;
 mod notifications;
 mod open;
 mod policies;
-mod push;
+pub mod push;
 mod queue;
 pub mod retention;
 mod revocations;
@@ -87,9 +91,9 @@ pub use lane::{InvalidPlace, LaneOp, LanePlace, LaneQuery};
 pub use lease::Lease;
 pub use membership::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing};
 pub use model::{
-    Access, Actor, Answer, Batch, Committed, DueIntent, Effects, EntityRow, Given, Head, LocalName,
-    LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused, RevocationRow,
-    Snapshot, SourceVersion,
+    Access, Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, Given, Head,
+    LocalName, LogEntry, LogPage, NewNotification, Parked, PendingOp, Recorded, Refused,
+    RevocationRow, Schedule, Snapshot, SourceVersion,
 };
 pub use queue::Submitted;
 pub use stamps::{Stamp, Stamps};
@@ -100,6 +104,8 @@ pub use sync_status::{COUNTED, DeviceStatus, SyncStatus};
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Inner,
+    /// Rung when this process armed a push.
+    armed: Arc<Notify>,
 }
 
 /// The two engines.

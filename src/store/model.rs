@@ -4,13 +4,14 @@
 //! [`Effects`] is what it decided, [`Committed`] is what became true.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use super::Stamps;
 use crate::id::{
-    ConflictId, EntityId, EntityKey, EntityRef, EntityType, Epoch, LocalId, OpId, ProjectId, Seq,
-    UserId,
+    ConflictId, EntityId, EntityKey, EntityRef, EntityType, Epoch, LocalId, OpId, ProjectId,
+    RoleName, Seq, UserId,
 };
 use crate::protocol::conflict::Conflict;
 use crate::protocol::op::{ChangeKind, Fields, Lane, Op, Outcome, StoredVerdict};
@@ -201,7 +202,7 @@ pub struct Effects {
     /// Each touched entity once, in its final state.
     pub entities: Vec<(EntityKey, EntityRow)>,
     /// Who is to hear of it; each also arms a push.
-    pub notifications: Vec<NewNotification>,
+    pub notifications: Vec<Draft>,
     /// Ids given to what clients had named themselves.
     pub mappings: Vec<(LocalName, EntityId)>,
     /// Entries of the conflict log, new or changed.
@@ -273,29 +274,72 @@ pub struct LogEntry {
     pub at: i64,
 }
 
-/// A notification to store, with the push that follows unless the user acknowledges in time.
+/// A notification to store for an audience, with the push that follows unless they acknowledge in time.
 #[derive(Debug, Clone)]
-pub struct NewNotification {
-    /// Its id, a UUIDv7; a device shows each once.
-    pub nid: String,
+pub struct Draft {
     /// Who is to hear of it.
-    pub user: UserId,
+    pub audience: Audience,
     /// The change it is about.
     pub seq: Seq,
-    /// The title a person reads.
+    /// The title a person reads live and in the inbox.
     pub title: String,
-    /// The text a person reads.
+    /// The text a person reads there.
     pub body: String,
+    /// The template that makes the text for each device; none if title and text are all there is.
+    pub template: Option<String>,
+    /// The template's variables, a JSON object.
+    pub vars: Option<String>,
     /// A JSON object for the app.
     pub data: Option<String>,
     /// A deep link.
     pub link: Option<String>,
     /// How urgent.
     pub lane: Lane,
-    /// When the push is due, in milliseconds since the Unix epoch.
-    pub not_before: i64,
+    /// Pushes of one key are gathered.
+    pub collapse: Option<String>,
+    /// What kind it is.
+    pub category: Option<String>,
+    /// When it is due; none is at once.
+    pub schedule: Option<Schedule>,
+    /// How long an acknowledgement of who has a connection is waited for, in milliseconds.
+    pub grace: i64,
+    /// How long the push is of use once it is due, in milliseconds.
+    pub ttl: i64,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_at: i64,
+}
+
+/// Who is to hear of something, before the project's members are known.
+#[derive(Debug, Clone, Default)]
+pub struct Audience {
+    /// Those named, without the actor.
+    pub users: Vec<UserId>,
+    /// Who did it, and is not told.
+    pub actor: String,
+    /// Roles that may read the entity's type; a member with another one is not told.
+    pub readers: Vec<RoleName>,
+    /// Members with one of these roles are told.
+    pub member_roles: Vec<RoleName>,
+}
+
+/// When a notification is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// In milliseconds since the Unix epoch; for a `local` time the earliest it can be.
+    pub at: i64,
+    /// A time on the recipient's own clock.
+    pub local: Option<String>,
+}
+
+/// A draft for one of its recipients.
+#[derive(Debug, Clone)]
+pub struct NewNotification {
+    /// Its id, a UUIDv7; a device shows each once.
+    pub nid: String,
+    /// Who is to hear of it.
+    pub user: UserId,
+    /// What they are to hear.
+    pub draft: Arc<Draft>,
 }
 
 /// What a commit made true for one project.
@@ -339,33 +383,6 @@ pub struct LogPage {
     pub epoch: Epoch,
     /// Changes up to and including this one are no longer in the log.
     pub floor: Seq,
-}
-
-/// A push that is due, held by a lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueIntent {
-    /// The intent.
-    pub id: i64,
-    /// The notification.
-    pub nid: String,
-    /// The project.
-    pub project: ProjectId,
-    /// Who is to hear of it.
-    pub user: UserId,
-    /// How urgent.
-    pub lane: Lane,
-    /// The title a person reads.
-    pub title: String,
-    /// The text a person reads.
-    pub body: String,
-    /// A JSON object for the app.
-    pub data: Option<String>,
-    /// A deep link.
-    pub link: Option<String>,
-    /// The change it is about.
-    pub evt_seq: Seq,
-    /// Counts the claims: a result is accepted from the latest holder only.
-    pub fence: i64,
 }
 
 /// A revocation in force, as the text every instance understands.

@@ -1,6 +1,8 @@
 //! Notifications read back, to be sent once more.
 
-use super::{NewNotification, Store, StoreError, value};
+use std::sync::Arc;
+
+use super::{Audience, Draft, NewNotification, Store, StoreError, value};
 use crate::id::{EntityType, ProjectId, Seq};
 
 #[derive(sqlx::FromRow)]
@@ -13,7 +15,7 @@ struct Row {
     data: Option<String>,
     link: Option<String>,
     lane: String,
-    not_before: i64,
+    category: Option<String>,
     created_at: i64,
     r#type: String,
 }
@@ -21,19 +23,25 @@ struct Row {
 impl Row {
     fn read(self) -> Result<(NewNotification, EntityType), StoreError> {
         let kind = value::name(&self.r#type)?;
-        let notification = NewNotification {
-            nid: self.nid,
-            user: value::name(&self.user_id)?,
+        let draft = Draft {
+            audience: Audience::default(),
             seq: value::seq(self.evt_seq),
             title: self.title,
             body: self.body,
+            template: None,
+            vars: None,
             data: self.data,
             link: self.link,
             lane: value::lane(&self.lane)?,
-            not_before: self.not_before,
+            collapse: None,
+            category: self.category,
+            schedule: None,
+            grace: 0,
+            ttl: 0,
             created_at: self.created_at,
         };
-        Ok((notification, kind))
+        let user = value::name(&self.user_id)?;
+        Ok((NewNotification { nid: self.nid, user, draft: Arc::new(draft) }, kind))
     }
 }
 
@@ -50,7 +58,7 @@ impl Store {
     ) -> Result<Vec<(NewNotification, EntityType)>, StoreError> {
         const WAITING: &str = "
             SELECT n.nid, n.user_id, n.evt_seq, n.title, n.body, n.data, n.link, n.lane,
-                   i.not_before, n.created_at, c.type
+                   n.category, n.created_at, c.type
             FROM push_intents i JOIN notifications n ON n.nid = i.nid
             JOIN changes c ON c.project = i.project AND c.seq = i.evt_seq
             WHERE i.project = $1 AND i.evt_seq BETWEEN $2 AND $3 AND i.state = 'waiting'

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -34,7 +35,7 @@ impl Store {
                 ));
             }
         };
-        Ok(Self { inner })
+        Ok(Self { inner, armed: Arc::default() })
     }
 
     /// Whether one commit should carry batches of several projects: SQLite has one writer for all of

@@ -147,7 +147,7 @@ impl Store {
         let mut rows: HashMap<_, _> = rows.into_iter().map(|row| (row.0.clone(), row)).collect();
         let mut last: HashMap<_, _> =
             last.into_iter().map(|record| (record.project.clone(), record)).collect();
-        let mut devices = self.devices(&names, user).await?;
+        let mut devices = self.cursors(&names, user).await?;
         let status = |project: &ProjectId| {
             let row = rows.remove(project.as_str());
             let (epoch, head, failed, oldest, open_conflicts) = match row {
@@ -176,7 +176,7 @@ impl Store {
         projects.iter().map(status).collect()
     }
 
-    async fn devices(
+    async fn cursors(
         &self,
         names: &str,
         user: Option<&str>,

@@ -90,6 +90,7 @@ impl Engine {
         metrics: Arc<Metrics>,
         journal: Journal,
         config: &config::Config,
+        rules: Rules,
     ) -> Self {
         Self(Arc::new(Inner {
             store,
@@ -97,7 +98,7 @@ impl Engine {
             metrics,
             limits: config.store.clone(),
             writes: config.limits.clone(),
-            rules: Rules::new(config),
+            rules,
             journal,
             lanes: DashMap::new(),
             runtime: Handle::current(),

@@ -1,69 +1,266 @@
-//! Who is to hear of a change: from an operation's `notify` to the notifications to store. Pure.
+//! Who is to hear of a change: from an operation's `notify`, and from the configured rules, to the
+//! notifications to store. Pure.
 //!
-//! Called by [`super::plan`] for each change; each notification it returns also arms a push, due when
-//! its lane's grace has passed.
+//! Called by [`super::plan`] for each change; each notification it returns also arms a push. Members of a
+//! project are filled in by the store, in the transaction ([`Audience`]).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use uuid::Uuid;
-
+use crate::auth::Roles;
 use crate::config;
-use crate::id::{Seq, UserId};
-use crate::protocol::notify::Lane;
-use crate::store::{NewNotification, PendingOp};
+use crate::id::{EntityKey, EntityType, RoleName, UserId};
+use crate::localtime;
+use crate::protocol::notify::{Notify, SendAt};
+use crate::protocol::op::{ChangeKind, Fields};
+use crate::store::{Audience, Draft, EntityRow, PendingOp, Schedule};
+use crate::templates::Templates;
 
-/// How long an acknowledgement is waited for before a push, in milliseconds by lane.
-#[derive(Debug, Clone, Copy)]
-pub struct Graces {
-    pub(super) critical: i64,
-    pub(super) high: i64,
-    pub(super) normal: i64,
+/// The text of a notification whose template cannot be filled: late words are better than none.
+const WORDLESS: &str = "New notification";
+
+/// What decides about notifications: graces, rules, roles and words. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Notices(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    push: config::Push,
+    rules: Vec<Rule>,
+    templates: Arc<Templates>,
+    roles: Vec<Arc<crate::auth::Role>>,
 }
 
-impl From<&config::Push> for Graces {
-    fn from(push: &config::Push) -> Self {
-        let ms = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
-        Self {
-            critical: ms(push.grace_critical),
-            high: ms(push.grace_high),
-            normal: ms(push.grace_normal),
+/// A rule as it is applied.
+#[derive(Debug)]
+struct Rule {
+    config: config::push::Rule,
+    entity: EntityType,
+    roles: Vec<RoleName>,
+}
+
+impl Notices {
+    /// The configured ones; rules whose names are not valid were reported when the configuration was checked.
+    #[must_use]
+    pub fn new(push: &config::Push, roles: &Roles, templates: Arc<Templates>) -> Self {
+        let rule = |config: &config::push::Rule| {
+            let names = config.roles.iter().filter_map(|role| role.parse().ok()).collect();
+            Some(Rule { entity: config.entity.parse().ok()?, roles: names, config: config.clone() })
+        };
+        Self(Arc::new(Inner {
+            rules: push.rules.iter().filter_map(rule).collect(),
+            push: push.clone(),
+            templates,
+            roles: roles.all().cloned().collect(),
+        }))
+    }
+
+    /// The drafts of the change at `row.version`, the operation's own first. The actor never hears of their
+    /// own act, and nobody who may not read the entity's type.
+    pub(super) fn plan(
+        &self,
+        pending: &PendingOp,
+        (key, kind): (&EntityKey, ChangeKind),
+        (patch, row): (&Fields, &EntityRow),
+        now_ms: i64,
+    ) -> Vec<Draft> {
+        let mut drafts: Vec<Draft> = Vec::new();
+        if let Some(notify) = &pending.op.notify {
+            drafts.push(self.draft(notify, pending, key, row, now_ms));
+        }
+        for rule in self.0.rules.iter().filter(|rule| rule.applies(&key.kind, kind, patch)) {
+            let notify = rule.notify(&pending.actor.user, key, &row.fields, &self.0.roles);
+            drafts.push(self.draft(&notify, pending, key, row, now_ms));
+        }
+        drafts
+    }
+
+    fn draft(
+        &self,
+        notify: &Notify,
+        pending: &PendingOp,
+        key: &EntityKey,
+        row: &EntityRow,
+        now_ms: i64,
+    ) -> Draft {
+        let json =
+            |fields: &Fields| serde_json::to_string(fields).expect("fields have string keys");
+        let users: BTreeSet<&UserId> =
+            notify.users.iter().filter(|user| user.as_str() != pending.actor.user).collect();
+        let readers = |role: &&Arc<crate::auth::Role>| role.can_read(&key.kind);
+        let wanted = |role: &RoleName| notify.members || notify.roles.contains(role);
+        let roles = self.0.roles.iter().filter(readers).map(|role| role.name.clone());
+        let (title, body) = self.words(notify);
+        let ttl = notify.ttl.map_or(self.0.push.ttl_ms(notify.lane), |s| i64::from(s) * 1000);
+        Draft {
+            audience: Audience {
+                users: users.into_iter().cloned().collect(),
+                actor: pending.actor.user.clone(),
+                readers: roles.clone().collect(),
+                member_roles: roles.filter(wanted).collect(),
+            },
+            seq: row.version,
+            title,
+            body,
+            template: notify.template.clone(),
+            vars: notify.vars.as_ref().map(json),
+            data: notify.data.as_ref().map(json),
+            link: notify.link.clone(),
+            lane: notify.lane,
+            collapse: notify.collapse.clone(),
+            category: notify.category.clone(),
+            schedule: notify.send_at.as_ref().and_then(|at| schedule(at, now_ms)),
+            grace: self.0.push.grace_ms(notify.lane),
+            ttl,
+            created_at: now_ms,
+        }
+    }
+
+    /// The text for who reads it live and in the inbox; each device gets its own language.
+    fn words(&self, notify: &Notify) -> (String, String) {
+        let Some(name) = &notify.template else {
+            return (notify.title.clone(), notify.body.clone());
+        };
+        let empty = Fields::new();
+        match self.0.templates.render(name, None, notify.vars.as_ref().unwrap_or(&empty), 1) {
+            Ok(text) => (text.title, text.body),
+            Err(error) => {
+                tracing::warn!(template = %name, %error, "a notification's template cannot be filled");
+                let title = if notify.title.is_empty() { WORDLESS } else { &notify.title };
+                (title.to_owned(), notify.body.clone())
+            }
         }
     }
 }
 
-impl Graces {
-    fn of(&self, lane: Lane) -> i64 {
-        match lane {
-            Lane::Critical => self.critical,
-            Lane::High => self.high,
-            Lane::Normal => self.normal,
+/// None if it is due at once: also for a time that cannot be read, because late is worse than early.
+fn schedule(at: &SendAt, now_ms: i64) -> Option<Schedule> {
+    let schedule = match at {
+        SendAt::At(ms) => Schedule { at: *ms, local: None },
+        SendAt::Local { local, tz: Some(tz) } => {
+            Schedule { at: localtime::instant(local, tz)?, local: None }
         }
-    }
-}
-
-/// The notifications of the change at `seq`. The actor never hears of their own act.
-pub(super) fn plan(
-    pending: &PendingOp,
-    seq: Seq,
-    now_ms: i64,
-    graces: Graces,
-) -> Vec<NewNotification> {
-    let Some(notify) = &pending.op.notify else { return Vec::new() };
-    let data = notify.data.as_ref();
-    let data = data.map(|data| serde_json::to_string(data).expect("data has string keys"));
-    let others = notify.users.iter().filter(|user| user.as_str() != pending.actor.user);
-    let recipients: BTreeSet<&UserId> = others.collect();
-    let each = |user: &UserId| NewNotification {
-        nid: Uuid::now_v7().to_string(),
-        user: user.clone(),
-        seq,
-        title: notify.title.clone(),
-        body: notify.body.clone(),
-        data: data.clone(),
-        link: notify.link.clone(),
-        lane: notify.lane,
-        not_before: now_ms.saturating_add(graces.of(notify.lane)),
-        created_at: now_ms,
+        SendAt::Local { local, tz: None } => {
+            Schedule { at: localtime::earliest(local)?, local: Some(local.clone()) }
+        }
     };
-    recipients.into_iter().map(each).collect()
+    (schedule.at > now_ms || schedule.local.is_some()).then_some(schedule)
+}
+
+impl Rule {
+    fn applies(&self, entity: &EntityType, kind: ChangeKind, patch: &Fields) -> bool {
+        let config = &self.config;
+        let value = || match patch.get(&config.field) {
+            Some(serde_json::Value::String(text)) => config.values.contains(text),
+            Some(value) => config.values.contains(&value.to_string()),
+            None => false,
+        };
+        self.entity == *entity
+            && (config.on.is_empty() || config.on.iter().any(|on| on == kind.as_str()))
+            && match (config.field.is_empty(), config.values.is_empty()) {
+                (true, _) => true,
+                (false, true) => patch.contains_key(&config.field),
+                (false, false) => value(),
+            }
+    }
+
+    fn notify(
+        &self,
+        actor: &str,
+        key: &EntityKey,
+        fields: &Fields,
+        roles: &[Arc<crate::auth::Role>],
+    ) -> Notify {
+        let config = &self.config;
+        let users = match fields.get(&config.users_field) {
+            Some(serde_json::Value::String(user)) => vec![user.parse().ok()],
+            Some(serde_json::Value::Array(users)) => {
+                users.iter().take(1000).map(|user| user.as_str()?.parse().ok()).collect()
+            }
+            _ => Vec::new(),
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| text.replace("{id}", key.id.as_str()));
+        let mut vars = fields.clone();
+        // All read the same words: what one of them may not see is in none.
+        roles.iter().for_each(|role| role.redact(&key.kind, &mut vars));
+        vars.insert("id".into(), key.id.as_str().into());
+        vars.insert("actor".into(), actor.into());
+        Notify {
+            users: users.into_iter().flatten().collect(),
+            members: config.members,
+            roles: self.roles.clone(),
+            template: Some(config.template.clone()),
+            vars: Some(vars),
+            link: some(&config.link),
+            lane: config.lane,
+            collapse: some(&config.collapse),
+            category: some(&config.category),
+            ..Notify::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::push::Rule as Configured;
+    use serde_json::json;
+
+    fn fields(value: serde_json::Value) -> Fields {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_rule_looks_at_type_kind_and_field() {
+        let alert: EntityType = "alert".parse().unwrap();
+        let rule = |change: &dyn Fn(&mut Configured)| {
+            let mut config = Configured { entity: "alert".into(), ..Configured::default() };
+            change(&mut config);
+            Rule { entity: alert.clone(), roles: Vec::new(), config }
+        };
+        let patch = fields(json!({ "risk": "high", "level": 3 }));
+        let any = rule(&|_| {});
+        assert!(any.applies(&alert, ChangeKind::Delete, &Fields::new()));
+        assert!(!any.applies(&"task".parse().unwrap(), ChangeKind::Create, &patch));
+        let created = rule(&|rule| rule.on = vec!["create".into()]);
+        assert!(created.applies(&alert, ChangeKind::Create, &patch));
+        assert!(!created.applies(&alert, ChangeKind::Update, &patch));
+        let set = |field: &str, values: &[&str]| {
+            let rule = rule(&|rule| {
+                rule.field = field.into();
+                rule.values = values.iter().map(|value| (*value).to_owned()).collect();
+            });
+            rule.applies(&alert, ChangeKind::Update, &patch)
+        };
+        assert!(set("risk", &["critical", "high"]) && set("risk", &[]) && set("level", &["3"]));
+        assert!(!set("risk", &["low"]) && !set("owner", &[]) && !set("level", &["4"]));
+    }
+
+    #[test]
+    fn a_time_that_is_over_or_cannot_be_read_is_now() {
+        let local = |local: &str, tz: Option<&str>| SendAt::Local {
+            local: local.into(),
+            tz: tz.map(str::to_owned),
+        };
+        assert_eq!(schedule(&SendAt::At(5), 5), None);
+        assert_eq!(schedule(&local("soon", None), 5), None);
+        assert_eq!(schedule(&local("2020-01-01T09:00", Some("UTC")), i64::MAX - 1), None);
+        assert_eq!(schedule(&SendAt::At(6), 5), Some(Schedule { at: 6, local: None }));
+        let own = schedule(&local("2026-12-01T09:00", None), 5).unwrap();
+        assert_eq!(own.local.as_deref(), Some("2026-12-01T09:00"));
+    }
+
+    #[test]
+    fn what_a_role_may_not_see_is_in_no_text_of_a_rule() {
+        let hidden = [("alert".to_owned(), vec!["salary".to_owned()])].into();
+        let role = config::Role { read: vec!["*".into()], hidden, ..config::Role::default() };
+        let roles = Roles::compile(&config::Roles([("worker".to_owned(), role)].into())).unwrap();
+        let rule = Configured { entity: "alert".into(), members: true, ..Configured::default() };
+        let rule = Rule { entity: "alert".parse().unwrap(), roles: Vec::new(), config: rule };
+        let roles: Vec<_> = roles.all().cloned().collect();
+        let key = EntityKey { kind: "alert".parse().unwrap(), id: "a1".parse().unwrap() };
+        let alert = fields(json!({ "title": "t", "salary": 7 }));
+        let vars = rule.notify("ana", &key, &alert, &roles).vars.unwrap();
+        assert_eq!(json!(vars), json!({ "title": "t", "id": "a1", "actor": "ana" }));
+    }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::merge::Rule;
-use super::notify::Graces;
+use super::notify::Notices;
 use crate::config::{self, Config};
 use crate::id::EntityType;
 
@@ -18,8 +18,8 @@ const ANY: &str = "*";
 pub struct Rules {
     types: HashMap<String, TypeRules>,
     others: TypeRules,
-    /// How long an acknowledgement is waited for before a push.
-    pub graces: Graces,
+    /// Who is to hear of a change.
+    pub notices: Notices,
     /// The most bytes an entity may have as JSON text.
     pub entity_bytes: usize,
 }
@@ -56,14 +56,14 @@ impl TypeRules {
 impl Rules {
     /// The rules of a configuration that was checked.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, notices: Notices) -> Self {
         let of = |(name, entity): (&String, &_)| (name.clone(), TypeRules::new(entity));
         let mut types: HashMap<_, _> = config.entities.0.iter().map(of).collect();
         let others = types.remove(ANY);
         Self {
             types,
             others: others.unwrap_or_else(|| TypeRules::new(&config::Entity::default())),
-            graces: Graces::from(&config.push),
+            notices,
             entity_bytes: config.limits.entity_bytes,
         }
     }

@@ -424,3 +424,57 @@ label! {
         Suppressed = "suppressed",
     }
 }
+
+impl PushState {
+    /// The state as it stands in the store.
+    #[must_use]
+    pub fn read(state: &str) -> Self {
+        Self::all().into_iter().find(|known| known.as_str() == state).unwrap_or(Self::Done)
+    }
+}
+
+label! {
+    /// What happened to a push on a device.
+    PushEvent("event") {
+        /// The provider accepted it.
+        Sent = "sent",
+        /// The provider handed it over to the device's platform.
+        Handed = "handed",
+        /// The device says it got it.
+        Delivered = "delivered",
+        /// Somebody opened it.
+        Opened = "opened",
+        /// It never will get there.
+        Failed = "failed",
+        /// Nobody knows what became of it.
+        Missing = "missing",
+    }
+}
+
+impl PushEvent {
+    /// The event as it stands in the store.
+    #[must_use]
+    pub fn read(event: &str) -> Self {
+        Self::all().into_iter().find(|known| known.as_str() == event).unwrap_or(Self::Failed)
+    }
+}
+
+label! {
+    /// How urgent a push is.
+    PushLane("lane") {
+        /// An emergency.
+        Critical = "critical",
+        /// Someone is waiting.
+        High = "high",
+        /// Everything else.
+        Normal = "normal",
+    }
+}
+
+impl PushLane {
+    /// The lane as it stands in the store.
+    #[must_use]
+    pub fn read(lane: &str) -> Self {
+        Self::all().into_iter().find(|known| known.as_str() == lane).unwrap_or(Self::Normal)
+    }
+}

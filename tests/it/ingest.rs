@@ -274,6 +274,12 @@ async fn entries_of_a_consumer_that_died_are_applied_once() {
             ">",
         ])
         .await;
+    let read: redis::streams::StreamRangeReply =
+        backend.ask(&["XRANGE", "syncline:ingest", "-", "+", "COUNT", "2"]).await;
+    let ids = read.ids.iter().map(|entry| entry.id.as_str());
+    let claim = ["XCLAIM", "syncline:ingest", "syncline", "ghost", "0"].into_iter().chain(ids);
+    let idle: Vec<_> = claim.chain(["IDLE", "3600000"]).collect();
+    let _: redis::Value = backend.ask(&idle).await;
     let hub = TestHub::start_with(on(&redis.url())).await;
     let mut reader = subscriber(&hub, "ana").await;
     backend.drained().await;

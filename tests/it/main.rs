@@ -23,6 +23,7 @@ mod policies;
 mod presence;
 mod presence_rooms;
 mod protocol;
+mod push;
 mod quota;
 mod rolling;
 mod rooms;

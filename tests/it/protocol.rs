@@ -56,6 +56,7 @@ fn every_frame_a_client_can_send_has_an_example_that_is_read() {
         "broadcast",
         "presence",
         "ack",
+        "push_device",
         "ping",
     ] {
         assert!(examples.iter().any(|(heading, _)| *heading == kind), "no example of {kind}");

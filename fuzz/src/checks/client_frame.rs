@@ -55,6 +55,16 @@ fn write_out(request: &Request) -> String {
             frame.some("active", f.active.as_ref());
             "connect"
         }
+        ClientFrame::PushDevice(f) => {
+            frame.put("provider", &f.provider);
+            frame.some("token", f.token.as_ref());
+            frame.put("platform", &f.platform);
+            frame.some("locale", f.locale.as_ref());
+            frame.some("tz", f.tz.as_ref());
+            frame.some("app_version", f.app_version.as_ref());
+            frame.some("model", f.model.as_ref());
+            "push_device"
+        }
         ClientFrame::Refresh(f) => {
             frame.put("token", &f.token);
             "refresh"

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use arbitrary::Unstructured;
 use serde_json::value::RawValue;
+use syncline::auth::Roles;
 use syncline::config::{self, Config};
 use syncline::id::{EntityKey, Epoch, Seq};
 use syncline::protocol::client::Write;
@@ -13,6 +14,7 @@ use syncline::protocol::op::{ChangeKind, Fields, Verdict};
 use syncline::store::{
     Actor, Answer, Effects, EntityRow, PendingOp, Recorded, Snapshot, SourceVersion,
 };
+use syncline::sync::notify::Notices;
 use syncline::sync::rules::Rules;
 use syncline::sync::{plan, submission};
 
@@ -117,7 +119,9 @@ fn rules() -> Rules {
     let fields = fields.map(|(name, merge)| (name.to_owned(), field(merge))).into();
     let mut config = Config::default();
     config.entities.0.insert("task".into(), config::Entity { fields, ..Default::default() });
-    Rules::new(&config)
+    let roles = Roles::compile(&config.roles).expect("the defaults are valid");
+    let notices = Notices::new(&config.push, &roles, Default::default());
+    Rules::new(&config, notices)
 }
 
 /// A store in memory.
@@ -153,7 +157,11 @@ impl World {
         for notification in &effects.notifications {
             let entry = effects.entries.iter().find(|entry| entry.seq == notification.seq);
             let entry = entry.expect("a notification belongs to a change");
-            assert_ne!(notification.user.as_str(), entry.actor, "nobody hears of their own act");
+            let told = notification.audience.users.iter().any(|user| user.as_str() == entry.actor);
+            assert!(
+                !told && notification.audience.actor == entry.actor,
+                "nobody hears of their own act"
+            );
         }
         for (key, row) in effects.entities {
             self.check_row(&key, &row);

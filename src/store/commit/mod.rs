@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use sqlx::{Postgres, Sqlite, Transaction};
 
 use super::{
-    BEGIN_SQLITE, Batch, Committed, Effects, Inner, PendingOp, Snapshot, Store, StoreError,
+    BEGIN_SQLITE, Batch, Committed, Effects, Inner, NewNotification, PendingOp, Snapshot, Store,
+    StoreError,
 };
 
 /// Runs `$body`, the same for both engines, on the transaction's connection.
@@ -37,7 +38,7 @@ mod write;
 /// time in milliseconds since the Unix epoch. It may run again for the same operations.
 pub type Plan<'p> = dyn Fn(&Snapshot, &[PendingOp], i64) -> Effects + Sync + 'p;
 
-enum Tx {
+pub(super) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
     Postgres(Transaction<'static, Postgres>),
 }
@@ -60,11 +61,15 @@ impl Store {
             Inner::Postgres(pool) => Tx::Postgres(pool.begin().await?),
         };
         let snapshots = read::snapshots(&mut tx, batches).await?;
-        let decisions = decide(batches, snapshots, now_ms, plan)?;
+        let mut decisions = decide(batches, snapshots, now_ms, plan)?;
+        notify::address(&mut tx, &mut decisions).await?;
         write::decisions(&mut tx, batches, &decisions, now_ms).await?;
         match tx {
             Tx::Sqlite(tx) => tx.commit().await?,
             Tx::Postgres(tx) => tx.commit().await?,
+        }
+        if decisions.iter().any(|decision| !decision.notifications.is_empty()) {
+            self.armed.notify_one();
         }
         Ok(decisions.into_iter().map(Decision::into_committed).collect())
     }
@@ -74,18 +79,20 @@ impl Store {
 struct Decision {
     snapshot: Snapshot,
     effects: Effects,
+    /// The effects' notifications, one for each recipient.
+    notifications: Vec<NewNotification>,
 }
 
 impl Decision {
     fn into_committed(self) -> Committed {
-        let Self { snapshot, effects } = self;
+        let Self { snapshot, effects, notifications } = self;
         Committed {
             head: effects.entries.last().map_or(snapshot.head, |entry| entry.seq),
             project: snapshot.project,
             epoch: snapshot.epoch,
             answers: effects.answers,
             entries: effects.entries,
-            notifications: effects.notifications,
+            notifications,
             conflicts: effects.conflicts,
         }
     }
@@ -112,7 +119,7 @@ fn decide(
                 return Err(StoreError::Plan("the log would have a gap"));
             }
         }
-        Ok(Decision { snapshot, effects })
+        Ok(Decision { snapshot, effects, notifications: Vec::new() })
     };
     batches.iter().map(decide_one).collect()
 }

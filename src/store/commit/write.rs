@@ -40,8 +40,7 @@ pub(super) async fn decisions(
         conflicts::write_conflicts(tx, &rows.conflicts).await?;
     }
     if !rows.notifications.is_empty() {
-        notify::notifications(tx, &rows.notifications).await?;
-        notify::push_intents(tx, &rows.notifications).await?;
+        notify::arm(tx, &rows.notifications).await?;
     }
     Ok(())
 }
@@ -62,14 +61,14 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn of(batches: &[Batch<'a>], decisions: &'a [Decision]) -> Self {
         let mut rows = Self::default();
-        for (batch, Decision { effects, .. }) in batches.iter().zip(decisions) {
+        for (batch, Decision { effects, notifications, .. }) in batches.iter().zip(decisions) {
             let project = batch.project.as_str();
             rows.heads.extend(effects.entries.last().map(|e| (project, value::from_seq(e.seq))));
             rows.entries.extend(effects.entries.iter().map(|entry| (project, entry)));
             rows.entities.extend(effects.entities.iter().map(|(key, row)| (project, key, row)));
             rows.mappings.extend(effects.mappings.iter().map(|mapping| (project, mapping)));
             rows.conflicts.extend(effects.conflicts.iter().map(|parked| (project, parked)));
-            rows.notifications.extend(effects.notifications.iter().map(|n| (project, n)));
+            rows.notifications.extend(notifications.iter().map(|n| (project, n)));
             for (op, answer) in batch.ops.iter().zip(&effects.answers) {
                 if let Answer::New(given) = answer {
                     let rows = if given.again { &mut rows.again } else { &mut rows.verdicts };

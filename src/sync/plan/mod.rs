@@ -10,7 +10,6 @@ use std::collections::HashMap;
 
 use serde_json::value::to_raw_value;
 
-use super::notify;
 use super::rules::Rules;
 use crate::id::{ConflictId, EntityId, EntityKey, EntityRef, OpId, Seq};
 use crate::protocol::op::{ChangeKind, EntityState, Fields, Op, Outcome, StoredVerdict, Verdict};
@@ -310,7 +309,8 @@ impl<'a> Planner<'a> {
         let row = next_row(pending, old, write, stamp);
         let fields = (*kind != ChangeKind::Delete)
             .then(|| to_raw_value(patch).expect("fields have string keys"));
-        let notifications = notify::plan(pending, seq, now, self.rules.graces);
+        let change = (&key, *kind);
+        let notifications = self.rules.notices.plan(pending, change, (patch, &row), now);
         let state = self.state();
         state.head = seq;
         state.effects.entries.push(LogEntry {

@@ -58,7 +58,9 @@ fn rules(strategy: Strategy) -> Rules {
     let mut config = Config::default();
     config.entities.0.insert("task".into(), task);
     config.limits.entity_bytes = 1000;
-    Rules::new(&config)
+    let roles = crate::auth::Roles::compile(&config.roles).unwrap();
+    let notices = crate::sync::notify::Notices::new(&config.push, &roles, Default::default());
+    Rules::new(&config, notices)
 }
 
 /// A store in memory, for the pure function alone.
@@ -630,7 +632,8 @@ fn recipients_hear_once_and_the_actor_never() {
     let mut op = op("1", "create", 0, json!({"n": 1}));
     op["notify"] = json!({"users": ["bo", "user of a", "bo", "cy"], "title": "t", "lane": "high"});
     let effects = plan(&world.snapshot, &[pending("a", &op)], 1000, &world.rules);
-    let users: Vec<_> = effects.notifications.iter().map(|n| n.user.as_str()).collect();
-    assert_eq!(users, ["bo", "cy"]);
-    assert!(effects.notifications.iter().all(|n| n.not_before == 2500 && n.seq == Seq(1)));
+    let [draft] = &effects.notifications[..] else { panic!("one draft") };
+    let users: Vec<_> = draft.audience.users.iter().map(|user| user.as_str()).collect();
+    assert_eq!((users, draft.audience.actor.as_str()), (vec!["bo", "cy"], "user of a"));
+    assert_eq!((draft.grace, draft.seq), (1500, Seq(1)));
 }

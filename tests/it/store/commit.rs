@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use syncline::id::Seq;
 use syncline::protocol::op::ChangeKind;
+use syncline::store::push::InboxQuery;
 use syncline::store::{Answer, Batch, Effects, PendingOp, Snapshot, Store, StoreError};
 
 use crate::support::plan::{
@@ -99,11 +100,11 @@ async fn a_failed_commit_leaves_nothing_and_no_gap(site: Site) {
     let page = store.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap();
     assert_eq!((page.head, page.entries.len()), (Seq::ZERO, 0));
     assert_eq!(store.entity(&p, &task("1")).await.unwrap(), None);
-    assert_eq!(store.claim_intents(i64::MAX - 1, 10, 1, "w").await.unwrap(), []);
+    assert_eq!(store.next_due().await.unwrap(), None);
 
     let committed = commit(&store, &p, &good).await.unwrap();
     assert_eq!(committed.head, Seq(1));
-    assert_eq!(store.claim_intents(9000, 10, 1, "w").await.unwrap().len(), 1);
+    assert!(store.next_due().await.unwrap().is_some());
 }
 
 async fn a_plan_that_breaks_a_rule_is_refused(site: Site) {
@@ -183,8 +184,9 @@ async fn hostile_text_comes_back_as_it_was(site: Site) {
     let logged: serde_json::Value =
         serde_json::from_str(page.entries[0].fields.as_ref().unwrap().get()).unwrap();
     assert_eq!(logged, fields);
-    let due = store.claim_intents(9000, 10, 1, "w").await.unwrap();
-    assert_eq!(due[0].title, "ti\u{fffd}tle");
+    let query = InboxQuery { projects: vec![p], limit: 1, ..InboxQuery::default() };
+    let inbox = store.inbox(&"ben".parse().unwrap(), &query).await.unwrap();
+    assert_eq!(inbox[0].title, "ti\u{fffd}tle");
 }
 
 async fn a_lock_held_too_long_is_a_retryable_error(mut site: Site) {

@@ -9,9 +9,8 @@ use syncline::store::{
     SyncLogQuery, SyncRecord,
 };
 use syncline::sync::plan;
-use syncline::sync::rules::Rules;
 
-use crate::support::plan::project;
+use crate::support::plan::{project, rules};
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -47,7 +46,7 @@ fn again(op: PendingOp) -> PendingOp {
 }
 
 async fn commit_at(store: &Store, project: &ProjectId, ops: &[PendingOp], now: i64) -> Committed {
-    let rules = Rules::new(&Config::default());
+    let rules = rules(&Config::default());
     let decide = |s: &_, ops: &[PendingOp], now| plan::plan(s, ops, now, &rules);
     loop {
         match store.commit(&[Batch { project, ops }], now, &decide).await {

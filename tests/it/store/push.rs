@@ -3,17 +3,34 @@
 use std::collections::HashSet;
 
 use serde_json::json;
-use syncline::id::{ClientId, Seq, UserId};
-use syncline::store::{DueIntent, Store};
+use syncline::id::{ClientId, InstanceId, Seq, UserId};
+use syncline::protocol::notify::Lane;
+use syncline::store::Store;
+use syncline::store::push::{
+    Decided, Due, GateSettings, InboxQuery, NewDelivery, Outcome, Registration, Settled,
+    Settlement, View,
+};
+use uuid::Uuid;
 
 use crate::support::plan::{commit, notifying, project, set};
 use crate::support::site::Site;
 
 on_both_engines!(
     an_acknowledgement_cancels_what_waits,
+    who_has_no_connection_is_not_waited_for,
     two_workers_never_hold_the_same_push,
     a_lost_lease_is_taken_over_and_fenced,
+    a_token_belongs_to_who_registered_it_last,
+    a_dead_token_is_disabled_unless_it_came_back,
+    an_inbox_is_paged_counted_and_read,
 );
+
+const SETTINGS: GateSettings = GateSettings { rate: 100_000, batch: 7, open_ms: 1000 };
+const SEND: [Lane; 3] = Lane::ALL;
+
+fn user(name: &str) -> UserId {
+    name.parse().unwrap()
+}
 
 async fn arm(store: &Store, name: &str, count: usize) {
     let ops: Vec<_> = (0..count)
@@ -22,15 +39,54 @@ async fn arm(store: &Store, name: &str, count: usize) {
     commit(store, &project(name), &ops).await.unwrap();
 }
 
-/// Those due long after the grace has passed.
-async fn claim_all(store: &Store, now: i64) -> Vec<DueIntent> {
-    store.claim_intents(now, 100, 1000, "worker").await.unwrap()
+fn phone(client: &str, token: &str) -> Registration {
+    Registration {
+        client: client.parse().unwrap(),
+        provider: "expo".into(),
+        platform: "ios".into(),
+        token: token.into(),
+        locale: Some("de".into()),
+        tz: Some("Europe/Berlin".into()),
+        app_version: None,
+        model: None,
+    }
+}
+
+/// A delivery of each push that is due, to the device.
+fn to_device(device: i64) -> impl Fn(&View) -> Decided + Sync {
+    move |view: &View| Decided {
+        ended: view.due.iter().map(|due| (due.id, "done", "")).collect(),
+        deliveries: view.due.iter().map(|due| delivery(due, device)).collect(),
+        ..Decided::default()
+    }
+}
+
+fn delivery(due: &Due, device: i64) -> NewDelivery {
+    NewDelivery {
+        nid: due.nid.clone(),
+        project: due.project.clone(),
+        user: due.user_id.clone(),
+        evt_seq: due.evt_seq,
+        lane: due.lane.clone(),
+        provider: "expo",
+        token: Some(device),
+        category: None,
+        payload: "{}".into(),
+        expires_at: due.expires_at,
+        created_at: due.created_at,
+    }
+}
+
+/// Everything that is due, left as it is.
+async fn due(store: &Store) -> Vec<Due> {
+    store.dispatch(100, &|_: &View| Decided::default()).await.unwrap().0.due
 }
 
 async fn an_acknowledgement_cancels_what_waits(site: Site) {
     let store = site.open().await;
-    let (p, ben, ana) = (project("p"), UserId::new("ben").unwrap(), UserId::new("ana").unwrap());
+    let (p, ben, ana) = (project("p"), user("ben"), user("ana"));
     let client = ClientId::new("phone").unwrap();
+    let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
     arm(&store, "p", 5).await;
     arm(&store, "q", 1).await;
     let ack = async |user, seq, active| {
@@ -40,33 +96,60 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
     assert_eq!(ack(&ana, 5, true).await, 0, "somebody else has looked");
     assert_eq!(ack(&ben, 2, true).await, 2);
     assert_eq!(ack(&ben, 2, true).await, 0, "already canceled");
+    let left = due(&store).await;
+    let of_p: Vec<_> = left.iter().filter(|d| d.project == "p").map(|d| d.evt_seq).collect();
+    assert_eq!((of_p, left.len()), (vec![3, 4, 5], 4));
+    assert_eq!((left[0].title.as_str(), left[0].body.as_str()), ("hello", "look"));
+    assert_eq!((left[0].link.as_deref(), left[0].data.as_deref()), (Some("app://task"), None));
 
-    assert_eq!(claim_all(&store, 1499).await, [], "not due yet");
-    let due = claim_all(&store, 1500).await;
-    let of_p: Vec<_> = due.iter().filter(|i| i.project == p).map(|i| i.evt_seq.0).collect();
-    assert_eq!((of_p, due.len()), (vec![3, 4, 5], 4));
-    assert_eq!(due[0].user, ben);
-    assert_eq!((due[0].title.as_str(), due[0].body.as_str()), ("hello", "look"));
-    assert_eq!((due[0].link.as_deref(), due[0].data.as_deref()), (Some("app://task"), None));
+    store.dispatch(100, &to_device(device)).await.unwrap();
+    store.begin_gate("expo").await.unwrap();
+    assert_eq!(ack(&ben, 3, true).await, 1, "queued for the device, and not sent yet");
+    let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
+    assert_eq!(held.len(), 3);
     assert_eq!(ack(&ben, 5, true).await, 0, "a worker has them: the point of no return");
+}
+
+async fn who_has_no_connection_is_not_waited_for(site: Site) {
+    let store = site.open().await;
+    let (here, there) = (InstanceId(Uuid::new_v4()), InstanceId(Uuid::new_v4()));
+    assert!(store.beat(here, 60_000).await.unwrap());
+    assert!(!store.beat(here, 60_000).await.unwrap());
+    store.live(here, &[user("ben")], &[]).await.unwrap();
+    store.live(there, &[user("cy")], &[]).await.unwrap();
+    arm(&store, "p", 1).await;
+    let ops = [notifying(set("1", "x", json!({})), "cy", "hello")];
+    commit(&store, &project("q"), &ops).await.unwrap();
+    let now: Vec<_> = due(&store).await.into_iter().map(|due| due.user_id).collect();
+    assert_eq!(now, ["cy"], "ben is waited for, cy's instance is silent");
+    let wait = store.next_due().await.unwrap().unwrap();
+    assert!(wait <= 0, "cy's is due");
+    store.live(here, &[], &[user("ben")]).await.unwrap();
+    let ops = [notifying(set("2", "y", json!({})), "ben", "hello")];
+    commit(&store, &project("q"), &ops).await.unwrap();
+    assert_eq!(due(&store).await.len(), 2, "ben has gone");
 }
 
 async fn two_workers_never_hold_the_same_push(site: Site) {
     const COUNT: usize = 60;
     let stores = [site.open().await, site.open().await];
+    let device = stores[0].register_device(&user("ben"), &phone("phone", "t1")).await.unwrap();
+    stores[0].begin_gate("expo").await.unwrap();
     arm(&stores[0], "p", COUNT).await;
     let workers = (0..4usize).map(|worker| {
         let store = stores[worker % 2].clone();
         tokio::spawn(async move {
             let mut held = Vec::new();
             loop {
+                store.dispatch(9, &to_device(device)).await.unwrap();
                 let owner = format!("worker-{worker}");
-                let due = store.claim_intents(2000, 7, 60_000, &owner).await.unwrap();
-                assert!(due.len() <= 7);
-                if due.is_empty() {
+                let claimed = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, &owner);
+                let claimed = claimed.await.unwrap();
+                assert!(claimed.len() <= 7);
+                if claimed.is_empty() && store.next_due().await.unwrap().is_none() {
                     return held;
                 }
-                held.extend(due);
+                held.extend(claimed);
             }
         })
     });
@@ -75,7 +158,14 @@ async fn two_workers_never_hold_the_same_push(site: Site) {
         held.extend(worker.await.unwrap());
     }
     // A worker passes over what another is just taking, so the last ones may be left.
-    held.extend(stores[0].claim_intents(2000, 100, 60_000, "sweeper").await.unwrap());
+    loop {
+        let left = stores[0].claim_deliveries("expo", &SEND, SETTINGS, 60_000, "sweeper").await;
+        let left = left.unwrap();
+        if left.is_empty() {
+            break;
+        }
+        held.extend(left);
+    }
     assert_eq!(held.len(), COUNT);
     assert_eq!(held.iter().map(|i| i.id).collect::<HashSet<_>>().len(), COUNT);
     assert_eq!(held.iter().map(|i| &i.nid).collect::<HashSet<_>>().len(), COUNT);
@@ -84,13 +174,110 @@ async fn two_workers_never_hold_the_same_push(site: Site) {
 
 async fn a_lost_lease_is_taken_over_and_fenced(site: Site) {
     let store = site.open().await;
+    let device = store.register_device(&user("ben"), &phone("phone", "t1")).await.unwrap();
+    store.begin_gate("expo").await.unwrap();
     arm(&store, "p", 1).await;
-    let first = store.claim_intents(2000, 10, 1000, "slow").await.unwrap().remove(0);
-    assert_eq!(store.claim_intents(2999, 10, 1000, "quick").await.unwrap(), []);
-    let second = store.claim_intents(3000, 10, 1000, "quick").await.unwrap().remove(0);
-    assert_eq!((second.id, second.fence), (first.id, first.fence + 1));
-    assert!(!store.finish_intent(first.id, first.fence, "done", 3001).await.unwrap());
-    assert!(store.finish_intent(second.id, second.fence, "done", 3002).await.unwrap());
-    assert!(!store.finish_intent(second.id, second.fence, "failed", 3003).await.unwrap());
-    assert_eq!(claim_all(&store, 90_000).await, []);
+    store.dispatch(9, &to_device(device)).await.unwrap();
+    let claim = async |lease| {
+        store.claim_deliveries("expo", &SEND, SETTINGS, lease, "w").await.unwrap().pop()
+    };
+    let first = claim(0).await.unwrap();
+    assert_eq!(claim(0).await, None, "nobody takes it before it is given back");
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 1);
+    let second = claim(60_000).await.unwrap();
+    assert_eq!((second.id, second.fence, second.attempt), (first.id, first.fence + 1, 2));
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 0, "its lease holds");
+    let settle = async |held: &syncline::store::push::Claimed| {
+        let fate = Settlement::Accepted { ticket: None, ask_in: 0 };
+        let settled = [Settled { id: held.id, fence: held.fence, fate }];
+        store.settle("expo", SETTINGS, &[Outcome::Answered], &settled).await.unwrap().events.len()
+    };
+    assert_eq!(settle(&first).await, 0, "too late");
+    assert_eq!(settle(&second).await, 1);
+    assert_eq!(settle(&second).await, 0, "once");
+    assert_eq!(claim(0).await, None);
+}
+
+async fn a_token_belongs_to_who_registered_it_last(site: Site) {
+    let store = site.open().await;
+    store.begin_gate("expo").await.unwrap();
+    let (ben, ana) = (user("ben"), user("ana"));
+    let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
+    assert_eq!(store.register_device(&ben, &phone("phone", "t1")).await.unwrap(), device);
+    arm(&store, "p", 1).await;
+    store.dispatch(9, &to_device(device)).await.unwrap();
+    store.register_device(&ana, &phone("phone", "t1")).await.unwrap();
+    assert_eq!(store.devices(&ben).await.unwrap(), []);
+    assert_eq!(store.devices(&ana).await.unwrap().len(), 1);
+    let claim = async || store.claim_deliveries("expo", &SEND, SETTINGS, 1, "w").await.unwrap();
+    assert_eq!(claim().await, [], "what was ben's is not ana's");
+
+    store.register_device(&ana, &phone("tablet", "t1")).await.unwrap();
+    let clients: Vec<_> =
+        store.devices(&ana).await.unwrap().into_iter().map(|d| d.client).collect();
+    assert_eq!(clients, ["tablet"], "one token is on one device");
+    store.register_device(&ana, &phone("tablet", "t2")).await.unwrap();
+    let tokens: Vec<_> = store.devices(&ana).await.unwrap().into_iter().map(|d| d.token).collect();
+    assert_eq!(tokens, ["t2"], "one device has one token");
+    assert_eq!(store.remove_device(&ben, None, Some(&"tablet".parse().unwrap())).await.unwrap(), 0);
+    assert_eq!(store.remove_device(&ana, None, Some(&"tablet".parse().unwrap())).await.unwrap(), 1);
+}
+
+async fn a_dead_token_is_disabled_unless_it_came_back(site: Site) {
+    let store = site.open().await;
+    store.begin_gate("expo").await.unwrap();
+    let ben = user("ben");
+    for back in [false, true] {
+        let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
+        arm(&store, if back { "p" } else { "q" }, 1).await;
+        store.dispatch(9, &to_device(device)).await.unwrap();
+        let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
+        if back {
+            // The clock has moved on when it registers again.
+            let sent = store.gate("expo").await.unwrap().1;
+            while store.gate("expo").await.unwrap().1 <= sent {
+                tokio::task::yield_now().await;
+            }
+            store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
+        }
+        let fate = Settlement::Dead { error: "DeviceNotRegistered".into() };
+        let settled = [Settled { id: held[0].id, fence: held[0].fence, fate }];
+        store.settle("expo", SETTINGS, &[Outcome::Answered], &settled).await.unwrap();
+        let state = &store.devices(&ben).await.unwrap()[0].state;
+        assert_eq!(state, if back { "active" } else { "disabled" });
+    }
+}
+
+async fn an_inbox_is_paged_counted_and_read(site: Site) {
+    let store = site.open().await;
+    let (ben, both) = (user("ben"), vec![project("p"), project("q")]);
+    arm(&store, "p", 5).await;
+    arm(&store, "q", 2).await;
+    let query = |projects: &[_], before, unread| InboxQuery {
+        projects: projects.to_vec(),
+        before,
+        unread,
+        limit: 4,
+    };
+    let first = store.inbox(&ben, &query(&both, None, false)).await.unwrap();
+    let before = first.last().map(|row| row.nid.clone());
+    let second = store.inbox(&ben, &query(&both, before, false)).await.unwrap();
+    let nids: Vec<_> = first.iter().chain(&second).map(|row| row.nid.clone()).collect();
+    assert_eq!((first.len(), second.len()), (4, 3));
+    assert!(nids.windows(2).all(|pair| pair[0] > pair[1]), "the latest first, each once");
+    assert_eq!(store.unread(&ben, &both).await.unwrap(), 7);
+    assert_eq!(store.unread(&ben, &both[..1]).await.unwrap(), 5);
+    assert_eq!(store.unread(&user("ana"), &both).await.unwrap(), 0);
+
+    assert_eq!(store.mark_read(&user("ana"), &both, Some(&nids[0]), None).await.unwrap(), 0);
+    assert_eq!(store.mark_read(&ben, &both[..1], Some(&nids[0]), None).await.unwrap(), 0, "of q");
+    assert_eq!(store.mark_read(&ben, &both, Some(&nids[0]), None).await.unwrap(), 1);
+    assert_eq!(store.mark_read(&ben, &both, Some(&nids[0]), None).await.unwrap(), 0);
+    assert_eq!(due(&store).await.len(), 6, "what was read is not pushed");
+    assert_eq!(store.mark_seen(&ben, &both, Some(&nids[3])).await.unwrap(), 4);
+    assert_eq!(store.mark_read(&ben, &both, None, Some(&nids[2])).await.unwrap(), 5);
+    let unread = store.inbox(&ben, &query(&both, None, true)).await.unwrap();
+    assert_eq!(unread.iter().map(|row| &row.nid).collect::<Vec<_>>(), [&nids[1]]);
+    assert_eq!(store.mark_read(&ben, &both, None, None).await.unwrap(), 1);
+    assert_eq!(due(&store).await.len(), 0);
 }

@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use syncline::app;
 use syncline::id::Seq;
 use syncline::store::Store;
+use syncline::store::push::{Decided, View};
 
 use crate::support::hub::{config, token};
 use crate::support::plan::{commit, project, set, task};
@@ -176,7 +177,8 @@ async fn notifications(store: &Store) {
     let (a, user) = (project("a"), "bo".parse().unwrap());
     let canceled = store.ack(&a, &user, &"tablet".parse().unwrap(), Seq(3), true, 1).await.unwrap();
     assert_eq!(canceled, 1);
-    let due = store.claim_intents(i64::MAX - 1_000, 10, 1, "w").await.unwrap();
+    let (view, _) = store.dispatch(10, &|_: &View| Decided::default()).await.unwrap();
+    let due = view.due;
     assert_eq!(due.iter().map(|intent| intent.nid.as_str()).collect::<Vec<_>>(), ["n2"]);
     assert_eq!(due[0].title, "Wage");
 }

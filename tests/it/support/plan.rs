@@ -1,14 +1,19 @@
 //! A small plan for tests of the store: known operations are repeated, all others win.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::value::{RawValue, to_raw_value};
+use syncline::auth::Roles;
+use syncline::config::Config;
 use syncline::id::{EntityKey, EntityRef, OpId, ProjectId, Seq};
 use syncline::protocol::op::{ChangeKind, Fields, Notify, Op, OpKind, Outcome};
 use syncline::store::{
-    Actor, Answer, Batch, Committed, Effects, EntityRow, Given, LogEntry, NewNotification,
+    Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, Given, LogEntry,
     PendingOp, Snapshot, Stamp, Stamps, Store, StoreError,
 };
+use syncline::sync::notify::Notices;
+use syncline::sync::rules::Rules;
 
 /// A project's name.
 pub(crate) fn project(name: &str) -> ProjectId {
@@ -36,9 +41,9 @@ pub(crate) fn notifying(mut op: PendingOp, user: &str, title: &str) -> PendingOp
         users: vec![user.parse().unwrap()],
         title: title.into(),
         body: "look".into(),
-        data: None,
         link: Some("app://task".into()),
         lane: syncline::protocol::op::Lane::High,
+        ..Notify::default()
     });
     op
 }
@@ -149,24 +154,34 @@ fn entry(
     }
 }
 
-fn notifications(op: &Op, seq: Seq, now: i64) -> Vec<NewNotification> {
-    let Some(notify) = &op.notify else { return Vec::new() };
-    let each = |user: &syncline::id::UserId| NewNotification {
-        nid: uuid::Uuid::now_v7().to_string(),
-        user: user.clone(),
+fn notifications(op: &Op, seq: Seq, now: i64) -> Option<Draft> {
+    let notify = op.notify.as_ref()?;
+    Some(Draft {
+        audience: Audience { users: notify.users.clone(), ..Audience::default() },
         seq,
         title: notify.title.clone(),
         body: notify.body.clone(),
+        template: None,
+        vars: None,
         data: None,
         link: notify.link.clone(),
         lane: notify.lane,
-        not_before: now + 500,
+        collapse: notify.collapse.clone(),
+        category: notify.category.clone(),
+        schedule: None,
+        grace: 60_000,
+        ttl: 3_600_000,
         created_at: now,
-    };
-    notify.users.iter().map(each).collect()
+    })
 }
 
 fn verdict(op_id: &OpId, seq: Seq) -> Box<RawValue> {
     // The odd spaces show whether a replay is byte for byte.
     RawValue::from_string(format!(r#"{{ "op_id":"{op_id}",  "seq":{seq} }}"#)).unwrap()
+}
+
+/// The rules of a configuration, without templates.
+pub(crate) fn rules(config: &Config) -> Rules {
+    let roles = Roles::compile(&config.roles).unwrap();
+    Rules::new(config, Notices::new(&config.push, &roles, Arc::default()))
 }

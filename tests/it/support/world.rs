@@ -19,6 +19,7 @@ use super::audit::change;
 use super::copies::{delta, verify};
 use super::crowd::PROJECT;
 use super::device::Device;
+use super::plan::rules;
 use super::process::log_of;
 use super::schema::varied;
 use super::site::Site;
@@ -76,7 +77,7 @@ impl World {
         Self {
             stores: [site.open().await, site.open().await],
             site,
-            rules: Rules::new(&config),
+            rules: rules(&config),
             config,
             project,
             permits,

@@ -67,6 +67,25 @@ export type OpKind = "create" | "update" | "delete" | "resolve";
  */
 export type Lane = "critical" | "high" | "normal";
 /**
+ * 1 to 32 letters, digits, `_` or `-`
+ */
+export type RoleName = string;
+/**
+ * When a notification is due, if not at once.
+ */
+export type SendAt =
+  | number
+  | {
+      /**
+       * The time, without a zone.
+       */
+      local: string;
+      /**
+       * The zone, e.g. `Europe/Berlin`; each recipient's own without it.
+       */
+      tz?: string | null;
+    };
+/**
  * 1 to 128 printable characters without `:`
  */
 export type UserId = string;
@@ -254,6 +273,14 @@ export interface Notify {
    */
   body?: string;
   /**
+   * What kind it is, for the app's settings and buttons.
+   */
+  category?: string | null;
+  /**
+   * Pushes of one key are gathered, and the later replaces the earlier on the device.
+   */
+  collapse?: string | null;
+  /**
    * Data for the app.
    */
   data?: {
@@ -268,13 +295,39 @@ export interface Notify {
    */
   link?: string | null;
   /**
+   * All members of the project.
+   */
+  members?: boolean;
+  /**
+   * The members with one of these roles.
+   */
+  roles?: RoleName[];
+  /**
+   * When it is due; at once without it.
+   */
+  send_at?: SendAt | null;
+  /**
+   * A configured template, instead of a title and a text.
+   */
+  template?: string | null;
+  /**
    * The title a person reads.
    */
-  title: string;
+  title?: string;
+  /**
+   * Seconds after which the push is of no use any more.
+   */
+  ttl?: number | null;
   /**
    * The recipients. The actor is never notified of their own act.
    */
-  users: UserId[];
+  users?: UserId[];
+  /**
+   * What the template says `{{ … }}` of.
+   */
+  vars?: {
+    [k: string]: unknown;
+  } | null;
 }
 /**
  * `broadcast`.

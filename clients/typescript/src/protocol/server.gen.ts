@@ -525,6 +525,10 @@ export interface ServerNotificationFrame {
    */
   body: string;
   /**
+   * What kind it is.
+   */
+  category?: string;
+  /**
    * Data for the app.
    */
   data?: {

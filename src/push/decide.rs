@@ -1,0 +1,267 @@
+//! What becomes of a push that is due: a pure function of what the store shows.
+//!
+//! Read, too late, quiet hours, gathered, capped, or sent to each device in its language. Critical ones
+//! know neither quiet hours nor caps nor gathering.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::provider::{Message, Providers};
+use super::sign::Signer;
+use super::{expo, log};
+use crate::config;
+use crate::config::push::{QuietAction, millis};
+use crate::localtime;
+use crate::protocol::notify::Lane;
+use crate::protocol::op::Fields;
+use crate::store::push::{Decided, Device, Due, NewDelivery, View};
+use crate::templates::{SUMMARY, Templates, Text, cut};
+
+/// Why an intent waits for the end of quiet hours.
+const QUIET: &str = "quiet hours";
+
+/// What decisions are made with.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The configuration.
+    pub config: config::Push,
+    /// The words.
+    pub templates: Arc<Templates>,
+    /// Signs what devices report back with.
+    pub signer: Signer,
+    /// Those who reach devices.
+    pub providers: Providers,
+}
+
+/// A text's key and the notifications gathered under it.
+type Groups<'v> = HashMap<(&'v str, &'v str, &'v str), Vec<&'v Due>>;
+
+impl Policy {
+    /// Decides on everything in the view.
+    #[must_use]
+    pub fn decide(&self, view: &View) -> Decided {
+        let mut decided = Decided::default();
+        let mut groups: Groups<'_> = HashMap::new();
+        for due in &view.due {
+            if due.state == "scheduled" {
+                self.scheduled(view, due, &mut decided);
+            } else if due.read_at.is_some() {
+                decided.ended.push((due.id, "canceled", "read"));
+            } else if due.expires_at <= view.now {
+                decided.ended.push((due.id, "expired", "ttl"));
+            } else if lane(due) == Lane::Critical {
+                self.send(view, due, &[due], "", &mut decided);
+            } else if let Some(until) = self.quiet(view, due) {
+                match self.config.quiet_action {
+                    QuietAction::Defer => decided.deferred.push((due.id, until, QUIET)),
+                    QuietAction::Suppress => decided.ended.push((due.id, "suppressed", QUIET)),
+                }
+            } else {
+                match key(due) {
+                    None => self.send(view, due, &[due], "", &mut decided),
+                    Some(key) => {
+                        groups.entry((&due.user_id, &due.project, key)).or_default().push(due);
+                    }
+                }
+            }
+        }
+        for ((user, project, key), members) in groups {
+            self.gathered(view, (user, project, key), &members, &mut decided);
+        }
+        decided
+    }
+
+    /// One whose time may have come: it is shown now, and pushed unless that is acknowledged.
+    fn scheduled(&self, view: &View, due: &Due, decided: &mut Decided) {
+        if let Some(local) = &due.local_time
+            && let Some(at) = localtime::instant(local, self.zone(view, &due.user_id))
+            && at > view.now
+        {
+            return decided.deferred.push((due.id, at, "local time"));
+        }
+        let grace = if view.live.contains(&due.user_id) { due.grace } else { 0 };
+        decided.announced.push((due.id, view.now.saturating_add(grace)));
+    }
+
+    /// The zone of the user's latest device that has one.
+    fn zone<'a>(&'a self, view: &'a View, user: &str) -> &'a str {
+        let devices = view.devices.get(user).map_or(&[][..], Vec::as_slice);
+        let latest = devices.iter().filter(|d| d.tz.is_some()).max_by_key(|d| d.registered_at);
+        latest.and_then(|device| device.tz.as_deref()).unwrap_or(&self.config.time_zone)
+    }
+
+    fn quiet(&self, view: &View, due: &Due) -> Option<i64> {
+        let config = &self.config;
+        if config.quiet_from.is_empty() || !config.quiet_lanes.contains(&lane(due)) {
+            return None;
+        }
+        let zone = self.zone(view, &due.user_id);
+        localtime::quiet_until(view.now, zone, &config.quiet_from, &config.quiet_to)
+    }
+
+    /// Pushes of one key: at once if the last one is long ago, else together when its window ends.
+    fn gathered(
+        &self,
+        view: &View,
+        (user, project, key): (&str, &str, &str),
+        members: &[&Due],
+        decided: &mut Decided,
+    ) {
+        let window = (user.to_owned(), project.to_owned(), key.to_owned());
+        let ends = view.windows.get(&window).map(|at| at + millis(self.config.coalesce));
+        if let Some(ends) = ends.filter(|ends| *ends > view.now) {
+            return decided.deferred.extend(members.iter().map(|due| (due.id, ends, "gathered")));
+        }
+        let Some(leader) = members.iter().max_by_key(|due| &due.nid) else { return };
+        self.send(view, leader, members, key, decided);
+        decided.windows.push(window);
+        let others = members.iter().filter(|due| due.id != leader.id);
+        decided.ended.extend(others.map(|due| (due.id, "done", "gathered")));
+    }
+
+    /// Sends to each of the user's devices, `due` standing for all `members`.
+    fn send(&self, view: &View, due: &Due, members: &[&Due], key: &str, decided: &mut Decided) {
+        let cap = i64::from(self.config.cap_per_hour);
+        let critical = lane(due) == Lane::Critical;
+        if cap > 0 && !critical {
+            let planned = decided.counted.iter().filter(|user| **user == due.user_id).count();
+            let had = view.counts.get(&due.user_id).copied().unwrap_or(0);
+            if had + planned as i64 >= cap {
+                return decided.ended.push((due.id, "suppressed", "cap"));
+            }
+        }
+        let known: HashSet<&str> = self.providers.iter().map(|p| p.name()).collect();
+        if known.contains(log::NAME) {
+            decided.deliveries.push(self.delivery(view, due, members, key, None));
+            decided.ended.push((due.id, "done", ""));
+            return decided.counted.push(due.user_id.clone());
+        }
+        let devices = view.devices.get(&due.user_id).map_or(&[][..], Vec::as_slice);
+        let devices = devices.iter().filter(|d| known.contains(d.provider.as_str()));
+        let (silent, loud): (Vec<_>, Vec<_>) = devices.partition(|device| {
+            let cursor = (due.user_id.clone(), device.client.clone(), due.project.clone());
+            view.acked.get(&cursor).is_some_and(|seq| *seq >= due.evt_seq)
+        });
+        if loud.is_empty() {
+            let (state, reason) = if silent.is_empty() {
+                ("done", "no device")
+            } else {
+                ("canceled", "acknowledged")
+            };
+            return decided.ended.push((due.id, state, reason));
+        }
+        for device in loud {
+            decided.deliveries.push(self.delivery(view, due, members, key, Some(device)));
+        }
+        decided.ended.push((due.id, "done", ""));
+        if !critical {
+            decided.counted.push(due.user_id.clone());
+        }
+    }
+
+    fn delivery(
+        &self,
+        view: &View,
+        due: &Due,
+        members: &[&Due],
+        key: &str,
+        device: Option<&Device>,
+    ) -> NewDelivery {
+        let text = self.words(due, members, device.and_then(|d| d.locale.as_deref()));
+        let message = Message {
+            nid: due.nid.clone(),
+            user: due.user_id.clone(),
+            project: due.project.clone(),
+            seq: due.evt_seq,
+            lane: lane(due),
+            title: text.title,
+            body: text.body,
+            badge: view.unread.get(&due.user_id).copied().unwrap_or(1).min(999),
+            link: due.link.clone().filter(|link| self.may_open(link)),
+            data: due.data.as_deref().and_then(|data| serde_json::from_str(data).ok()),
+            category: due.category.clone(),
+            collapse: collapse(due, key),
+            report: device.map_or_else(String::new, |d| self.signer.report(&due.nid, d.id)),
+        };
+        NewDelivery {
+            nid: due.nid.clone(),
+            project: due.project.clone(),
+            user: due.user_id.clone(),
+            evt_seq: due.evt_seq,
+            lane: due.lane.clone(),
+            provider: device.map_or(log::NAME, |_| expo::NAME),
+            token: device.map(|device| device.id),
+            category: due.category.clone(),
+            payload: serde_json::to_string(&message).expect("a message has string keys"),
+            expires_at: due.expires_at,
+            created_at: due.created_at,
+        }
+    }
+
+    /// The text in the device's language, for one notification or for several.
+    fn words(&self, due: &Due, members: &[&Due], locale: Option<&str>) -> Text {
+        let vars: Fields = due
+            .vars
+            .as_deref()
+            .and_then(|vars| serde_json::from_str(vars).ok())
+            .unwrap_or_default();
+        let one = |count| {
+            let name = due.template.as_deref()?;
+            // What cannot be filled was reported when it was armed; the text made then stands.
+            self.templates.render(name, locale, &vars, count).ok()
+        };
+        let plain = || Text { title: due.title.clone(), body: due.body.clone() };
+        let count = members.len();
+        if count <= 1 {
+            return one(1).unwrap_or_else(plain);
+        }
+        let own = |due: &&Due| due.template == members[0].template;
+        if members.iter().all(own)
+            && due.template.as_deref().is_some_and(|name| self.templates.has_many(name))
+            && let Some(text) = one(count)
+        {
+            return text;
+        }
+        let latest = one(1).unwrap_or_else(plain);
+        let summary = self.templates.render(SUMMARY, locale, &Fields::new(), count);
+        summary.map_or_else(
+            |_| plain(),
+            |text| Text {
+                title: text.title,
+                body: if text.body.is_empty() { cut(latest.title, 200) } else { text.body },
+            },
+        )
+    }
+
+    /// Whether an app may be told to open this.
+    fn may_open(&self, link: &str) -> bool {
+        link.split_once(':').is_some_and(|(scheme, _)| {
+            self.config.link_schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        })
+    }
+}
+
+/// What is gathered with what: its key, or with all that waited for the morning.
+fn key(due: &Due) -> Option<&str> {
+    let waited = || (due.reason.as_deref() == Some(QUIET)).then_some(QUIET);
+    due.collapse.as_deref().or_else(waited)
+}
+
+fn lane(due: &Due) -> Lane {
+    Lane::ALL.into_iter().find(|lane| lane.as_str() == due.lane).unwrap_or_default()
+}
+
+/// What replaces what on the device: the same for every attempt, and for every push of a key.
+fn collapse(due: &Due, key: &str) -> String {
+    let key = if key.is_empty() { due.collapse.as_deref().unwrap_or_default() } else { key };
+    if key.is_empty() {
+        return due.nid.clone();
+    }
+    let identity = format!("{}\n{}\n{key}", due.project, due.user_id);
+    hex::encode(&Sha256::digest(identity)[..16])
+}
+
+#[cfg(test)]
+mod tests;

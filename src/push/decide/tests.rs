@@ -1,0 +1,181 @@
+//! Decisions about made-up views.
+
+use super::*;
+use crate::push::log::Log;
+use crate::push::provider::PushProvider;
+
+/// 2026-11-26 22:30 in Berlin.
+const NIGHT: i64 = 1_795_728_600_000;
+/// 07:00 the next morning there.
+const MORNING: i64 = 1_795_759_200_000;
+
+fn policy(change: impl FnOnce(&mut config::Push)) -> Policy {
+    let mut config = config::Push::default();
+    change(&mut config);
+    let expo: Arc<dyn PushProvider> = Arc::new(expo::Expo::new(&config.expo).unwrap());
+    Policy {
+        config,
+        templates: Arc::default(),
+        signer: Signer::new("key".into()),
+        providers: Arc::new([expo]),
+    }
+}
+
+fn due(id: i64, lane: Lane) -> Due {
+    Due {
+        id,
+        nid: format!("n{id}"),
+        project: "p".into(),
+        user_id: "ana".into(),
+        evt_seq: id,
+        lane: lane.as_str().into(),
+        state: "waiting".into(),
+        created_at: 0,
+        expires_at: i64::MAX,
+        grace: 5000,
+        local_time: None,
+        reason: None,
+        title: format!("title {id}"),
+        body: "body".into(),
+        data: None,
+        link: None,
+        template: None,
+        vars: None,
+        collapse: None,
+        category: None,
+        read_at: None,
+    }
+}
+
+fn view(now: i64, due: Vec<Due>) -> View {
+    let device = Device {
+        id: 7,
+        user_id: "ana".into(),
+        client: "phone".into(),
+        provider: "expo".into(),
+        platform: "ios".into(),
+        token: "t".into(),
+        scope: None,
+        locale: Some("de".into()),
+        tz: Some("Europe/Berlin".into()),
+        app_version: None,
+        model: None,
+        state: "active".into(),
+        reason: None,
+        registered_at: 1,
+        last_success_at: None,
+    };
+    View { now, due, devices: [("ana".into(), vec![device])].into(), ..View::default() }
+}
+
+fn titles(decided: &Decided) -> Vec<String> {
+    let message = |d: &NewDelivery| serde_json::from_str::<Message>(&d.payload).unwrap().title;
+    decided.deliveries.iter().map(message).collect()
+}
+
+#[test]
+fn the_morning_brings_what_the_night_held_back_in_one_push() {
+    let policy = policy(|config| config.quiet_from = "22:00".into());
+    let night = vec![due(1, Lane::Normal), due(2, Lane::Normal), due(3, Lane::Critical)];
+    let decided = policy.decide(&view(NIGHT, night.clone()));
+    assert_eq!(decided.deferred, [(1, MORNING, QUIET), (2, MORNING, QUIET)]);
+    assert_eq!(titles(&decided), ["title 3"], "an emergency knows no night");
+
+    let mut held = vec![night[0].clone(), night[1].clone()];
+    held.iter_mut().for_each(|due| due.reason = Some(QUIET.into()));
+    let decided = policy.decide(&view(MORNING, held));
+    assert_eq!(titles(&decided), ["2 neue Mitteilungen"]);
+    assert_eq!(decided.ended.len(), 2);
+}
+
+#[test]
+fn what_is_suppressed_at_night_does_not_come_in_the_morning() {
+    let policy = policy(|config| {
+        config.quiet_from = "22:00".into();
+        config.quiet_action = QuietAction::Suppress;
+    });
+    let decided = policy.decide(&view(NIGHT, vec![due(1, Lane::Normal), due(2, Lane::High)]));
+    assert_eq!(decided.ended, [(1, "suppressed", QUIET), (2, "done", "")]);
+}
+
+#[test]
+fn critical_ones_are_neither_gathered_nor_capped() {
+    let policy = policy(|config| config.cap_per_hour = 1);
+    let keyed = |id, lane| Due { collapse: Some("k".into()), ..due(id, lane) };
+    let mut view = view(
+        1_000_000,
+        vec![keyed(1, Lane::Critical), keyed(2, Lane::Critical), keyed(3, Lane::High)],
+    );
+    view.counts.insert("ana".into(), 1);
+    let decided = policy.decide(&view);
+    assert_eq!(titles(&decided), ["title 1", "title 2"]);
+    assert!(decided.ended.contains(&(3, "suppressed", "cap")));
+    view.windows.insert(("ana".into(), "p".into(), "k".into()), 990_000);
+    let decided = policy.decide(&view);
+    assert_eq!(decided.deferred, [(3, 1_020_000, "gathered")]);
+    assert_eq!(titles(&decided).len(), 2);
+}
+
+#[test]
+fn a_device_that_has_it_is_spared_and_one_without_a_provider_too() {
+    let policy = policy(|_| {});
+    let mut view = view(0, vec![due(5, Lane::High)]);
+    view.acked.insert(("ana".into(), "phone".into(), "p".into()), 5);
+    assert_eq!(policy.decide(&view).ended, [(5, "canceled", "acknowledged")]);
+    view.acked.insert(("ana".into(), "phone".into(), "p".into()), 4);
+    assert_eq!(policy.decide(&view).deliveries.len(), 1);
+    view.devices.get_mut("ana").unwrap()[0].provider = "fcm".into();
+    assert_eq!(policy.decide(&view).ended, [(5, "done", "no device")]);
+}
+
+#[test]
+fn what_was_read_or_is_too_late_is_not_sent() {
+    let policy = policy(|_| {});
+    let read = Due { read_at: Some(1), ..due(1, Lane::Critical) };
+    let late = Due { expires_at: 100, ..due(2, Lane::Critical) };
+    let decided = policy.decide(&view(100, vec![read, late]));
+    assert_eq!(decided.ended, [(1, "canceled", "read"), (2, "expired", "ttl")]);
+    assert!(decided.deliveries.is_empty());
+}
+
+#[test]
+fn a_schedule_waits_for_the_persons_own_clock_and_then_for_an_acknowledgement() {
+    let policy = policy(|_| {});
+    let scheduled = |local: Option<&str>| Due {
+        state: "scheduled".into(),
+        local_time: local.map(str::to_owned),
+        ..due(1, Lane::High)
+    };
+    let decided = policy.decide(&view(NIGHT, vec![scheduled(Some("2026-11-27T07:00"))]));
+    assert_eq!(decided.deferred, [(1, MORNING, "local time")]);
+    let decided = policy.decide(&view(MORNING, vec![scheduled(Some("2026-11-27T07:00"))]));
+    assert_eq!(decided.announced, [(1, MORNING)], "nobody is connected");
+    let mut view = view(MORNING, vec![scheduled(None)]);
+    view.live.push("ana".into());
+    assert_eq!(policy.decide(&view).announced, [(1, MORNING + 5000)]);
+    assert!(policy.decide(&view).deliveries.is_empty());
+}
+
+#[test]
+fn a_push_replaces_the_one_before_of_its_key_and_no_other() {
+    let named = |id, key: Option<&str>, user: &str| {
+        let due =
+            Due { collapse: key.map(str::to_owned), user_id: user.into(), ..due(id, Lane::High) };
+        collapse(&due, "")
+    };
+    assert_eq!(named(1, Some("k"), "ana"), named(2, Some("k"), "ana"));
+    assert_ne!(named(1, Some("k"), "ana"), named(1, Some("k"), "bo"));
+    assert_ne!(named(1, Some("k"), "ana"), named(1, Some("l"), "ana"));
+    assert_eq!(named(1, None, "ana"), "n1");
+    assert!(named(1, Some(&"k".repeat(64)), "ana").len() <= 64);
+}
+
+#[test]
+fn the_log_provider_needs_no_device() {
+    let mut policy = policy(|_| {});
+    policy.providers = Arc::new([Arc::new(Log)]);
+    let mut view = view(0, vec![due(1, Lane::High)]);
+    view.devices.clear();
+    let decided = policy.decide(&view);
+    assert_eq!((decided.deliveries[0].provider, decided.deliveries[0].token), ("log", None));
+}

@@ -1,0 +1,131 @@
+//! Takes the pushes that come due and has them decided on; looks after what time does to the rest.
+//!
+//! Woken by what this process arms, and by the clock for the next that is due; polls for what other
+//! instances arm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::decide::Policy;
+use super::wake::Wake;
+use crate::config::push::millis;
+use crate::fanout::Relay;
+use crate::store::push::{Due, View};
+use crate::store::{Store, StoreError};
+use crate::telemetry::{Metrics, PushState};
+
+/// Pushes decided on in one transaction.
+const BATCH: u32 = 500;
+/// How often leases, expiry and the size of the queue are looked at.
+const TEND: Duration = Duration::from_secs(1);
+/// How often the old is forgotten and idle tokens are disabled.
+const FORGET: Duration = Duration::from_secs(3600);
+/// The shortest wait: what is due in less is due.
+const SHORTEST: Duration = Duration::from_millis(2);
+
+/// Decides on what is due.
+#[derive(Clone)]
+pub struct Dispatcher {
+    pub(super) store: Store,
+    pub(super) policy: Arc<Policy>,
+    pub(super) relay: Arc<Relay>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Rung when there is something to send.
+    pub(super) wake: Wake,
+}
+
+impl Dispatcher {
+    /// Runs until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let (mut tend_at, mut forget_at) = (Instant::now(), Instant::now() + TEND);
+        loop {
+            let pause = match self.dispatch_due().await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    tracing::warn!(%error, "cannot look for due pushes");
+                    self.policy.config.poll
+                }
+            };
+            let now = Instant::now();
+            if now >= tend_at {
+                tend_at = now + TEND;
+                self.report(self.tend().await, "cannot look after the push queue");
+            }
+            if now >= forget_at {
+                forget_at = now + FORGET;
+                self.report(self.forget().await, "cannot forget old pushes");
+            }
+            let pause = pause.clamp(SHORTEST, self.policy.config.poll.max(SHORTEST));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.store.armed() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    fn report(&self, result: Result<(), StoreError>, what: &str) {
+        if let Err(error) = result {
+            self.metrics.store_errors.inc();
+            tracing::warn!(%error, "{what}");
+        }
+    }
+
+    /// Decides on everything due; returns how long nothing more is.
+    async fn dispatch_due(&self) -> Result<Duration, StoreError> {
+        loop {
+            let decide = |view: &View| self.policy.decide(view);
+            let (view, decided) = self.store.dispatch(BATCH, &decide).await?;
+            for (_, state, _) in &decided.ended {
+                self.metrics.push_intents.of(PushState::read(state)).inc();
+            }
+            for due in view.due.iter().filter(|due| announced(&decided.announced, due)) {
+                self.relay.announce(due);
+            }
+            if !decided.deliveries.is_empty() {
+                self.wake.ring();
+            }
+            if view.due.len() < BATCH as usize && decided.announced.is_empty() {
+                break;
+            }
+        }
+        let next = self.store.next_due().await?;
+        Ok(next.map_or(Duration::MAX, |ms| {
+            Duration::from_millis(u64::try_from(ms).unwrap_or(0)).max(SHORTEST)
+        }))
+    }
+
+    async fn tend(&self) -> Result<(), StoreError> {
+        let returned = self.store.reap_deliveries(&self.policy.config.drop_ambiguous).await?;
+        if returned > 0 {
+            tracing::warn!(returned, "took pushes back from a worker that fell silent");
+            self.wake.ring();
+        }
+        let queue = self.store.push_queue().await?;
+        let deliveries = || queue.iter().filter(|line| line.stage == "delivery");
+        let waiting: i64 = deliveries().map(|line| line.count).sum();
+        let oldest = deliveries().map(|line| line.oldest).max().unwrap_or(0);
+        self.metrics.push_tends.inc();
+        self.metrics.push_queue.set(waiting);
+        self.metrics.push_queue_oldest_seconds.set(oldest / 1000);
+        Ok(())
+    }
+
+    async fn forget(&self) -> Result<(), StoreError> {
+        let config = &self.policy.config;
+        self.store.forget_pushes(millis(config.keep)).await?;
+        let idle = self.store.disable_idle_devices(millis(config.token_idle)).await?;
+        if idle > 0 {
+            tracing::info!(idle, "disabled push tokens that were not used for long");
+        }
+        Ok(())
+    }
+}
+
+fn announced(announced: &[(i64, i64)], due: &Due) -> bool {
+    announced.iter().any(|(id, _)| *id == due.id)
+}

@@ -1,0 +1,161 @@
+//! The Expo push service: tickets now, receipts later. `wire` is what goes over the line.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::future::BoxFuture;
+use reqwest::{StatusCode, header};
+use serde::Serialize;
+
+use super::provider::{Envelope, Fate, Manners, PushProvider, Receipt, RequestError};
+use crate::config;
+use crate::config::push::millis;
+use crate::store::push::GateSettings;
+
+mod wire;
+
+pub use wire::check_token;
+
+/// Its name.
+pub const NAME: &str = "expo";
+/// Recipients in one request; the service's limit.
+const BATCH: u32 = 100;
+/// Receipts in one request; the service allows 1000.
+const RECEIPTS: u32 = 300;
+/// Bytes above which a body is compressed.
+const GZIP_ABOVE: usize = 1024;
+/// Bytes of an answer that are read.
+const ANSWER: usize = 4 << 20;
+/// When receipts are asked for, in multiples of the first time: 15 min, 30 min, 1 h, 6 h, 23 h.
+const RECEIPT_STEPS: [u32; 5] = [1, 2, 4, 24, 92];
+
+/// The service, or what speaks its protocol.
+#[derive(Debug)]
+pub struct Expo {
+    config: config::Expo,
+    http: reqwest::Client,
+}
+
+impl Expo {
+    /// The service at `config.base_url`.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn new(config: &config::Expo) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .timeout(config.timeout)
+            .connect_timeout(config.timeout.min(Duration::from_secs(5)))
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("syncline/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { config: config.clone(), http })
+    }
+
+    /// The status, and the body as text.
+    async fn post(
+        &self,
+        path: &str,
+        body: &(impl Serialize + Sync),
+    ) -> Result<(StatusCode, Option<Duration>, String), RequestError> {
+        let body = serde_json::to_vec(body).map_err(|e| RequestError::Invalid(e.to_string()))?;
+        let url = format!("{}/--/api/v2/push/{path}", self.config.base_url.trim_end_matches('/'));
+        let mut request = self
+            .http
+            .post(url)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        if !self.config.access_token.is_empty() {
+            request = request.bearer_auth(&self.config.access_token);
+        }
+        let request = if body.len() > GZIP_ABOVE {
+            request.header(header::CONTENT_ENCODING, "gzip").body(gzip(&body)?)
+        } else {
+            request.body(body)
+        };
+        let mut response = request.send().await.map_err(|error| broken(&error))?;
+        let (status, wait) = (response.status(), retry_after(&response));
+        let mut text = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+            text.extend_from_slice(&chunk);
+            if text.len() > ANSWER {
+                let what = "the answer is too long".into();
+                return Err(RequestError::Broken { what, ambiguous: true });
+            }
+        }
+        Ok((status, wait, String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+fn gzip(body: &[u8]) -> Result<Vec<u8>, RequestError> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let packed = encoder.write_all(body).and_then(|()| encoder.finish());
+    packed.map_err(|error| RequestError::Invalid(error.to_string()))
+}
+
+/// What never left cannot have arrived.
+fn broken(error: &reqwest::Error) -> RequestError {
+    let ambiguous = !error.is_connect() && !error.is_builder();
+    let what = if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "no connection"
+    } else {
+        "the connection broke"
+    };
+    RequestError::Broken { what: what.into(), ambiguous }
+}
+
+/// Seconds; a date is not worth reading, the breaker waits anyway.
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    Some(Duration::from_secs(value.trim().parse().ok()?))
+}
+
+impl PushProvider for Expo {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn manners(&self) -> Manners {
+        let first = self.config.receipt_after;
+        Manners {
+            gate: GateSettings {
+                rate: self.config.rate,
+                batch: BATCH,
+                open_ms: millis(self.config.breaker),
+            },
+            in_flight: self.config.in_flight,
+            receipts: RECEIPTS,
+            receipts_after: RECEIPT_STEPS.iter().map(|times| first * *times).collect(),
+        }
+    }
+
+    fn check(&self, token: &str) -> Result<(), &'static str> {
+        wire::check_token(token)
+    }
+
+    fn send<'a>(
+        &'a self,
+        envelopes: &'a [Envelope],
+    ) -> BoxFuture<'a, Result<Vec<Fate>, RequestError>> {
+        Box::pin(async move {
+            let messages: Vec<_> = envelopes.iter().map(wire::Push::new).collect();
+            let (status, wait, text) = self.post("send", &messages).await?;
+            wire::tickets(status, wait, &text, envelopes.len())
+        })
+    }
+
+    fn receipts<'a>(
+        &'a self,
+        tickets: &'a [String],
+    ) -> BoxFuture<'a, Result<HashMap<String, Receipt>, RequestError>> {
+        Box::pin(async move {
+            let body = serde_json::json!({ "ids": tickets });
+            let (status, wait, text) = self.post("getReceipts", &body).await?;
+            wire::receipts(status, wait, &text)
+        })
+    }
+}

@@ -1,0 +1,346 @@
+//! Sends deliveries: claims, asks the provider, writes what it said. One for each provider and kind of
+//! lane: critical pushes have senders of their own and are not gathered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::provider::{
+    Envelope, Failure, FailureKind, Fate, Manners, Message, PushProvider, RequestError,
+};
+use super::wake::Wake;
+use crate::config;
+use crate::config::push::millis;
+use crate::id::InstanceId;
+use crate::protocol::notify::Lane;
+use crate::store::push::{Claimed, Outcome, Report, Settled, Settlement};
+use crate::store::{Store, StoreError};
+use crate::telemetry::{Metrics, PushEvent, PushLane};
+
+/// Pauses between attempts: the first and the longest, doubled in between.
+const BACK_OFF: (i64, i64) = (1000, 300_000);
+const BACK_OFF_CRITICAL: (i64, i64) = (500, 30_000);
+/// How often a result is tried to be written while the store does not answer; the lease ends it anyway.
+const WRITES: u32 = 5;
+
+/// One provider's sender.
+#[derive(Clone)]
+pub struct Sender {
+    pub(super) store: Store,
+    pub(super) provider: Arc<dyn PushProvider>,
+    pub(super) manners: Manners,
+    pub(super) config: config::Push,
+    pub(super) instance: InstanceId,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) wake: Wake,
+    pub(super) in_flight: Arc<Semaphore>,
+}
+
+impl Sender {
+    /// Sends critical pushes, or the others, until told to stop; finishes what is under way.
+    pub async fn run(self, critical: bool, stop: CancellationToken) {
+        let lanes = if critical { &Lane::ALL[..1] } else { &Lane::ALL[..] };
+        let linger = if critical { Duration::ZERO } else { self.config.linger };
+        let (mut bell, requests) = (self.wake.listen(), TaskTracker::new());
+        while !stop.is_cancelled() {
+            bell.mark_unchanged();
+            let pause = match self.send_due(lanes, &requests).await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    tracing::warn!(%error, "cannot look for pushes to send");
+                    self.config.poll
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Ok(()) = bell.changed() => sleep(linger).await,
+                () = sleep(pause.min(self.config.poll)) => {}
+            }
+        }
+        requests.close();
+        requests.wait().await;
+    }
+
+    /// Starts requests as long as there is something to send and it may be; returns when to look again.
+    async fn send_due(
+        &self,
+        lanes: &'static [Lane],
+        requests: &TaskTracker,
+    ) -> Result<Duration, StoreError> {
+        loop {
+            let Ok(slot) = self.in_flight.clone().acquire_owned().await else {
+                return Ok(self.config.poll);
+            };
+            let lease = millis(self.config.lease);
+            let (name, gate) = (self.provider.name(), self.manners.gate);
+            let owner = self.instance.to_string();
+            let claimed = self.store.claim_deliveries(name, lanes, gate, lease, &owner).await?;
+            if claimed.is_empty() {
+                drop(slot);
+                let Some(next) = self.store.next_delivery(name).await? else {
+                    return Ok(self.config.poll);
+                };
+                // Due and not to be had: the rate. A token comes every 1000 / rate ms.
+                let token = (40_000 / i64::from(gate.rate.max(1))).clamp(5, 1000);
+                let wait = if next > 0 { next } else { token };
+                return Ok(Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
+            }
+            let sender = self.clone();
+            requests.spawn(async move {
+                sender.deliver(claimed).await;
+                sender.wake.ring();
+                drop(slot);
+            });
+        }
+    }
+
+    /// Sends what was claimed and writes what became of it.
+    async fn deliver(&self, claimed: Vec<Claimed>) {
+        let mut round = Round::new(claimed);
+        while let Some(part) = round.parts.pop() {
+            self.request(part, &mut round).await;
+        }
+        if !round.scopes.is_empty()
+            && let Err(error) = self.store.scope_tokens(&round.scopes).await
+        {
+            tracing::warn!(%error, "cannot note which project push tokens belong to");
+        }
+        let (outcomes, settled) = (&round.outcomes, &round.settled);
+        let mut pause = Duration::from_millis(50);
+        for _ in 0..WRITES {
+            match self
+                .store
+                .settle(self.provider.name(), self.manners.gate, outcomes, settled)
+                .await
+            {
+                Ok(report) => return self.count(&report),
+                Err(error) => {
+                    self.metrics.store_errors.inc();
+                    tracing::warn!(%error, "what became of pushes waits for the store");
+                    sleep(pause).await;
+                    pause *= 3;
+                }
+            }
+        }
+    }
+
+    /// One request, and what its answer means for each of its deliveries.
+    async fn request(&self, part: Vec<Claimed>, round: &mut Round) {
+        let (envelopes, part) = open(part, round);
+        if part.is_empty() {
+            return;
+        }
+        match self.provider.send(&envelopes).await {
+            Ok(fates) => {
+                let wrong = |fate: &Fate| {
+                    matches!(fate, Fate::Refused(Failure { kind: FailureKind::Credentials, .. }))
+                };
+                let outcome =
+                    if fates.iter().any(wrong) { Outcome::Credentials } else { Outcome::Answered };
+                round.outcomes.push(outcome);
+                for (claimed, fate) in part.iter().zip(fates) {
+                    round.settle(claimed, self.fate(claimed, fate));
+                }
+            }
+            Err(RequestError::Mixed(groups)) if !round.regrouped => {
+                round.outcomes.push(Outcome::Answered);
+                round.regroup(part, &groups);
+            }
+            Err(RequestError::Invalid(what)) => {
+                round.outcomes.push(Outcome::Answered);
+                if part.len() == 1 {
+                    round.settle(&part[0], Settlement::Failed { error: what });
+                } else {
+                    // One of them is at fault: halve until it stands alone.
+                    let mut left = part;
+                    let right = left.split_off(left.len() / 2);
+                    round.parts.extend([left, right]);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(provider = self.provider.name(), %error, "a push request failed");
+                let (outcome, ambiguous, wait) = match &error {
+                    RequestError::Broken { ambiguous, .. } => (Outcome::Broken, *ambiguous, None),
+                    RequestError::Slower(wait) => {
+                        let ms = wait.map_or(self.manners.gate.open_ms, millis).clamp(100, 300_000);
+                        (Outcome::Slower(ms), false, Some(ms))
+                    }
+                    _ => (Outcome::Credentials, false, None),
+                };
+                round.outcomes.push(outcome);
+                for claimed in &part {
+                    let fate = self.again(claimed, &error.to_string(), ambiguous, outcome, wait);
+                    round.settle(claimed, fate);
+                }
+            }
+        }
+    }
+
+    fn fate(&self, claimed: &Claimed, fate: Fate) -> Settlement {
+        match fate {
+            Fate::Accepted(ticket) => {
+                let ask_in = self.manners.receipts_after.first().map_or(0, |after| millis(*after));
+                Settlement::Accepted { ticket, ask_in }
+            }
+            Fate::Refused(Failure { kind, code }) => match kind {
+                FailureKind::DeadToken => Settlement::Dead { error: code },
+                FailureKind::Permanent => Settlement::Failed { error: code },
+                FailureKind::Transient => self.again(claimed, &code, false, Outcome::Broken, None),
+                FailureKind::Credentials => {
+                    self.again(claimed, &code, false, Outcome::Credentials, None)
+                }
+            },
+        }
+    }
+
+    /// Another attempt, unless there were enough or nobody should get it twice. What is held back because of
+    /// the rate or the credentials costs no attempt.
+    fn again(
+        &self,
+        claimed: &Claimed,
+        error: &str,
+        ambiguous: bool,
+        outcome: Outcome,
+        wait: Option<i64>,
+    ) -> Settlement {
+        let error: String = error.chars().take(200).collect();
+        let once =
+            claimed.category.as_ref().is_some_and(|c| self.config.drop_ambiguous.contains(c));
+        if ambiguous && once {
+            return Settlement::Failed { error: "ambiguous".into() };
+        }
+        let counts = outcome == Outcome::Broken;
+        if counts && claimed.attempt >= i64::from(self.config.attempts) {
+            return Settlement::Failed { error };
+        }
+        let delay = match wait {
+            Some(wait) => wait,
+            None if outcome == Outcome::Credentials => 0,
+            None => back_off(claimed.attempt, &claimed.lane),
+        };
+        Settlement::Retry { delay, error, ambiguous, counts }
+    }
+
+    fn count(&self, report: &Report) {
+        note(&self.metrics, self.provider.name(), report);
+    }
+}
+
+/// Counts and reports what a transaction brought to light.
+pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
+    for (lane, event, _) in &report.events {
+        metrics.push_events.of((PushEvent::read(event), PushLane::read(lane))).inc();
+    }
+    for (lane, ms) in &report.latencies {
+        #[allow(clippy::cast_precision_loss)]
+        metrics.push_seconds(PushLane::read(lane)).observe(*ms as f64 / 1000.0);
+    }
+    if report.opened {
+        metrics.push_breakers_opened.inc();
+        tracing::error!(
+            provider,
+            "pushes are held back: the provider fails or does not accept the \
+            credentials; see `syncline push queue`"
+        );
+    }
+    if report.spike {
+        metrics.push_spikes.inc();
+        tracing::error!(
+            provider,
+            "so many push tokens are dead at once that none is disabled; is it \
+            the right project?"
+        );
+    }
+}
+
+/// Full jitter: anything up to the doubled pause, so that what failed together does not come back together.
+fn back_off(attempt: i64, lane: &str) -> i64 {
+    let (first, longest) =
+        if lane == Lane::Critical.as_str() { BACK_OFF_CRITICAL } else { BACK_OFF };
+    let doubled = first.saturating_mul(1_i64 << (attempt - 1).clamp(0, 20));
+    rand::rng().random_range(0..=doubled.min(longest))
+}
+
+/// What is left of a claim, and what became of the rest.
+struct Round {
+    /// What is still to be sent, request by request.
+    parts: Vec<Vec<Claimed>>,
+    settled: Vec<Settled>,
+    outcomes: Vec<Outcome>,
+    scopes: Vec<(i64, String)>,
+    regrouped: bool,
+}
+
+impl Round {
+    /// Tokens known to belong to different projects go in different requests.
+    fn new(claimed: Vec<Claimed>) -> Self {
+        let mut parts: HashMap<String, Vec<Claimed>> = HashMap::new();
+        for claimed in claimed {
+            parts.entry(claimed.scope.clone().unwrap_or_default()).or_default().push(claimed);
+        }
+        Self {
+            parts: parts.into_values().collect(),
+            settled: Vec::new(),
+            outcomes: Vec::new(),
+            scopes: Vec::new(),
+            regrouped: false,
+        }
+    }
+
+    fn settle(&mut self, claimed: &Claimed, fate: Settlement) {
+        self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
+    }
+
+    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone.
+    fn regroup(&mut self, part: Vec<Claimed>, groups: &HashMap<String, Vec<String>>) {
+        let owner: HashMap<&str, &str> = groups
+            .iter()
+            .flat_map(|(scope, tokens)| tokens.iter().map(|t| (t.as_str(), scope.as_str())))
+            .collect();
+        let mut parts: HashMap<&str, Vec<Claimed>> = HashMap::new();
+        for claimed in part {
+            let token = claimed.token.as_deref().unwrap_or_default();
+            let scope = owner.get(token).copied().unwrap_or_default();
+            if let (Some(id), false) = (claimed.token_id, scope.is_empty()) {
+                self.scopes.push((id, scope.to_owned()));
+            }
+            parts.entry(scope).or_default().push(claimed);
+        }
+        self.regrouped = true;
+        self.parts.extend(parts.into_values());
+    }
+}
+
+/// The envelopes of what can be read and still has a token; the rest is settled.
+fn open(part: Vec<Claimed>, round: &mut Round) -> (Vec<Envelope>, Vec<Claimed>) {
+    let mut envelopes = Vec::with_capacity(part.len());
+    let mut kept = Vec::with_capacity(part.len());
+    for claimed in part {
+        let message: Result<Message, _> = serde_json::from_str(&claimed.payload);
+        let ttl = Duration::from_millis(u64::try_from(claimed.ttl).unwrap_or(0));
+        match (message, claimed.token_id, &claimed.token) {
+            (Ok(message), None, _) => {
+                envelopes.push(Envelope { token: String::new(), ttl, message });
+                kept.push(claimed);
+            }
+            (Ok(message), Some(_), Some(token)) => {
+                envelopes.push(Envelope { token: token.clone(), ttl, message });
+                kept.push(claimed);
+            }
+            (Ok(_), Some(_), None) => {
+                round.settle(&claimed, Settlement::Failed { error: "removed".into() });
+            }
+            (Err(_), ..) => {
+                round.settle(&claimed, Settlement::Failed { error: "unreadable".into() });
+            }
+        }
+    }
+    (envelopes, kept)
+}

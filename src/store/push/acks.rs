@@ -1,0 +1,68 @@
+//! Acknowledgements: they cancel what no provider has yet.
+
+use super::super::{Store, StoreError, value};
+use crate::id::{ClientId, ProjectId, Seq, UserId};
+
+const UPSERT_CURSOR: &str = "
+    INSERT INTO device_cursors (user_id, client, project, acked, active, last_seen)
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (user_id, client, project) DO UPDATE SET
+        acked = CASE WHEN excluded.acked > device_cursors.acked
+                THEN excluded.acked ELSE device_cursors.acked END,
+        active = excluded.active, last_seen = excluded.last_seen";
+
+const CANCEL_INTENTS: &str = "
+    UPDATE push_intents SET state = 'canceled', reason = 'acknowledged', updated_at = NOW_MS
+    WHERE project = $1 AND user_id = $2 AND evt_seq <= $3 AND state = 'waiting'";
+
+const CANCEL_DELIVERIES: &str = "
+    UPDATE push_deliveries SET state = 'canceled', error = 'acknowledged', finished_at = NOW_MS, payload = ''
+    WHERE project = $1 AND user_id = $2 AND evt_seq <= $3 AND state IN ('queued', 'retry')";
+
+const CANCEL_OF_DEVICE: &str = "
+    UPDATE push_deliveries SET state = 'canceled', error = 'acknowledged', finished_at = NOW_MS, payload = ''
+    WHERE project = $1 AND user_id = $2 AND evt_seq <= $3 AND state IN ('queued', 'retry')
+      AND token_id IN (SELECT id FROM push_tokens WHERE client = $4)";
+
+impl Store {
+    /// Records that an installation, seen at `now_ms`, has stored everything up to `seq`; what it acknowledged only
+    /// rises. If it is `active`, a person has seen it: the user's pushes up to there are canceled
+    /// unless a worker already sends them. If not, only this installation is spared. Returns how many
+    /// were canceled.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn ack(
+        &self,
+        project: &ProjectId,
+        user: &UserId,
+        client: &ClientId,
+        seq: Seq,
+        active: bool,
+        now_ms: i64,
+    ) -> Result<u64, StoreError> {
+        let (dialect, seq) = (self.dialect(), value::from_seq(seq));
+        let canceled = in_transaction!(self, |tx| {
+            sqlx::query(dialect.sql(UPSERT_CURSOR))
+                .bind(user.as_str())
+                .bind(client.as_str())
+                .bind(project.as_str())
+                .bind(seq)
+                .bind(active)
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await?;
+            let (p, u) = (project.as_str(), user.as_str());
+            if active {
+                let intents = sqlx::query(dialect.sql(CANCEL_INTENTS)).bind(p).bind(u).bind(seq);
+                let intents = intents.execute(&mut *tx).await?.rows_affected();
+                let sent = sqlx::query(dialect.sql(CANCEL_DELIVERIES)).bind(p).bind(u).bind(seq);
+                intents + sent.execute(&mut *tx).await?.rows_affected()
+            } else {
+                let sent = sqlx::query(dialect.sql(CANCEL_OF_DEVICE)).bind(p).bind(u).bind(seq);
+                sent.bind(client.as_str()).execute(&mut *tx).await?.rows_affected()
+            }
+        });
+        Ok(canceled)
+    }
+}

@@ -1,0 +1,243 @@
+//! Devices: which token reaches which installation of which user.
+
+use sha2::{Digest, Sha256};
+
+use super::super::{Store, StoreError, value};
+use crate::id::{ClientId, UserId};
+
+/// The full state of a device, as it registers itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// The installation.
+    pub client: ClientId,
+    /// Whose token it is.
+    pub provider: String,
+    /// `ios`, `android` or `web`.
+    pub platform: String,
+    /// The token.
+    pub token: String,
+    /// The language, e.g. `pt-BR`.
+    pub locale: Option<String>,
+    /// The time zone, e.g. `America/Sao_Paulo`.
+    pub tz: Option<String>,
+    /// The app's version.
+    pub app_version: Option<String>,
+    /// The device's model.
+    pub model: Option<String>,
+}
+
+/// A registered device.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Device {
+    /// Its number.
+    pub id: i64,
+    /// Whose it is now.
+    pub user_id: String,
+    /// The installation.
+    pub client: String,
+    /// Whose token it is.
+    pub provider: String,
+    /// `ios`, `android` or `web`.
+    pub platform: String,
+    /// The token.
+    pub token: String,
+    /// The provider's project it belongs to, once known.
+    pub scope: Option<String>,
+    /// The language.
+    pub locale: Option<String>,
+    /// The time zone.
+    pub tz: Option<String>,
+    /// The app's version.
+    pub app_version: Option<String>,
+    /// The device's model.
+    pub model: Option<String>,
+    /// `active`, `suspect` or `disabled`.
+    pub state: String,
+    /// Why it is not active.
+    pub reason: Option<String>,
+    /// When it registered last.
+    pub registered_at: i64,
+    /// When something was last handed over to it.
+    pub last_success_at: Option<i64>,
+}
+
+/// Whatever holds the same token or is the same installation is replaced.
+const CANCEL_REPLACED: &str = "
+    UPDATE push_deliveries SET state = 'canceled', error = 'moved', finished_at = NOW_MS, payload = ''
+    WHERE state IN ('queued', 'retry') AND token_id IN (SELECT id FROM push_tokens
+        WHERE ((provider = $1 AND token_hash = $2) OR (client = $3 AND provider = $1))
+          AND (user_id <> $4 OR token_hash <> $2))";
+
+const DELETE_REPLACED: &str = "
+    DELETE FROM push_tokens WHERE (provider = $1 AND token_hash = $2 AND client <> $3)
+        OR (client = $3 AND provider = $1 AND token_hash <> $2)";
+
+const REGISTER: &str = "
+    INSERT INTO push_tokens (user_id, client, provider, platform, token, token_hash, locale, tz,
+        app_version, model, state, state_at, registered_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'active', NOW_MS, NOW_MS)
+    ON CONFLICT (client, provider) DO UPDATE SET user_id = excluded.user_id,
+        platform = excluded.platform, token = excluded.token, token_hash = excluded.token_hash,
+        locale = excluded.locale, tz = excluded.tz, app_version = excluded.app_version,
+        model = excluded.model, state = 'active', reason = NULL, state_at = excluded.state_at,
+        registered_at = excluded.registered_at
+    RETURNING id";
+
+/// Devices of one user; with one more, the one registered longest ago is forgotten.
+const PER_USER: i64 = 50;
+
+const SURPLUS: &str = "
+    DELETE FROM push_tokens WHERE user_id = $1 AND id IN (
+        SELECT id FROM push_tokens WHERE user_id = $1 ORDER BY registered_at DESC, id DESC LIMIT 1000 OFFSET $2)";
+
+const LIST: &str = "SELECT * FROM push_tokens WHERE user_id = $1 ORDER BY id";
+
+const ONE: &str = "SELECT * FROM push_tokens WHERE id = $1";
+
+const REMOVE_DELIVERIES: &str = "
+    UPDATE push_deliveries SET state = 'canceled', error = 'removed', finished_at = NOW_MS, payload = ''
+    WHERE state IN ('queued', 'retry') AND token_id IN
+        (SELECT id FROM push_tokens WHERE user_id = $1 AND (id = $2 OR client = $3))";
+
+const REMOVE: &str = "DELETE FROM push_tokens WHERE user_id = $1 AND (id = $2 OR client = $3)";
+
+const SEARCH: &str = "
+    SELECT * FROM push_tokens WHERE ($1 = '' OR user_id = $1) AND ($2 = '' OR state = $2)
+    ORDER BY id DESC LIMIT $3";
+
+const IDLE: &str = "
+    UPDATE push_tokens SET state = 'disabled', reason = 'idle', state_at = NOW_MS
+    WHERE state <> 'disabled' AND registered_at < NOW_MS - $1
+      AND COALESCE(last_success_at, 0) < NOW_MS - $1";
+
+/// What a token is found by, without saying what it is.
+pub(super) fn hash(token: &str) -> String {
+    hex::encode(Sha256::digest(token))
+}
+
+impl Store {
+    /// Registers a device for a user, with all there is to know of it. A token, and an installation, belong
+    /// to whoever registered them last: what was queued for the one before is canceled. Returns the
+    /// device's number.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn register_device(
+        &self,
+        user: &UserId,
+        r: &Registration,
+    ) -> Result<i64, StoreError> {
+        let (dialect, hash) = (self.dialect(), hash(&r.token));
+        let text = |text: &Option<String>| text.as_deref().map(|t| value::text(t).into_owned());
+        let (locale, tz) = (text(&r.locale), text(&r.tz));
+        let (app_version, model) = (text(&r.app_version), text(&r.model));
+        let id: i64 = in_transaction!(self, |tx| {
+            sqlx::query(dialect.sql(CANCEL_REPLACED))
+                .bind(&r.provider)
+                .bind(&hash)
+                .bind(r.client.as_str())
+                .bind(user.as_str())
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(dialect.sql(DELETE_REPLACED))
+                .bind(&r.provider)
+                .bind(&hash)
+                .bind(r.client.as_str())
+                .execute(&mut *tx)
+                .await?;
+            let id = sqlx::query_scalar(dialect.sql(REGISTER))
+                .bind(user.as_str())
+                .bind(r.client.as_str())
+                .bind(&r.provider)
+                .bind(&r.platform)
+                .bind(&r.token)
+                .bind(&hash)
+                .bind(&locale)
+                .bind(&tz)
+                .bind(&app_version)
+                .bind(&model)
+                .fetch_one(&mut *tx)
+                .await?;
+            sqlx::query(dialect.sql(SURPLUS))
+                .bind(user.as_str())
+                .bind(PER_USER)
+                .execute(&mut *tx)
+                .await?;
+            id
+        });
+        Ok(id)
+    }
+
+    /// A user's devices, in the order they came.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn devices(&self, user: &UserId) -> Result<Vec<Device>, StoreError> {
+        let rows: Result<_, sqlx::Error> =
+            on_reader!(self, |db| sqlx::query_as(LIST).bind(user.as_str()).fetch_all(db).await);
+        Ok(rows?)
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn device(&self, id: i64) -> Result<Option<Device>, StoreError> {
+        let row: Result<_, sqlx::Error> =
+            on_reader!(self, |db| sqlx::query_as(ONE).bind(id).fetch_optional(db).await);
+        Ok(row?)
+    }
+
+    /// Devices for an operator: of a user, in a state, or all if these are empty; the latest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn search_devices(
+        &self,
+        user: &str,
+        state: &str,
+        limit: u32,
+    ) -> Result<Vec<Device>, StoreError> {
+        let rows: Result<_, sqlx::Error> = on_reader!(self, |db| {
+            let query = sqlx::query_as(SEARCH).bind(user).bind(state).bind(i64::from(limit));
+            query.fetch_all(db).await
+        });
+        Ok(rows?)
+    }
+
+    /// Forgets a user's device, by its number or by its installation, and cancels what is queued for it.
+    /// Returns how many were forgotten.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn remove_device(
+        &self,
+        user: &UserId,
+        id: Option<i64>,
+        client: Option<&ClientId>,
+    ) -> Result<u64, StoreError> {
+        let dialect = self.dialect();
+        let client = client.map(ClientId::as_str);
+        let removed = in_transaction!(self, |tx| {
+            sqlx::query(dialect.sql(REMOVE_DELIVERIES))
+                .bind(user.as_str())
+                .bind(id)
+                .bind(client)
+                .execute(&mut *tx)
+                .await?;
+            let removed =
+                sqlx::query(dialect.sql(REMOVE)).bind(user.as_str()).bind(id).bind(client);
+            removed.execute(&mut *tx).await?.rows_affected()
+        });
+        Ok(removed)
+    }
+
+    /// Disables tokens that were neither registered nor reached for so long. Returns how many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn disable_idle_devices(&self, idle_ms: i64) -> Result<u64, StoreError> {
+        let dialect = self.dialect();
+        Ok(execute!(self, sqlx::query(dialect.sql(IDLE)).bind(idle_ms)))
+    }
+}

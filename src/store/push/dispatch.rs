@@ -1,0 +1,355 @@
+//! From a person to their devices: what is due is decided on and becomes deliveries, in one transaction.
+//!
+//! The decision is a pure function of a [`View`]; the intents it is about are locked, so that no two
+//! instances decide on the same and an acknowledgement that comes meanwhile waits and finds it done. A
+//! crash rolls back: nothing is ever half decided.
+
+use std::collections::HashMap;
+
+use super::super::{Store, StoreError, value};
+use super::devices::Device;
+use super::stats::{Counts, UPSERT_STATS};
+use crate::protocol::notify::Lane;
+
+/// A push that is due, with its notification.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Due {
+    /// The intent.
+    pub id: i64,
+    /// The notification.
+    pub nid: String,
+    /// The project.
+    pub project: String,
+    /// Who is to hear of it.
+    pub user_id: String,
+    /// The change it is about.
+    pub evt_seq: i64,
+    /// How urgent.
+    pub lane: String,
+    /// `waiting`, or `scheduled` if its time comes only now.
+    pub state: String,
+    /// When it was armed.
+    pub created_at: i64,
+    /// When it is of no use any more.
+    pub expires_at: i64,
+    /// How long to wait for an acknowledgement, for one that was scheduled.
+    pub grace: i64,
+    /// The time on the recipient's own clock it is scheduled for.
+    pub local_time: Option<String>,
+    /// Why it was made to wait.
+    pub reason: Option<String>,
+    /// The title.
+    pub title: String,
+    /// The text.
+    pub body: String,
+    /// A JSON object for the app.
+    pub data: Option<String>,
+    /// A deep link.
+    pub link: Option<String>,
+    /// The template.
+    pub template: Option<String>,
+    /// The template's variables.
+    pub vars: Option<String>,
+    /// Pushes of one key are gathered.
+    pub collapse: Option<String>,
+    /// What kind it is.
+    pub category: Option<String>,
+    /// When it was read, if it was.
+    pub read_at: Option<i64>,
+}
+
+/// What a decision is made on.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The time, in milliseconds since the Unix epoch.
+    pub now: i64,
+    /// What is due.
+    pub due: Vec<Due>,
+    /// The devices of each user, disabled ones left out.
+    pub devices: HashMap<String, Vec<Device>>,
+    /// What installations have stored: by user, installation and project.
+    pub acked: HashMap<(String, String, String), i64>,
+    /// What each user has not read.
+    pub unread: HashMap<String, i64>,
+    /// When something was last pushed: by user, project and collapse key.
+    pub windows: HashMap<(String, String, String), i64>,
+    /// Pushes to each user in the last hour.
+    pub counts: HashMap<String, i64>,
+    /// Users with a connection.
+    pub live: Vec<String>,
+}
+
+/// A push for one device.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// The notification.
+    pub nid: String,
+    /// The project.
+    pub project: String,
+    /// The user.
+    pub user: String,
+    /// The change it is about.
+    pub evt_seq: i64,
+    /// How urgent.
+    pub lane: String,
+    /// Through whom.
+    pub provider: &'static str,
+    /// To which device; none if the provider needs none.
+    pub token: Option<i64>,
+    /// What kind it is.
+    pub category: Option<String>,
+    /// The message, as JSON.
+    pub payload: String,
+    /// When it is of no use any more.
+    pub expires_at: i64,
+    /// When its event was.
+    pub created_at: i64,
+}
+
+/// What was decided.
+#[derive(Debug, Default)]
+pub struct Decided {
+    /// Intents that end: which, how, why.
+    pub ended: Vec<(i64, &'static str, &'static str)>,
+    /// Intents that wait on: which, until when, why.
+    pub deferred: Vec<(i64, i64, &'static str)>,
+    /// Scheduled ones whose time has come: which, and until when their acknowledgement is waited for.
+    pub announced: Vec<(i64, i64)>,
+    /// What is to be sent.
+    pub deliveries: Vec<NewDelivery>,
+    /// The collapse keys something is pushed under: user, project, key.
+    pub windows: Vec<(String, String, String)>,
+    /// Who gets a push that counts against their cap.
+    pub counted: Vec<String>,
+}
+
+/// One lane's; with the lane given, the index finds them however many others wait.
+const LOCK_DUE: &str = "
+    SELECT id FROM push_intents WHERE state = 'waiting' AND lane = $1 AND not_before <= NOW_MS
+    ORDER BY not_before LIMIT $2 SKIP_LOCKED";
+
+const LOCK_SCHEDULED: &str = "
+    SELECT id FROM push_intents WHERE state = 'scheduled' AND not_before <= NOW_MS
+    ORDER BY not_before LIMIT $1 SKIP_LOCKED";
+
+const READ_DUE: &str = "
+    SELECT i.id, i.nid, i.project, i.user_id, i.evt_seq, i.lane, i.state, i.created_at, i.expires_at,
+        i.grace, i.local_time, i.reason, n.title, n.body, n.data, n.link, n.template, n.vars, n.collapse,
+        n.category, n.read_at
+    FROM push_intents i JOIN notifications n ON n.nid = i.nid
+    WHERE i.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)) ORDER BY i.lane, i.id";
+
+const DEVICES: &str = "
+    SELECT * FROM push_tokens
+    WHERE state <> 'disabled' AND user_id IN (SELECT value->>0 FROM ROWS($1)) ORDER BY id";
+
+const ACKED: &str = "
+    SELECT user_id, client, project, acked FROM device_cursors
+    WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+const UNREAD: &str = "
+    SELECT user_id, count(*) FROM notifications
+    WHERE read_at IS NULL AND hidden = 0 AND user_id IN (SELECT value->>0 FROM ROWS($1))
+    GROUP BY user_id";
+
+const WINDOWS: &str = "
+    SELECT user_id, project, collapse, sent_at FROM push_windows
+    WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+const COUNTS: &str = "
+    SELECT user_id, CAST(sum(count) AS BIGINT) FROM push_counts
+    WHERE hour >= NOW_MS / 3600000 - 1 AND user_id IN (SELECT value->>0 FROM ROWS($1))
+    GROUP BY user_id";
+
+const LIVE: &str = "
+    SELECT DISTINCT u.user_id FROM live_users u JOIN live_instances i ON i.instance = u.instance
+    WHERE i.until > NOW_MS AND u.user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+const END: &str = "
+    UPDATE push_intents SET state = r.state, reason = r.reason, updated_at = NOW_MS
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, value->>2 AS reason FROM ROWS($1)) r
+    WHERE push_intents.id = r.id";
+
+const DEFER: &str = "
+    UPDATE push_intents SET not_before = r.until, reason = r.reason, updated_at = NOW_MS
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS until,
+        value->>2 AS reason FROM ROWS($1)) r
+    WHERE push_intents.id = r.id";
+
+const ANNOUNCE: &str = "
+    UPDATE push_intents SET state = 'waiting', not_before = r.until, updated_at = NOW_MS, created_at = NOW_MS
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS until FROM ROWS($1)) r
+    WHERE push_intents.id = r.id";
+
+const SHOW: &str = "
+    UPDATE notifications SET hidden = 0 WHERE nid IN (SELECT i.nid FROM push_intents i
+        WHERE i.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)))";
+
+const DELIVER: &str = "
+    INSERT INTO push_deliveries (nid, project, user_id, evt_seq, lane, provider, token_id, category,
+        payload, next_at, expires_at, created_at)
+    SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT), value->>4, value->>5,
+        CAST(value->>6 AS BIGINT), value->>7, value->>8, NOW_MS, CAST(value->>9 AS BIGINT),
+        CAST(value->>10 AS BIGINT)
+    FROM ROWS($1)";
+
+const WINDOW: &str = "
+    INSERT INTO push_windows (user_id, project, collapse, sent_at)
+    SELECT value->>0, value->>1, value->>2, NOW_MS FROM ROWS($1) WHERE true
+    ON CONFLICT (user_id, project, collapse) DO UPDATE SET sent_at = excluded.sent_at";
+
+const COUNT: &str = "
+    INSERT INTO push_counts (user_id, hour, count)
+    SELECT value->>0, NOW_MS / 3600000, CAST(value->>1 AS BIGINT) FROM ROWS($1) WHERE true
+    ON CONFLICT (user_id, hour) DO UPDATE SET count = push_counts.count + excluded.count";
+
+const NEXT_DUE: &str = "
+    SELECT min(at) - NOW_MS FROM (
+        SELECT min(not_before) AS at FROM push_intents WHERE state = 'waiting' AND lane = 'critical'
+        UNION ALL
+        SELECT min(not_before) FROM push_intents WHERE state = 'waiting' AND lane = 'high'
+        UNION ALL
+        SELECT min(not_before) FROM push_intents WHERE state = 'waiting' AND lane = 'normal'
+        UNION ALL
+        SELECT min(not_before) FROM push_intents WHERE state = 'scheduled') d";
+
+type Triple = (String, String, String);
+
+impl Store {
+    /// Waits until this process has armed a push.
+    pub async fn armed(&self) {
+        self.armed.notified().await;
+    }
+
+    /// How many milliseconds until the next push is due; none if none waits.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn next_due(&self) -> Result<Option<i64>, StoreError> {
+        let dialect = self.dialect();
+        let ms: Result<Option<i64>, sqlx::Error> = on_reader!(self, |db| {
+            sqlx::query_scalar(dialect.sql(NEXT_DUE)).fetch_one(db).await
+        });
+        Ok(ms?)
+    }
+
+    /// Decides on at most `limit` pushes that are due, the most urgent first. Returns what was decided on,
+    /// and what was decided.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn dispatch(
+        &self,
+        limit: u32,
+        decide: &(dyn Fn(&View) -> Decided + Sync),
+    ) -> Result<(View, Decided), StoreError> {
+        let dialect = self.dialect();
+        let result = in_transaction!(self, |tx| {
+            let mut ids: Vec<i64> = Vec::new();
+            for lane in Lane::ALL {
+                let left = i64::from(limit) - ids.len() as i64;
+                if left > 0 {
+                    let found = sqlx::query_scalar(dialect.sql(LOCK_DUE)).bind(lane.as_str());
+                    let found: Vec<i64> = found.bind(left).fetch_all(&mut *tx).await?;
+                    ids.extend(found);
+                }
+            }
+            let found = sqlx::query_scalar(dialect.sql(LOCK_SCHEDULED)).bind(i64::from(limit));
+            ids.extend(found.fetch_all(&mut *tx).await? as Vec<i64>);
+            let mut view = View::default();
+            let mut decided = Decided::default();
+            if !ids.is_empty() {
+                let ids = value::json_text(&ids.iter().map(|id| [id]).collect::<Vec<_>>());
+                view.now =
+                    sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
+                let due = sqlx::query_as(dialect.sql(READ_DUE)).bind(&ids);
+                view.due = due.fetch_all(&mut *tx).await?;
+                let mut users: Vec<_> = view.due.iter().map(|due| [due.user_id.as_str()]).collect();
+                users.sort_unstable();
+                users.dedup();
+                let users = value::json_text(&users);
+                let devices: Vec<Device> =
+                    sqlx::query_as(dialect.sql(DEVICES)).bind(&users).fetch_all(&mut *tx).await?;
+                for device in devices {
+                    view.devices.entry(device.user_id.clone()).or_default().push(device);
+                }
+                let acked: Vec<(String, String, String, i64)> =
+                    sqlx::query_as(dialect.sql(ACKED)).bind(&users).fetch_all(&mut *tx).await?;
+                view.acked = acked.into_iter().map(|(u, c, p, seq)| ((u, c, p), seq)).collect();
+                let unread: Vec<(String, i64)> =
+                    sqlx::query_as(dialect.sql(UNREAD)).bind(&users).fetch_all(&mut *tx).await?;
+                view.unread = unread.into_iter().collect();
+                let windows: Vec<(String, String, String, i64)> =
+                    sqlx::query_as(dialect.sql(WINDOWS)).bind(&users).fetch_all(&mut *tx).await?;
+                view.windows = windows.into_iter().map(|(u, p, k, at)| ((u, p, k), at)).collect();
+                let counts: Vec<(String, i64)> =
+                    sqlx::query_as(dialect.sql(COUNTS)).bind(&users).fetch_all(&mut *tx).await?;
+                view.counts = counts.into_iter().collect();
+                let live = sqlx::query_scalar(dialect.sql(LIVE)).bind(&users);
+                view.live = live.fetch_all(&mut *tx).await?;
+
+                decided = decide(&view);
+                let texts = decided.texts(&view);
+                for (sql, rows) in texts {
+                    sqlx::query(dialect.sql(sql)).bind(rows).execute(&mut *tx).await?;
+                }
+            }
+            (view, decided)
+        });
+        Ok(result)
+    }
+}
+
+impl Decided {
+    /// The statements that make it so, each with its rows; none without rows.
+    fn texts(&self, view: &View) -> Vec<(&'static str, String)> {
+        let mut texts = Vec::new();
+        let mut push = |sql, rows: Vec<serde_json::Value>| {
+            if !rows.is_empty() {
+                texts.push((sql, value::json_text(&rows)));
+            }
+        };
+        use serde_json::json;
+        push(END, self.ended.iter().map(|row| json!(row)).collect());
+        push(DEFER, self.deferred.iter().map(|row| json!(row)).collect());
+        push(SHOW, self.announced.iter().map(|row| json!(row)).collect());
+        push(ANNOUNCE, self.announced.iter().map(|row| json!(row)).collect());
+        let delivery = |d: &NewDelivery| {
+            json!([
+                d.nid,
+                d.project,
+                d.user,
+                d.evt_seq,
+                d.lane,
+                d.provider,
+                d.token,
+                d.category,
+                d.payload,
+                d.expires_at,
+                d.created_at
+            ])
+        };
+        push(DELIVER, self.deliveries.iter().map(delivery).collect());
+        // In one order everywhere, so that two transactions cannot wait for each other.
+        let mut windows: Vec<&Triple> = self.windows.iter().collect();
+        windows.sort_unstable();
+        windows.dedup();
+        push(WINDOW, windows.into_iter().map(|row| json!(row)).collect());
+        let mut counted: HashMap<&str, u32> = HashMap::new();
+        self.counted.iter().for_each(|user| *counted.entry(user).or_default() += 1);
+        let mut counted: Vec<_> = counted.into_iter().collect();
+        counted.sort_unstable();
+        push(COUNT, counted.into_iter().map(|row| json!(row)).collect());
+        let mut counts = Counts::default();
+        let by_id: HashMap<i64, &Due> = view.due.iter().map(|due| (due.id, due)).collect();
+        for (id, state, reason) in &self.ended {
+            if let Some(due) = by_id.get(id).filter(|_| *state != "done") {
+                counts.add(&due.project, &due.lane, "", state, reason, 1);
+            }
+        }
+        if !counts.is_empty() {
+            texts.push((UPSERT_STATS, counts.rows()));
+        }
+        texts
+    }
+}

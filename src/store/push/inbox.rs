@@ -1,0 +1,245 @@
+//! A user's inbox: what they were notified of, in the projects their token grants.
+
+use uuid::Uuid;
+
+use super::super::{Store, StoreError, value};
+use crate::id::{ProjectId, UserId};
+use crate::protocol::notify::Lane;
+
+/// The largest unread count that is told.
+const MOST_UNREAD: i64 = 999;
+
+/// What of an inbox is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct InboxQuery {
+    /// The projects to look at.
+    pub projects: Vec<ProjectId>,
+    /// Only what is older than this notification.
+    pub before: Option<String>,
+    /// Only what is not read.
+    pub unread: bool,
+    /// How many.
+    pub limit: u32,
+}
+
+/// A notification in an inbox.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct InboxRow {
+    /// Its id.
+    pub nid: String,
+    /// The project it came from.
+    pub project: String,
+    /// The change it is about.
+    pub evt_seq: i64,
+    /// The title.
+    pub title: String,
+    /// The text.
+    pub body: String,
+    /// A JSON object for the app.
+    pub data: Option<String>,
+    /// A deep link.
+    pub link: Option<String>,
+    /// How urgent.
+    pub lane: String,
+    /// The template it was made from.
+    pub template: Option<String>,
+    /// The template's variables.
+    pub vars: Option<String>,
+    /// What kind it is.
+    pub category: Option<String>,
+    /// When it was made.
+    pub created_at: i64,
+    /// When it was first seen in a list.
+    pub seen_at: Option<i64>,
+    /// When it was read.
+    pub read_at: Option<i64>,
+}
+
+const PAGE: &str = "
+    SELECT nid, project, evt_seq, title, body, data, link, lane, template, vars, category,
+        created_at, seen_at, read_at
+    FROM notifications
+    WHERE user_id = $2 AND hidden = 0 AND ($3 = '' OR nid < $3) AND ($4 = 0 OR read_at IS NULL)
+      AND project IN (SELECT value->>0 FROM ROWS($1))
+    ORDER BY nid DESC LIMIT $5";
+
+const UNREAD: &str = "
+    SELECT count(*) FROM (SELECT 1 FROM notifications
+        WHERE user_id = $2 AND hidden = 0 AND read_at IS NULL
+          AND project IN (SELECT value->>0 FROM ROWS($1)) LIMIT 999) n";
+
+/// `$3` names one; empty is all up to now.
+const READ: &str = "
+    UPDATE notifications SET read_at = NOW_MS, seen_at = COALESCE(seen_at, NOW_MS)
+    WHERE user_id = $2 AND hidden = 0 AND read_at IS NULL AND ($3 = '' OR nid = $3)
+      AND ($4 = '' OR nid <= $4)
+      AND project IN (SELECT value->>0 FROM ROWS($1))
+    RETURNING nid";
+
+const SEEN: &str = "
+    UPDATE notifications SET seen_at = NOW_MS
+    WHERE user_id = $2 AND hidden = 0 AND seen_at IS NULL AND ($3 = '' OR nid <= $3)
+      AND project IN (SELECT value->>0 FROM ROWS($1))";
+
+const CANCEL_INTENTS: &str = "
+    UPDATE push_intents SET state = 'canceled', reason = 'read', updated_at = NOW_MS
+    WHERE state = 'waiting' AND nid IN (SELECT value->>0 FROM ROWS($1))";
+
+const CANCEL_DELIVERIES: &str = "
+    UPDATE push_deliveries SET state = 'canceled', error = 'read', finished_at = NOW_MS, payload = ''
+    WHERE state IN ('queued', 'retry') AND nid IN (SELECT value->>0 FROM ROWS($1))";
+
+const UNSCHEDULE: &str = "
+    UPDATE push_intents SET state = 'canceled', reason = 'unscheduled', updated_at = NOW_MS
+    WHERE state = 'scheduled' AND nid IN (SELECT nid FROM notifications
+        WHERE project = $1 AND (nid = $2 OR collapse = $3) AND hidden = 1)";
+
+/// What was scheduled under a key and is no longer: forgotten before anybody saw it.
+const FORGET: &str = "
+    DELETE FROM notifications WHERE project = $1 AND (nid = $2 OR collapse = $3) AND hidden = 1";
+
+const TEST_NOTIFICATION: &str = "
+    INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, lane, created_at)
+    VALUES ($1, $2, $3, 0, $4, $5, $6, NOW_MS)";
+
+/// Answers to no acknowledgement: it is about no change.
+const TEST_INTENT: &str = "
+    INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at,
+        created_at, expires_at)
+    VALUES ($1, $2, $3, 9223372036854775807, $4, 'waiting', NOW_MS, NOW_MS, NOW_MS, NOW_MS + 3600000)";
+
+fn projects_json(projects: &[ProjectId]) -> String {
+    value::json_text(&projects.iter().map(|project| [project]).collect::<Vec<_>>())
+}
+
+impl Store {
+    /// A page of a user's inbox, the latest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn inbox(&self, user: &UserId, q: &InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
+        let (dialect, projects) = (self.dialect(), projects_json(&q.projects));
+        let before = q.before.as_deref().unwrap_or_default();
+        let rows: Result<_, sqlx::Error> = on_reader!(self, |db| {
+            sqlx::query_as(dialect.sql(PAGE))
+                .bind(projects)
+                .bind(user.as_str())
+                .bind(before)
+                .bind(i64::from(q.unread))
+                .bind(i64::from(q.limit))
+                .fetch_all(db)
+                .await
+        });
+        Ok(rows?)
+    }
+
+    /// How many a user has not read, at most 999.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn unread(&self, user: &UserId, projects: &[ProjectId]) -> Result<i64, StoreError> {
+        let (dialect, projects) = (self.dialect(), projects_json(projects));
+        let count: Result<i64, sqlx::Error> = on_reader!(self, |db| {
+            let query = sqlx::query_scalar(dialect.sql(UNREAD)).bind(projects);
+            query.bind(user.as_str()).fetch_one(db).await
+        });
+        Ok(count?.min(MOST_UNREAD))
+    }
+
+    /// Marks one notification as read, or all up to `up_to`, and cancels their pushes that no provider has
+    /// yet. Returns how many were marked.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn mark_read(
+        &self,
+        user: &UserId,
+        projects: &[ProjectId],
+        nid: Option<&str>,
+        up_to: Option<&str>,
+    ) -> Result<usize, StoreError> {
+        let (dialect, projects) = (self.dialect(), projects_json(projects));
+        let read: Vec<String> = in_transaction!(self, |tx| {
+            let read: Vec<String> = sqlx::query_scalar(dialect.sql(READ))
+                .bind(&projects)
+                .bind(user.as_str())
+                .bind(nid.unwrap_or_default())
+                .bind(up_to.unwrap_or_default())
+                .fetch_all(&mut *tx)
+                .await?;
+            let nids = value::json_text(&read.iter().map(|nid| [nid]).collect::<Vec<_>>());
+            sqlx::query(dialect.sql(CANCEL_INTENTS)).bind(&nids).execute(&mut *tx).await?;
+            sqlx::query(dialect.sql(CANCEL_DELIVERIES)).bind(&nids).execute(&mut *tx).await?;
+            read
+        });
+        Ok(read.len())
+    }
+
+    /// Marks everything up to `up_to` as seen in a list. Returns how many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn mark_seen(
+        &self,
+        user: &UserId,
+        projects: &[ProjectId],
+        up_to: Option<&str>,
+    ) -> Result<u64, StoreError> {
+        let (dialect, projects) = (self.dialect(), projects_json(projects));
+        let up_to = up_to.unwrap_or_default();
+        let seen = execute!(
+            self,
+            sqlx::query(dialect.sql(SEEN)).bind(projects).bind(user.as_str()).bind(up_to)
+        );
+        Ok(seen)
+    }
+
+    /// Arms a push for a user that is about no change, to see that pushes work. Returns its id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn arm_test(
+        &self,
+        project: &ProjectId,
+        user: &UserId,
+        lane: Lane,
+        title: &str,
+        body: &str,
+    ) -> Result<String, StoreError> {
+        let (dialect, nid) = (self.dialect(), Uuid::now_v7().to_string());
+        let (title, body) = (value::text(title), value::text(body));
+        in_transaction!(self, |tx| {
+            let (p, u, l) = (project.as_str(), user.as_str(), lane.as_str());
+            let notification =
+                sqlx::query(dialect.sql(TEST_NOTIFICATION)).bind(&nid).bind(p).bind(u);
+            let notification = notification.bind(&*title).bind(&*body).bind(l);
+            notification.execute(&mut *tx).await?;
+            let intent = sqlx::query(dialect.sql(TEST_INTENT)).bind(&nid).bind(p).bind(u).bind(l);
+            intent.execute(&mut *tx).await?;
+        });
+        self.armed.notify_one();
+        Ok(nid)
+    }
+
+    /// Takes back what is scheduled in a project and not due yet: one notification, or all of a collapse
+    /// key. Returns how many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn unschedule(
+        &self,
+        project: &ProjectId,
+        nid: Option<&str>,
+        collapse: Option<&str>,
+    ) -> Result<u64, StoreError> {
+        let dialect = self.dialect();
+        let canceled = in_transaction!(self, |tx| {
+            let canceled = sqlx::query(dialect.sql(UNSCHEDULE)).bind(project.as_str());
+            let canceled = canceled.bind(nid).bind(collapse).execute(&mut *tx).await?;
+            let forget = sqlx::query(dialect.sql(FORGET)).bind(project.as_str());
+            forget.bind(nid).bind(collapse).execute(&mut *tx).await?;
+            canceled.rows_affected()
+        });
+        Ok(canceled)
+    }
+}

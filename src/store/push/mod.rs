@@ -1,0 +1,26 @@
+//! Pushes: what becomes of an armed one, from a person to their devices to a provider's receipt.
+//!
+//! They are armed by [`Store::commit`](super::Store::commit), in the transaction of the change they are
+//! about. [`dispatch`](super::Store::dispatch) turns what is due into one delivery per device;
+//! `deliver` gives deliveries to one worker at a time, under a lease and a fence, within the rate all
+//! instances share ([`Gate`]); `receipts` asks what became of them, `tend` looks after what
+//! is left. All times are the database's.
+
+mod acks;
+mod deliver;
+mod devices;
+mod dispatch;
+mod gate;
+mod inbox;
+mod live;
+mod receipts;
+mod stats;
+mod tend;
+
+pub use deliver::{Claimed, Report, Settled, Settlement};
+pub use devices::{Device, Registration};
+pub use dispatch::{Decided, Due, NewDelivery, View};
+pub use gate::{Gate, GateSettings, Outcome};
+pub use inbox::{InboxQuery, InboxRow};
+pub use receipts::{Awaiting, ReceiptVerdict};
+pub use stats::{QueueLine, Stat};

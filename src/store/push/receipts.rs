@@ -1,0 +1,231 @@
+//! Receipts: what became of what a provider accepted, and what devices say of it themselves.
+
+use super::super::{Store, StoreError, value};
+use super::deliver::{
+    ALIVE, BURY_TOKENS, CANCEL_BURIED, LOCK_GATE, PARDON, Report, WRITE_GATE, read_gate,
+};
+use super::gate::{GateSettings, Outcome};
+use super::stats::{Counts, UPSERT_STATS};
+
+/// A delivery whose receipt is due.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Awaiting {
+    /// Its number.
+    pub id: i64,
+    /// The ticket to ask with.
+    pub ticket: String,
+    /// How often it was asked for before.
+    pub asked: i64,
+    /// Which attempt was accepted.
+    pub attempt: i64,
+    /// How urgent.
+    pub lane: String,
+}
+
+/// What a receipt says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReceiptVerdict {
+    /// Handed over to the device's platform.
+    Handed,
+    /// Not known yet: ask again in so many milliseconds.
+    NotReady(i64),
+    /// It will not come any more.
+    Missing,
+    /// It did not get there; try again in so many milliseconds.
+    Retry(i64, String),
+    /// It did not get there and never will.
+    Failed(String),
+    /// Its token reaches nobody any more.
+    Dead(String),
+}
+
+const CLAIM: &str = "
+    UPDATE push_deliveries SET next_at = NOW_MS + $1
+    WHERE id IN (SELECT id FROM push_deliveries WHERE state = 'accepted' AND provider = $2
+        AND next_at <= NOW_MS ORDER BY next_at LIMIT $3 SKIP_LOCKED)
+    RETURNING id, COALESCE(ticket, '') AS ticket, asked, attempt, lane";
+
+const SETTLE: &str = "
+    UPDATE push_deliveries SET state = r.state, next_at = NOW_MS + r.delay, asked = push_deliveries.asked + r.asked,
+        error = COALESCE(r.error, push_deliveries.error),
+        finished_at = CASE WHEN r.state IN ('accepted', 'retry') THEN NULL ELSE NOW_MS END,
+        payload = CASE WHEN r.state IN ('accepted', 'retry') THEN payload ELSE '' END
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, CAST(value->>2 AS BIGINT) AS delay,
+            value->>3 AS error, CAST(value->>4 AS BIGINT) AS asked
+        FROM ROWS($1)) r
+    WHERE push_deliveries.id = r.id AND push_deliveries.state = 'accepted'
+    RETURNING push_deliveries.state, project, lane, COALESCE(push_deliveries.error, '') AS error,
+        token_id, COALESCE(sent_at, 0) AS sent_at";
+
+/// Once each, whatever is said again.
+const RECEIVED: &str = "
+    UPDATE push_deliveries SET received_at = NOW_MS
+    WHERE nid = $1 AND token_id = $2 AND received_at IS NULL AND accepted_at IS NOT NULL
+    RETURNING project, lane, provider";
+
+const OPENED: &str = "
+    UPDATE push_deliveries SET opened_at = NOW_MS
+    WHERE nid = $1 AND token_id = $2 AND opened_at IS NULL AND accepted_at IS NOT NULL
+    RETURNING project, lane, provider";
+
+/// `state, project, lane, error, token_id, sent_at`
+type SettledRow = (String, String, String, String, Option<i64>, i64);
+
+impl Store {
+    /// Takes deliveries whose receipts are due; nobody else asks for them for `lease_ms`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn claim_receipts(
+        &self,
+        provider: &str,
+        limit: u32,
+        lease_ms: i64,
+    ) -> Result<Vec<Awaiting>, StoreError> {
+        let dialect = self.dialect();
+        let rows = in_transaction!(self, |tx| {
+            sqlx::query_as(dialect.sql(CLAIM))
+                .bind(lease_ms)
+                .bind(provider)
+                .bind(i64::from(limit))
+                .fetch_all(&mut *tx)
+                .await?
+        });
+        Ok(rows)
+    }
+
+    /// Writes what receipts said; `outcome` is how the request for them ended.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn settle_receipts(
+        &self,
+        provider: &str,
+        settings: GateSettings,
+        outcome: Option<Outcome>,
+        verdicts: &[(i64, ReceiptVerdict)],
+    ) -> Result<Report, StoreError> {
+        let dialect = self.dialect();
+        let rows = value::json_text(&verdicts.iter().map(row).collect::<Vec<_>>());
+        let report = in_transaction!(self, |tx| {
+            let mut report = Report::default();
+            let now: i64 =
+                sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
+            let state: String = sqlx::query_scalar(dialect.sql(LOCK_GATE))
+                .bind(provider)
+                .fetch_one(&mut *tx)
+                .await?;
+            let mut gate = read_gate(&state);
+            if let Some(outcome) = outcome {
+                report.opened = gate.ended(now, outcome, settings);
+            }
+            let settled: Vec<SettledRow> =
+                sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
+            let mut counts = Counts::default();
+            let (mut dead, mut alive) = (Vec::new(), Vec::new());
+            for (state, project, lane, error, token, sent_at) in &settled {
+                let (event, reason) = match &**state {
+                    "handed" => ("handed", ""),
+                    "missing" => ("missing", ""),
+                    "failed" | "dead_token" => ("failed", error.as_str()),
+                    _ => continue,
+                };
+                counts.add(project, lane, provider, event, reason, 1);
+                report.events.push((lane.clone(), event, reason.to_owned()));
+                match &**state {
+                    "handed" => alive.extend(token.map(|token| [token])),
+                    "dead_token" => dead.extend(token.map(|token| (token, *sent_at))),
+                    _ => {}
+                }
+            }
+            // The outcomes were counted when they were accepted; of these only the dead are new.
+            let verdict = gate.judge(now, 0, u32::try_from(dead.len()).unwrap_or(0));
+            report.spike = verdict.tripped;
+            if !dead.is_empty() {
+                let suspect = i64::from(verdict.suspicious);
+                let rows: Vec<_> = dead.iter().map(|(id, at)| (id, at, suspect)).collect();
+                let rows = value::json_text(&rows);
+                sqlx::query(dialect.sql(BURY_TOKENS)).bind(&rows).execute(&mut *tx).await?;
+                sqlx::query(dialect.sql(CANCEL_BURIED)).bind(&rows).execute(&mut *tx).await?;
+            }
+            if verdict.tripped {
+                let pardon = sqlx::query(dialect.sql(PARDON)).bind(provider).bind(verdict.since);
+                pardon.execute(&mut *tx).await?;
+            }
+            if !alive.is_empty() {
+                let alive = value::json_text(&alive);
+                sqlx::query(dialect.sql(ALIVE)).bind(alive).execute(&mut *tx).await?;
+            }
+            if !counts.is_empty() {
+                sqlx::query(dialect.sql(UPSERT_STATS))
+                    .bind(counts.rows())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            let state = value::json_text(&gate);
+            sqlx::query(WRITE_GATE).bind(provider).bind(state).execute(&mut *tx).await?;
+            report
+        });
+        Ok(report)
+    }
+
+    /// Notes that a device says it got a push, or that somebody opened it. Once each; returns the lanes and
+    /// providers of what was new.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn push_reported(
+        &self,
+        nid: &str,
+        token: i64,
+        opened: bool,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let dialect = self.dialect();
+        let news = in_transaction!(self, |tx| {
+            let mut counts = Counts::default();
+            let mut news = Vec::new();
+            // Who opened it has it.
+            let steps = if opened {
+                &[(RECEIVED, "delivered"), (OPENED, "opened")][..]
+            } else {
+                &[(RECEIVED, "delivered")][..]
+            };
+            for (sql, event) in steps {
+                let rows: Vec<(String, String, String)> = sqlx::query_as(dialect.sql(sql))
+                    .bind(nid)
+                    .bind(token)
+                    .fetch_all(&mut *tx)
+                    .await?;
+                for (project, lane, provider) in rows {
+                    counts.add(&project, &lane, &provider, event, "", 1);
+                    news.push((lane, (*event).to_owned()));
+                }
+            }
+            if !counts.is_empty() {
+                sqlx::query(dialect.sql(UPSERT_STATS))
+                    .bind(counts.rows())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            news
+        });
+        Ok(news)
+    }
+}
+
+fn row((id, verdict): &(i64, ReceiptVerdict)) -> serde_json::Value {
+    match verdict {
+        ReceiptVerdict::Handed => serde_json::json!([id, "handed", 0, null, 1]),
+        ReceiptVerdict::NotReady(delay) => serde_json::json!([id, "accepted", delay, null, 1]),
+        ReceiptVerdict::Missing => serde_json::json!([id, "missing", 0, null, 1]),
+        ReceiptVerdict::Retry(delay, error) => {
+            serde_json::json!([id, "retry", delay, value::text(error), 1])
+        }
+        ReceiptVerdict::Failed(error) => {
+            serde_json::json!([id, "failed", 0, value::text(error), 1])
+        }
+        ReceiptVerdict::Dead(error) => {
+            serde_json::json!([id, "dead_token", 0, value::text(error), 1])
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The provider's bad days: nothing is lost, nobody is bothered twice, and operators are told.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use serde_json::json;
+use syncline::push::stand_in::{Behaviour, Sent};
+
+use super::{
+    change, eager, expo, hub_and_stand_in, notify, number, publish, register, sent, settled,
+    stand_in, titles,
+};
+use crate::support::eventually;
+use crate::support::hub::TestHub;
+use crate::support::postgres;
+use crate::support::process::Process;
+
+const RETRY: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'retry'";
+/// As if every pause had passed.
+const PASS: &str = "UPDATE push_deliveries SET next_at = 0 WHERE state = 'retry'";
+
+fn next(behaviours: &[Behaviour]) -> impl FnOnce(&mut syncline::push::stand_in::Script) {
+    let behaviours = behaviours.to_vec();
+    move |script| script.next.extend(behaviours)
+}
+
+/// The notifications that reached each token, repetitions included.
+fn nids(sent: &[Sent]) -> Vec<String> {
+    sent.iter().map(|sent| sent.message["data"]["nid"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_loses_nothing_and_the_urgent_come_first() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.expo.breaker = Duration::from_secs(120);
+    })
+    .await;
+    register(&hub, "ana", "phone", json!({})).await;
+    stand_in.script(|script| script.down = true);
+    for n in 0..6 {
+        publish(&hub, &[notify("ana", &format!("normal {n}"), "normal")]).await;
+        eventually("it met the provider, or the breaker", || async {
+            let opened = hub.metric("syncline_push_breakers_opened_total");
+            opened > 0.0 || number(&hub, RETRY).await > n
+        })
+        .await;
+        change(&hub, PASS).await;
+    }
+    eventually("the breaker opens", || async {
+        hub.metric("syncline_push_breakers_opened_total") == 1.0
+    })
+    .await;
+    publish(&hub, &[notify("ana", "urgent", "critical"), notify("ana", "soon", "high")]).await;
+    eventually("all wait", || async {
+        number(&hub, "SELECT count(*) FROM push_deliveries WHERE state IN ('queued', 'retry')")
+            .await
+            == 8
+    })
+    .await;
+    let requests = stand_in.log().requests;
+    // Ten minutes pass: for the breaker, the pauses, and what is of no use by then.
+    change(
+        &hub,
+        "UPDATE push_deliveries SET next_at = next_at - 600000, expires_at = expires_at - 600000",
+    )
+    .await;
+    assert!(stand_in.log().requests <= requests + 1, "an open breaker lets nothing through");
+    stand_in.script(|script| script.down = false);
+    assert_eq!(hub.hub().store.reopen_gate("expo").await.unwrap(), 0, "nothing waits for a pause");
+    let sent = sent(&stand_in, 8).await;
+    settled(&hub).await;
+    assert_eq!(nids(&sent).iter().collect::<HashSet<_>>().len(), 8, "all of them, each once");
+    let order = titles(&sent);
+    let at = |title: &str| order.iter().position(|t| t == title).unwrap();
+    assert!(at("urgent") < at("normal 5"), "{order:?}");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_breaker_tries_again_by_itself() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    stand_in.script(|script| script.down = true);
+    publish(&hub, &vec![notify("ana", "t", "critical"); 3]).await;
+    eventually("the breaker opens", || async {
+        change(&hub, PASS).await;
+        hub.metric("syncline_push_breakers_opened_total") == 1.0
+    })
+    .await;
+    stand_in.script(|script| script.down = false);
+    eventually("all get through", || async {
+        change(&hub, PASS).await;
+        stand_in.sent().len() == 3
+    })
+    .await;
+    assert_eq!(number(&hub, "SELECT min(attempt) FROM push_deliveries").await.min(2), 2);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_to_slow_down_is_obeyed_and_costs_no_attempt() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    let slower = |retry_after| Behaviour::Status { status: 429, retry_after };
+    stand_in.script(next(&[slower(Some(1)), slower(None), Behaviour::ErrorsWithOk]));
+    publish(&hub, &[notify("ana", "t", "high")]).await;
+    eventually("told to wait a second", || async { number(&hub, RETRY).await == 1 }).await;
+    let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
+    let waits = gate.reopens(now).unwrap_or(now) - now;
+    assert!((1..=1000).contains(&waits), "{waits} ms");
+    let sent = sent(&stand_in, 1).await;
+    settled(&hub).await;
+    assert_eq!(sent.len(), 1);
+    assert_eq!(stand_in.log().requests - stand_in.log().receipts_asked.min(1), 4);
+    assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 1);
+    assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_accepted_and_not_answered_comes_again_under_the_same_name() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.drop_ambiguous = vec!["code".into()];
+    })
+    .await;
+    register(&hub, "ana", "phone", json!({})).await;
+    for behaviour in [Behaviour::AcceptThen504, Behaviour::AcceptThenReset, Behaviour::WrongCount] {
+        let before = stand_in.sent().len();
+        stand_in.script(next(std::slice::from_ref(&behaviour)));
+        publish(&hub, &[notify("ana", "again", "high")]).await;
+        eventually("it comes again", || async {
+            change(&hub, PASS).await;
+            stand_in.sent().len() == before + 2
+        })
+        .await;
+        settled(&hub).await;
+        let two = &stand_in.sent()[before..];
+        for field in ["collapseId", "tag", "data"] {
+            assert_eq!(two[0].message[field], two[1].message[field], "{behaviour:?}: {field}");
+        }
+        assert_eq!(stand_in.sent().len(), before + 2, "and no third time");
+    }
+    assert_eq!(number(&hub, "SELECT count(*) FROM push_deliveries WHERE ambiguous = 1").await, 3);
+
+    // Of some things nobody should get two.
+    let before = stand_in.sent().len();
+    stand_in.script(next(&[Behaviour::AcceptThen504]));
+    let mut once = notify("ana", "once", "high");
+    once["category"] = json!("code");
+    publish(&hub, &[once]).await;
+    settled(&hub).await;
+    assert_eq!(stand_in.sent().len(), before + 1);
+    let failed =
+        "SELECT count(*) FROM push_deliveries WHERE state = 'failed' AND error = 'ambiguous'";
+    assert_eq!(number(&hub, failed).await, 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_answer_is_tried_again() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    let page = |status| Behaviour::Status { status, retry_after: None };
+    stand_in.script(next(&[Behaviour::NotJson, page(500), page(404)]));
+    publish(&hub, &[notify("ana", "t", "critical")]).await;
+    eventually("it gets through", || async {
+        change(&hub, PASS).await;
+        stand_in.sent().len() == 1
+    })
+    .await;
+    settled(&hub).await;
+    assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 4);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_project_and_a_spoilt_message_stop_nobody_else() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.linger = Duration::from_millis(300);
+    })
+    .await;
+    for n in 0..6 {
+        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
+    }
+    stand_in.script(|script| {
+        script.projects.insert(expo("d3"), "@other/app".into());
+        script.invalid.push(expo("d4"));
+    });
+    let all: Vec<_> = (0..6).map(|n| notify(&format!("u{n}"), "t", "normal")).collect();
+    publish(&hub, &all).await;
+    let sent = sent(&stand_in, 5).await;
+    settled(&hub).await;
+    let to: HashSet<_> = sent.iter().map(|sent| sent.to.clone()).collect();
+    assert_eq!(to, [0, 1, 2, 3, 5].map(|n| expo(&format!("d{n}"))).into());
+    assert_eq!(sent.len(), stand_in.sent().len(), "each once");
+    assert_eq!(
+        number(&hub, "SELECT count(*) FROM push_deliveries WHERE state = 'failed'").await,
+        1
+    );
+    assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0, "the provider is fine");
+
+    // Learnt: the next time they go apart from the start.
+    let mixed = stand_in.log().mixed;
+    publish(&hub, &all[2..4]).await;
+    super::sent(&stand_in, 7).await;
+    assert_eq!(stand_in.log().mixed, mixed);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_access_token_holds_everything_until_it_is_right() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.expo.access_token = "right".into();
+        config.push.expo.breaker = Duration::from_secs(60);
+    })
+    .await;
+    register(&hub, "ana", "phone", json!({})).await;
+    stand_in.script(|script| script.access_token = Some("another".into()));
+    publish(&hub, &[notify("ana", "held", "high")]).await;
+    eventually("the alarm", || async { hub.metric("syncline_push_breakers_opened_total") == 1.0 })
+        .await;
+    let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
+    assert!(gate.credentials && gate.reopens(now).is_some());
+    assert_eq!(number(&hub, RETRY).await, 1, "held, not lost");
+    assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 0);
+    stand_in.script(|script| script.access_token = Some("right".into()));
+    hub.hub().store.reopen_gate("expo").await.unwrap();
+    assert_eq!(titles(&sent(&stand_in, 1).await), ["held"]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_third_of_all_tokens_dead_at_once_is_not_believed() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.linger = Duration::from_millis(200);
+    })
+    .await;
+    let mut all = Vec::new();
+    for n in 0..100 {
+        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
+        all.push(notify(&format!("u{n}"), "t", "normal"));
+    }
+    stand_in.script(|script| {
+        let dead = (0..100).filter(|n| n % 3 == 0);
+        let dead = dead.map(|n| (expo(&format!("d{n}")), "DeviceNotRegistered".to_owned()));
+        script.tickets = dead.collect();
+    });
+    publish(&hub, &all).await;
+    settled(&hub).await;
+    assert_eq!(stand_in.sent().len(), 66);
+    assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'disabled'").await, 0);
+    assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'suspect'").await, 34);
+    assert_eq!(hub.metric("syncline_push_spikes_total"), 1.0);
+    // It was a mistake: they are alive.
+    stand_in.script(|script| script.tickets.clear());
+    publish(&hub, &all).await;
+    sent(&stand_in, 166).await;
+    eventually("believed again", || async {
+        number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'active'").await == 100
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_few_dead_tokens_are_disabled_and_get_nothing_more() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    register(&hub, "ana", "tablet", json!({})).await;
+    let dead = "DeviceNotRegistered".to_owned();
+    stand_in.script(|script| {
+        script.tickets.insert(expo("phone"), dead.clone());
+        script.receipts.insert(expo("tablet"), dead);
+        script.receipt_delay = 1;
+    });
+    publish(&hub, &[notify("ana", "t", "high")]).await;
+    eventually("one by its ticket, one by its receipt", || async {
+        number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'disabled'").await == 2
+    })
+    .await;
+    let accepted = stand_in.log().accepted;
+    publish(&hub, &[notify("ana", "t", "high")]).await;
+    settled(&hub).await;
+    assert_eq!(stand_in.log().accepted, accepted);
+    let reason = "SELECT count(*) FROM push_intents WHERE state = 'done' AND reason = 'no device'";
+    assert_eq!(number(&hub, reason).await, 1);
+    register(&hub, "ana", "phone", json!({})).await;
+    assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'active'").await, 1);
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_instance_was_sending_when_it_was_killed_is_sent_by_another() {
+    let stand_in = stand_in().await;
+    let database = postgres::fresh_database().await;
+    let setup = |config: &mut syncline::config::Config| {
+        eager(config, &stand_in);
+        config.store.url = database.clone();
+        config.push.expo.timeout = Duration::from_secs(60);
+        config.push.lease = Duration::from_secs(150);
+    };
+    stand_in.script(next(&[Behaviour::Hang]));
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = crate::support::hub::config(dir.path());
+    setup(&mut config);
+    let mut doomed = Process::start(config).await;
+    let arm = TestHub::start_with(|config| {
+        setup(config);
+        config.push.expo.enabled = false;
+    });
+    let idle = arm.await;
+    // The idle one has no provider for it; the other must take it.
+    register(&idle, "ana", "phone", json!({})).await;
+    let http = reqwest::Client::new();
+    let event = json!({
+        "project": "p", "kind": "upsert", "fields": {}, "entity": { "type": "task", "id": "1" },
+        "notify": notify("ana", "t", "high"),
+    });
+    idle.stop().await;
+    let published = http
+        .post(format!("{}/v1/publish", doomed.http()))
+        .bearer_auth(crate::support::hub::ADMIN_TOKEN)
+        .body(event.to_string());
+    assert!(published.send().await.unwrap().status().is_success());
+    eventually("it hangs", || async { stand_in.log().hanging == 1 }).await;
+    doomed.kill().await;
+    let heir = TestHub::start_with(setup).await;
+    assert_eq!(
+        number(&heir, "SELECT count(*) FROM push_deliveries WHERE state = 'sending'").await,
+        1
+    );
+    assert_eq!(stand_in.sent(), [], "its lease holds");
+    change(&heir, "UPDATE push_deliveries SET next_at = 0 WHERE state = 'sending'").await;
+    assert_eq!(titles(&sent(&stand_in, 1).await), ["t"]);
+    settled(&heir).await;
+    assert_eq!(
+        number(&heir, "SELECT count(*) FROM push_deliveries WHERE ambiguous = 1 AND attempt = 2")
+            .await,
+        1
+    );
+    heir.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_whose_clock_is_wrong_takes_nothing_too_early_or_too_late() {
+    let stand_in = stand_in().await;
+    let database = postgres::fresh_database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = crate::support::hub::config(dir.path());
+    eager(&mut config, &stand_in);
+    config.store.url = database.clone();
+    let event = |n: &str| {
+        json!({
+            "project": "p", "kind": "upsert", "fields": {}, "entity": { "type": "task", "id": n },
+            "notify": notify("ana", n, "high"),
+        })
+    };
+    stand_in.script(next(&[Behaviour::Hang]));
+    config.push.expo.timeout = Duration::from_secs(60);
+    config.push.lease = Duration::from_secs(150);
+    let right = TestHub::start_with(|c| *c = config.clone()).await;
+    register(&right, "ana", "phone", json!({})).await;
+    publish(&right, &[notify("ana", "held", "critical")]).await;
+    eventually("the right one is sending", || async { stand_in.log().hanging == 1 }).await;
+    for wrong_by in ["300000", "-300000"] {
+        let before = stand_in.sent().len();
+        let wrong =
+            Process::start_with_env(config.clone(), "CLOCK_WRONG_BY_MS_FOR_TESTS", wrong_by).await;
+        let request = reqwest::Client::new()
+            .post(format!("{}/v1/publish", wrong.http()))
+            .bearer_auth(crate::support::hub::ADMIN_TOKEN)
+            .body(event(wrong_by).to_string());
+        assert!(request.send().await.unwrap().status().is_success());
+        assert_eq!(titles(&sent(&stand_in, before + 1).await).last().unwrap(), wrong_by, "at once");
+        // By its own clock the lease of the other is long over, and it looks after leases every second.
+        eventually("it has looked", || async {
+            wrong.metric("syncline_push_tends_total").await >= 2.0
+        })
+        .await;
+        assert_eq!(stand_in.sent().len(), before + 1, "what the other sends is the other's");
+    }
+    drop(right);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_the_database_loses_nothing() {
+    let server = postgres::Server::start().await;
+    let stand_in = stand_in().await;
+    let hub = TestHub::start_with(|config| {
+        eager(config, &stand_in);
+        config.store.url = server.url();
+        config.push.expo.rate = 400;
+    })
+    .await;
+    let mut all = Vec::new();
+    for n in 0..20 {
+        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
+        all.extend((0..20).map(|_| notify(&format!("u{n}"), "t", "high")));
+    }
+    publish(&hub, &all).await;
+    sent(&stand_in, 50).await;
+    let server = server.restart().await;
+    let distinct = || nids(&stand_in.sent()).into_iter().collect::<HashSet<_>>().len();
+    eventually("all of them", || async {
+        // Leases of what was under way end; nobody waits for that here.
+        let url = server.url();
+        if let Ok(mut db) = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await {
+            let over = "UPDATE push_deliveries SET next_at = 0 WHERE state IN ('sending', 'retry') AND attempt > 0";
+            let _later = sqlx::query(over).execute(&mut db).await;
+        }
+        distinct() == 400
+    })
+    .await;
+    let mut times: HashMap<String, usize> = HashMap::new();
+    nids(&stand_in.sent()).into_iter().for_each(|nid| *times.entry(nid).or_default() += 1);
+    eprintln!("sent twice: {}", times.values().filter(|n| **n > 1).count());
+    settled(&hub).await;
+    hub.stop().await;
+}

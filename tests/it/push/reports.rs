@@ -1,0 +1,131 @@
+//! What became of pushes: receipts, what devices report, numbers, and the command line.
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::{
+    admin, expo, hub_and_stand_in, notify, number, post, publish, register, sent, settled, stand_in,
+};
+use crate::support::eventually;
+use crate::support::hub::TestHub;
+
+#[tokio::test]
+async fn receipts_reports_and_numbers_tell_one_story() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    for user in ["fine", "big", "gone"] {
+        register(&hub, user, user, json!({})).await;
+    }
+    stand_in.script(|script| {
+        script.receipt_delay = 2;
+        script.tickets.insert(expo("big"), "MessageTooBig".into());
+        script.receipts.insert(expo("gone"), "missing".into());
+    });
+    publish(&hub, &["fine", "big", "gone"].map(|user| notify(user, "t", "high"))).await;
+    eventually("every end", || async {
+        let ended =
+            "SELECT count(*) FROM push_deliveries WHERE state IN ('handed', 'failed', 'missing')";
+        super::change(&hub, "UPDATE push_deliveries SET next_at = 0 WHERE state = 'accepted'")
+            .await;
+        number(&hub, ended).await == 3
+    })
+    .await;
+    let push = stand_in.sent().into_iter().find(|sent| sent.to == expo("fine")).unwrap();
+    let data = &push.message["data"];
+    let (nid, report) = (data["nid"].as_str().unwrap(), data["report"].as_str().unwrap());
+
+    let said = async |path: &str, nid: &str, report: &str| {
+        let body = json!({ "nid": nid, "report": report });
+        let request = reqwest::Client::new().post(hub.http(path)).body(body.to_string());
+        request.send().await.unwrap().status().as_u16()
+    };
+    let forged = report.replace(|c: char| c.is_ascii_hexdigit() && c != '0', "0");
+    for (nid, report) in [(nid, forged.as_str()), (nid, "1.00"), ("another", report)] {
+        assert_eq!(said("/v1/push/opened", nid, report).await, 403);
+    }
+    for _ in 0..2 {
+        assert_eq!(said("/v1/push/received", nid, report).await, 204);
+        assert_eq!(said("/v1/push/opened", nid, report).await, 204);
+    }
+    let (status, stats) = admin(&hub, "/v1/push/stats?project=p", None).await;
+    assert_eq!(status, 200, "{stats}");
+    let line = stats.as_array().unwrap().iter().find(|line| line["provider"] == "expo").unwrap();
+    let numbers =
+        ["sent", "handed", "delivered", "opened", "missing"].map(|key| line[key].as_i64());
+    assert_eq!(numbers, [2, 1, 1, 1, 1].map(Some), "{line}");
+    assert_eq!((&line["failed"], &line["lane"]), (&json!({ "MessageTooBig": 1 }), &json!("high")));
+    assert!((line["success"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9);
+    assert!(line["latency_ms"]["p99"].is_i64(), "{line}");
+    for (event, count) in [("sent", 2.0), ("opened", 1.0), ("failed", 1.0)] {
+        let name = format!("syncline_push_events_total{{event=\"{event}\",lane=\"high\"}}");
+        assert_eq!(hub.metric(&name), count);
+    }
+    assert_eq!(hub.metric("syncline_push_high_seconds_count"), 2.0);
+    let (status, _) = post(&hub, "fine", "/v1/push/stats", &Value::Null).await;
+    assert_eq!(status, 405);
+    assert_eq!(super::get(&hub, "fine", "/v1/push/stats").await.0, 401, "for operators");
+    hub.stop().await;
+}
+
+/// What a command prints.
+async fn run(hub: &TestHub, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_syncline"))
+        .arg("--config")
+        .arg(hub.dir.path().join("syncline.toml"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .await
+        .unwrap();
+    let text =
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.success(), text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_tries_and_mends_pushes_from_the_command_line() {
+    let stand_in = stand_in().await;
+    let hub = TestHub::start_with(|config| {
+        super::eager(config, &stand_in);
+        config.push.templates = concat!(env!("CARGO_MANIFEST_DIR"), "/config/templates").into();
+    })
+    .await;
+    let text = toml::to_string(&hub.hub().config).unwrap();
+    std::fs::write(hub.dir.path().join("syncline.toml"), text).unwrap();
+    let device = register(&hub, "ana", "phone", json!({})).await["id"].to_string();
+
+    let (ok, text) = run(&hub, &["push", "tokens", "--user", "ana"]).await;
+    assert!(ok && text.contains("client=phone") && text.contains("active"), "{text}");
+    assert!(!text.contains("ExponentPushToken"), "{text}");
+    let (ok, text) = run(&hub, &["push", "test", "--device", &device, "--dry-run"]).await;
+    assert!(ok && text.contains("nothing was sent"), "{text}");
+    assert_eq!(stand_in.sent(), []);
+    let (ok, text) = run(&hub, &["push", "test", "--device", &device, "--wait-receipt"]).await;
+    assert!(ok && text.contains("handed over"), "{text}");
+    let (ok, text) = run(&hub, &["push", "test", "--token", "nonsense"]).await;
+    assert!(!ok && text.contains("looks like"), "{text}");
+    let (ok, text) = run(&hub, &["push", "test", "--user", "ana", "--project", "p"]).await;
+    assert!(ok && text.contains("armed"), "{text}");
+    sent(&stand_in, 2).await;
+    settled(&hub).await;
+
+    stand_in.script(|script| script.down = true);
+    publish(&hub, &[notify("ana", "t", "high")]).await;
+    eventually("it waits", || async {
+        number(&hub, "SELECT count(*) FROM push_deliveries WHERE state = 'retry'").await == 1
+    })
+    .await;
+    let (ok, text) = run(&hub, &["push", "queue"]).await;
+    assert!(ok && text.contains("delivery high expo retry: 1"), "{text}");
+    stand_in.script(|script| script.down = false);
+    let (ok, text) = run(&hub, &["push", "retry"]).await;
+    assert!(ok && text.contains("breakers closed"), "{text}");
+    sent(&stand_in, 3).await;
+    settled(&hub).await;
+    let (ok, text) = run(&hub, &["push", "stats"]).await;
+    assert!(ok && text.contains("p high expo: sent 2"), "{text}");
+    let vars = r#"{"title":"Leck","risk":"hoch"}"#;
+    let preview = ["push", "preview", "--template", "alert", "--locale", "de", "--vars", vars];
+    let (ok, text) = run(&hub, &preview).await;
+    assert!(ok && text.contains("Risiko: hoch"), "{text}");
+    hub.stop().await;
+}
