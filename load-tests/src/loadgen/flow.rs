@@ -198,8 +198,9 @@ impl Flow {
             if sent == publications && self.gave_up() {
                 return Ok(());
             }
-            // The schedule is finer than epoll's timeout: spin.
-            self.turn(pool, Duration::ZERO, &mut |_, _, _| {})?;
+            // The schedule is finer than epoll's timeout: spin, unless a database needs the CPU.
+            let wait = Duration::from_millis(u64::from(self.ops.is_some()));
+            self.turn(pool, wait, &mut |_, _, _| {})?;
         }
         Ok(())
     }

@@ -67,9 +67,10 @@ impl Schedule {
         })
     }
 
-    /// How long to wait for answers: a schedule is finer than epoll's timeout.
+    /// How long to wait for answers. A schedule is kept to the millisecond: to spin would take the CPU
+    /// that the database needs.
     fn wait(&self) -> Duration {
-        Duration::from_millis(if self.every.is_some() { 0 } else { 50 })
+        Duration::from_millis(if self.every.is_some() { 1 } else { 50 })
     }
 }
 
