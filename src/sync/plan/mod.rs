@@ -12,17 +12,22 @@ use serde_json::value::to_raw_value;
 
 use super::rules::Rules;
 use crate::id::{ConflictId, EntityId, EntityKey, EntityRef, OpId, Seq};
-use crate::protocol::op::{ChangeKind, EntityState, Fields, Op, Outcome, StoredVerdict, Verdict};
+use crate::protocol::op::{ChangeKind, Fields, Outcome, Verdict};
 use crate::store::{
     Answer, Effects, EntityRow, Given, LocalName, LogEntry, Parked, PendingOp, Recorded, Refused,
-    Snapshot, Stamp, Stamps,
+    Snapshot, Stamp,
 };
 
+mod change;
 mod conflict;
 mod decide;
 mod identity;
+mod verdict;
 
+use change::{Write, edited_at, next_row};
 pub(super) use identity::local_id;
+pub use verdict::rejected;
+use verdict::{reused, verdict};
 
 /// The code of a `noop` verdict for an event that is not newer than what its source sent before.
 pub const STALE: &str = "stale";
@@ -65,14 +70,6 @@ struct Decision {
     conflict: Option<Parked>,
 }
 
-/// A change of an entity.
-#[derive(Debug)]
-struct Write {
-    kind: ChangeKind,
-    /// What changes; everything for a create.
-    patch: Fields,
-}
-
 impl Decision {
     fn new(outcome: Outcome) -> Self {
         let (write, because, fields, conflict) = (None, None, None, None);
@@ -80,7 +77,7 @@ impl Decision {
     }
 
     fn write(kind: ChangeKind, patch: Fields) -> Self {
-        Self { write: Some(Write { kind, patch }), ..Self::new(Outcome::Applied) }
+        Self { write: Some(Write::new(kind, patch)), ..Self::new(Outcome::Applied) }
     }
 
     fn because(mut self, code: &'static str, message: impl Into<String>) -> Self {
@@ -295,7 +292,7 @@ impl<'a> Planner<'a> {
     }
 
     fn write(&mut self, pending: &PendingOp, key: EntityKey, write: &Write) {
-        let Write { kind, patch } = write;
+        let Write { kind, patch, text } = write;
         let now = self.now_ms;
         let old = self.entity(&key);
         let prev = old.map_or(Seq::ZERO, |row| row.version);
@@ -307,8 +304,7 @@ impl<'a> Planner<'a> {
             edited_at(pending, now),
         );
         let row = next_row(pending, old, write, stamp);
-        let fields = (*kind != ChangeKind::Delete)
-            .then(|| to_raw_value(patch).expect("fields have string keys"));
+        let fields = (*kind != ChangeKind::Delete).then(|| text.clone());
         let change = (&key, *kind);
         let notifications = self.rules.notices.plan(pending, change, (patch, &row), now);
         let state = self.state();
@@ -327,134 +323,6 @@ impl<'a> Planner<'a> {
         state.touched.insert(key, row);
         state.effects.notifications.extend(notifications);
     }
-
-    /// Rejects what would make its entity larger than one may be.
-    fn bounded(&self, key: &EntityKey, decision: Decision) -> Decision {
-        let Some(Write { kind, patch }) = &decision.write else { return decision };
-        let old = self.entity(key).filter(|row| !row.deleted && *kind == ChangeKind::Update);
-        let limit = self.rules.entity_bytes;
-        if old.map_or(0, |row| row.bytes) + json_bytes(patch) <= limit {
-            return decision;
-        }
-        let mut fields = old.map(|row| row.fields.clone()).unwrap_or_default();
-        fields.extend(patch.clone());
-        if json_bytes(&fields) <= limit {
-            return decision;
-        }
-        let message = format!("the limit `entity_bytes` is {limit}; the entity would be larger");
-        Decision::reject("limit_exceeded", message)
-    }
-}
-
-fn json_bytes(fields: &Fields) -> usize {
-    serde_json::to_string(fields).expect("fields have string keys").len()
-}
-
-/// When the edit was made; nobody edits in the future.
-fn edited_at(pending: &PendingOp, now_ms: i64) -> i64 {
-    pending.edited_at.map_or(now_ms, |at| at.min(now_ms))
-}
-
-/// The entity after a change.
-fn next_row(
-    pending: &PendingOp,
-    old: Option<&EntityRow>,
-    write: &Write,
-    stamp: Stamp,
-) -> EntityRow {
-    let mut source_versions = old.map(|row| row.source_versions.clone()).unwrap_or_default();
-    if let Some(source) = &pending.source {
-        source_versions.insert(source.source.clone(), source.version);
-    }
-    let version = stamp.0;
-    let row = |fields: Fields, buried: Fields, stamps: Stamps, bytes| EntityRow {
-        version,
-        deleted: write.kind == ChangeKind::Delete,
-        fields,
-        buried,
-        stamps,
-        source_versions,
-        bytes,
-    };
-    match (write.kind, old) {
-        (ChangeKind::Delete, old) => {
-            let (buried, bytes) =
-                old.map(|row| (row.fields.clone(), row.bytes)).unwrap_or_default();
-            row(Fields::new(), buried, Stamps::whole(stamp), bytes)
-        }
-        (ChangeKind::Update, Some(old)) => {
-            let (mut fields, mut stamps) = (old.fields.clone(), old.stamps.clone());
-            for (name, value) in &write.patch {
-                fields.insert(name.clone(), value.clone());
-                stamps.set(name, stamp.clone());
-            }
-            row(fields, Fields::new(), stamps, old.bytes + json_bytes(&write.patch))
-        }
-        (ChangeKind::Create | ChangeKind::Update, _) => {
-            let bytes = json_bytes(&write.patch);
-            row(write.patch.clone(), Fields::new(), Stamps::whole(stamp), bytes)
-        }
-    }
-}
-
-fn verdict(
-    pending: &PendingOp,
-    id: EntityRef,
-    decision: &Decision,
-    current: Option<&EntityRow>,
-) -> Verdict {
-    let because = decision.because.as_ref();
-    let visible = |fields: &Fields| {
-        let mut fields = fields.clone();
-        fields.retain(|name, _| !pending.access.hidden.iter().any(|hidden| **hidden == **name));
-        fields
-    };
-    let state = |row: &EntityRow| EntityState {
-        version: row.version,
-        deleted: row.deleted,
-        fields: visible(&row.fields),
-    };
-    Verdict {
-        op_id: pending.op.op_id.clone(),
-        outcome: decision.outcome,
-        id,
-        local_id: None,
-        seq: None,
-        version: current.map(|row| row.version),
-        code: because.map(|refused| refused.code.to_owned()),
-        message: because.map(|refused| refused.message.clone()),
-        fields: decision.fields.as_ref().map(visible),
-        current: current.filter(|_| decision.shown).map(state),
-        conflict: None,
-    }
-}
-
-/// A verdict about an operation that never reaches the store: it cannot be read, or reuses an `op_id`.
-#[must_use]
-pub fn rejected(op: &Op, code: &str, message: &str) -> StoredVerdict {
-    let verdict = Verdict {
-        op_id: op.op_id.clone(),
-        outcome: Outcome::Rejected,
-        id: op.id.clone(),
-        local_id: None,
-        seq: None,
-        version: None,
-        code: Some(code.to_owned()),
-        message: Some(message.to_owned()),
-        fields: None,
-        current: None,
-        conflict: None,
-    };
-    to_raw_value(&verdict).expect("a verdict has string keys")
-}
-
-/// The refusal of another's or another operation's `op_id`. Who may not do it is told only that.
-fn reused(pending: &PendingOp) -> StoredVerdict {
-    if let Some(Refused { code, message }) = &pending.refused {
-        return rejected(&pending.op, code, message);
-    }
-    let message = "this op_id was used for another operation; give each operation its own";
-    rejected(&pending.op, "op_id_reused", message)
 }
 
 #[cfg(test)]
