@@ -8,8 +8,8 @@ use std::collections::HashMap;
 
 use super::super::{Store, StoreError, value};
 use super::GateSettings;
-use super::gate::{Gate, Outcome};
-use super::stats::{Counts, UPSERT_STATS};
+use super::aftermath::{Aftermath, WRITE_GATE};
+use super::gate::Outcome;
 use crate::protocol::notify::Lane;
 
 /// A delivery that a worker holds.
@@ -100,10 +100,6 @@ pub struct Report {
     pub spike: bool,
 }
 
-pub(super) const LOCK_GATE: &str = "SELECT state FROM push_gates WHERE provider = $1 LOCK_ROWS";
-
-pub(super) const WRITE_GATE: &str = "UPDATE push_gates SET state = $2 WHERE provider = $1";
-
 const CLAIM: &str = "
     UPDATE push_deliveries SET state = 'sending', owner = $1, fence = fence + 1, attempt = attempt + 1,
         next_at = NOW_MS + $2, sent_at = NOW_MS
@@ -136,37 +132,6 @@ const SETTLE: &str = "
     RETURNING push_deliveries.id, project, lane, push_deliveries.state, token_id,
         COALESCE(sent_at, 0) AS sent_at, NOW_MS - created_at AS latency";
 
-/// Only a token registered before the push was sent: a new registration is alive again.
-pub(super) const BURY_TOKENS: &str = "
-    UPDATE push_tokens SET state = CASE WHEN r.suspect = 1 THEN 'suspect' ELSE 'disabled' END,
-        reason = 'dead', state_at = NOW_MS
-    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS sent_at,
-            CAST(value->>2 AS BIGINT) AS suspect
-        FROM ROWS($1)) r
-    WHERE push_tokens.id = r.id AND push_tokens.registered_at <= r.sent_at
-      AND push_tokens.state <> 'disabled'";
-
-/// A disabled one gets nothing more.
-pub(super) const CANCEL_BURIED: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'dead token', finished_at = NOW_MS, payload = ''
-    WHERE state IN ('queued', 'retry') AND token_id IN (SELECT t.id FROM push_tokens t
-        WHERE t.state = 'disabled' AND t.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)))";
-
-/// Too many died at once to believe it: those disabled meanwhile are only suspects.
-pub(super) const PARDON: &str = "
-    UPDATE push_tokens SET state = 'suspect'
-    WHERE provider = $1 AND state = 'disabled' AND reason = 'dead' AND state_at >= $2";
-
-pub(super) const ALIVE: &str = "
-    UPDATE push_tokens SET last_success_at = NOW_MS,
-        state = CASE WHEN state = 'suspect' THEN 'active' ELSE state END,
-        reason = CASE WHEN state = 'suspect' THEN NULL ELSE reason END
-    WHERE id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1))";
-
-pub(super) fn read_gate(text: &str) -> Gate {
-    serde_json::from_str(text).unwrap_or_default()
-}
-
 /// `id, project, lane, state, token_id, sent_at, latency`
 type SettledRow = (i64, String, String, String, Option<i64>, i64, i64);
 
@@ -186,13 +151,7 @@ impl Store {
     ) -> Result<Vec<Claimed>, StoreError> {
         let dialect = self.dialect();
         let claimed = in_transaction!(self, |tx| {
-            let now: i64 =
-                sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
-            let state: String = sqlx::query_scalar(dialect.sql(LOCK_GATE))
-                .bind(provider)
-                .fetch_one(&mut *tx)
-                .await?;
-            let mut gate = read_gate(&state);
+            let (now, mut gate) = lock_gate!(tx, dialect, provider);
             let mut claimed: Vec<Claimed> = Vec::new();
             for lane in lanes {
                 let mut trial = gate.clone();
@@ -247,70 +206,39 @@ impl Store {
         let rows = value::json_text(&results.iter().map(settled_row).collect::<Vec<_>>());
         let report = in_transaction!(self, |tx| {
             let mut report = Report::default();
-            let now: i64 =
-                sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
-            let state: String = sqlx::query_scalar(dialect.sql(LOCK_GATE))
-                .bind(provider)
-                .fetch_one(&mut *tx)
-                .await?;
-            let mut gate = read_gate(&state);
+            let (now, mut gate) = lock_gate!(tx, dialect, provider);
             for request in requests {
                 report.opened |= gate.ended(now, *request, settings);
             }
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
-            let mut counts = Counts::default();
-            let (mut dead, mut alive, mut outcomes) = (Vec::new(), Vec::new(), 0_u32);
+            let mut after = Aftermath::default();
             for (id, project, lane, state, token, sent_at, latency) in &settled {
                 let Some(fate) = fates.get(id) else { continue };
                 if let Some((event, reason)) = event(fate) {
-                    counts.add(project, lane, provider, event, reason, 1);
+                    after.counts.add(project, lane, provider, event, reason, 1);
                     report.events.push((lane.clone(), event, reason.to_owned()));
                 }
                 match fate {
                     Settlement::Accepted { .. } => {
-                        counts.latency(project, lane, provider, *latency);
+                        after.counts.latency(project, lane, provider, *latency);
                         report.latencies.push((lane.clone(), *latency));
                         if state == "handed" {
-                            counts.add(project, lane, provider, "handed", "", 1);
+                            after.counts.add(project, lane, provider, "handed", "", 1);
                         }
-                        alive.extend(token.map(|token| [token]));
-                        outcomes += 1;
+                        after.alive.extend(token.map(|token| [token]));
+                        after.outcomes += 1;
                     }
                     Settlement::Dead { .. } => {
-                        dead.extend(token.map(|token| (token, *sent_at)));
-                        outcomes += 1;
+                        after.dead.extend(token.map(|token| (token, *sent_at)));
+                        after.outcomes += 1;
                     }
                     _ => {}
                 }
             }
-            let verdict = gate.judge(now, outcomes, u32::try_from(dead.len()).unwrap_or(0));
+            let verdict = gate.judge(now, after.outcomes, after.died());
             report.spike = verdict.tripped;
-            if !dead.is_empty() {
-                let rows: Vec<_> = dead
-                    .iter()
-                    .map(|(token, sent_at)| (token, sent_at, i64::from(verdict.suspicious)))
-                    .collect();
-                let rows = value::json_text(&rows);
-                sqlx::query(dialect.sql(BURY_TOKENS)).bind(&rows).execute(&mut *tx).await?;
-                sqlx::query(dialect.sql(CANCEL_BURIED)).bind(&rows).execute(&mut *tx).await?;
-            }
-            if verdict.tripped {
-                let pardon = sqlx::query(dialect.sql(PARDON)).bind(provider).bind(verdict.since);
-                pardon.execute(&mut *tx).await?;
-            }
-            if !alive.is_empty() {
-                let rows = value::json_text(&alive);
-                sqlx::query(dialect.sql(ALIVE)).bind(rows).execute(&mut *tx).await?;
-            }
-            if !counts.is_empty() {
-                sqlx::query(dialect.sql(UPSERT_STATS))
-                    .bind(counts.rows())
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            let state = value::json_text(&gate);
-            sqlx::query(WRITE_GATE).bind(provider).bind(state).execute(&mut *tx).await?;
+            write_aftermath!(tx, dialect, provider, after, verdict, gate);
             report
         });
         Ok(report)

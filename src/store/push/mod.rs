@@ -6,6 +6,8 @@
 //! instances share ([`Gate`]); `receipts` asks what became of them, `tend` looks after what
 //! is left. All times are the database's.
 
+#[macro_use]
+mod aftermath;
 mod acks;
 mod deliver;
 mod devices;

@@ -1,9 +1,8 @@
 //! Receipts: what became of what a provider accepted, and what devices say of it themselves.
 
 use super::super::{Store, StoreError, value};
-use super::deliver::{
-    ALIVE, BURY_TOKENS, CANCEL_BURIED, LOCK_GATE, PARDON, Report, WRITE_GATE, read_gate,
-};
+use super::aftermath::Aftermath;
+use super::deliver::Report;
 use super::gate::{GateSettings, Outcome};
 use super::stats::{Counts, UPSERT_STATS};
 
@@ -109,20 +108,13 @@ impl Store {
         let rows = value::json_text(&verdicts.iter().map(row).collect::<Vec<_>>());
         let report = in_transaction!(self, |tx| {
             let mut report = Report::default();
-            let now: i64 =
-                sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
-            let state: String = sqlx::query_scalar(dialect.sql(LOCK_GATE))
-                .bind(provider)
-                .fetch_one(&mut *tx)
-                .await?;
-            let mut gate = read_gate(&state);
+            let (now, mut gate) = lock_gate!(tx, dialect, provider);
             if let Some(outcome) = outcome {
                 report.opened = gate.ended(now, outcome, settings);
             }
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
-            let mut counts = Counts::default();
-            let (mut dead, mut alive) = (Vec::new(), Vec::new());
+            let mut after = Aftermath::default();
             for (state, project, lane, error, token, sent_at) in &settled {
                 let (event, reason) = match &**state {
                     "handed" => ("handed", ""),
@@ -130,40 +122,18 @@ impl Store {
                     "failed" | "dead_token" => ("failed", error.as_str()),
                     _ => continue,
                 };
-                counts.add(project, lane, provider, event, reason, 1);
+                after.counts.add(project, lane, provider, event, reason, 1);
                 report.events.push((lane.clone(), event, reason.to_owned()));
                 match &**state {
-                    "handed" => alive.extend(token.map(|token| [token])),
-                    "dead_token" => dead.extend(token.map(|token| (token, *sent_at))),
+                    "handed" => after.alive.extend(token.map(|token| [token])),
+                    "dead_token" => after.dead.extend(token.map(|token| (token, *sent_at))),
                     _ => {}
                 }
             }
             // The outcomes were counted when they were accepted; of these only the dead are new.
-            let verdict = gate.judge(now, 0, u32::try_from(dead.len()).unwrap_or(0));
+            let verdict = gate.judge(now, 0, after.died());
             report.spike = verdict.tripped;
-            if !dead.is_empty() {
-                let suspect = i64::from(verdict.suspicious);
-                let rows: Vec<_> = dead.iter().map(|(id, at)| (id, at, suspect)).collect();
-                let rows = value::json_text(&rows);
-                sqlx::query(dialect.sql(BURY_TOKENS)).bind(&rows).execute(&mut *tx).await?;
-                sqlx::query(dialect.sql(CANCEL_BURIED)).bind(&rows).execute(&mut *tx).await?;
-            }
-            if verdict.tripped {
-                let pardon = sqlx::query(dialect.sql(PARDON)).bind(provider).bind(verdict.since);
-                pardon.execute(&mut *tx).await?;
-            }
-            if !alive.is_empty() {
-                let alive = value::json_text(&alive);
-                sqlx::query(dialect.sql(ALIVE)).bind(alive).execute(&mut *tx).await?;
-            }
-            if !counts.is_empty() {
-                sqlx::query(dialect.sql(UPSERT_STATS))
-                    .bind(counts.rows())
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            let state = value::json_text(&gate);
-            sqlx::query(WRITE_GATE).bind(provider).bind(state).execute(&mut *tx).await?;
+            write_aftermath!(tx, dialect, provider, after, verdict, gate);
             report
         });
         Ok(report)

@@ -1,7 +1,7 @@
 //! What time and operators do to deliveries: leases end, pushes get too old, breakers are closed by hand.
 
 use super::super::{Store, StoreError, value};
-use super::deliver::{LOCK_GATE, WRITE_GATE, read_gate};
+use super::aftermath::{LOCK_GATE, WRITE_GATE, read_gate};
 use super::gate::Gate;
 use super::stats::{Counts, UPSERT_STATS};
 
