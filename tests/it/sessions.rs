@@ -289,17 +289,23 @@ async fn a_revocation_ends_sessions_on_every_instance_and_survives_restarts() {
     b.stop().await;
 }
 
-#[tokio::test]
-async fn a_revocation_the_bus_lost_is_found_in_the_store() {
+/// Two instances with their bus up, the first behind a proxy to Redis.
+async fn one_behind_a_proxy() -> (redis::Server, Proxy, TestHub, TestHub) {
     let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
     let proxy = Proxy::start(redis.port()).await;
     let behind = format!("redis://127.0.0.1:{}", proxy.port());
-    // Only `a` is cut off: nothing tells `b` that it misses something.
     let (a, b) = (start_at(&database, &behind).await, start_at(&database, &redis.url()).await);
     eventually("the bus is up", || async {
         a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
     })
     .await;
+    (redis, proxy, a, b)
+}
+
+#[tokio::test]
+async fn a_revocation_the_bus_lost_is_found_in_the_store() {
+    // Only `a` is cut off: nothing tells `b` that it misses something.
+    let (_redis, proxy, a, b) = one_behind_a_proxy().await;
     let mut at_a = Client::connect(&a.ws(), &editor("ana")).await;
     let mut at_b = Client::connect(&b.ws(), &editor("ana")).await;
     let mut bo = Client::connect(&a.ws(), &editor("bo")).await;
@@ -321,14 +327,7 @@ async fn a_revocation_the_bus_lost_is_found_in_the_store() {
 
 #[tokio::test]
 async fn an_instance_that_is_cut_off_ends_sessions_too() {
-    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
-    let proxy = Proxy::start(redis.port()).await;
-    let behind = format!("redis://127.0.0.1:{}", proxy.port());
-    let (a, b) = (start_at(&database, &behind).await, start_at(&database, &redis.url()).await);
-    eventually("the bus is up", || async {
-        a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
-    })
-    .await;
+    let (_redis, proxy, a, b) = one_behind_a_proxy().await;
     let mut ana = Client::connect(&a.ws(), &editor("ana")).await;
     let mut bo = Client::connect(&a.ws(), &editor("bo")).await;
     proxy.refuse();
