@@ -168,9 +168,14 @@ async fn pushes_go_to_those_who_did_not_acknowledge(
         }
     };
     eventually("cy's push is canceled", || async { pushes("canceled").await == 1.0 }).await;
-    eventually("zoe's push is sent", || async { pushes("done").await == 1.0 }).await;
-    let log: String = instances.iter().map(Process::log).collect();
-    let pushed: Vec<_> = log.lines().filter(|line| line.contains("push (log provider)")).collect();
+    let pushed = || -> Vec<String> {
+        let log: String = instances.iter().map(Process::log).collect();
+        let of_pushes = |line: &&str| line.contains("push (log provider)");
+        log.lines().filter(of_pushes).map(str::to_owned).collect()
+    };
+    eventually("zoe's push is sent", || async { !pushed().is_empty() }).await;
+    eventually("nobody else's is waiting", || async { pushes("done").await == 1.0 }).await;
+    let pushed = pushed();
     assert_eq!(pushed.len(), 1, "{pushed:?}");
     assert!(pushed[0].contains("\"zoe\""), "{pushed:?}");
     assert_eq!(pushes("canceled").await, 1.0, "the actor is not notified of their own act");
