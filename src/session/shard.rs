@@ -204,7 +204,8 @@ impl Shard {
             .collect();
         drop(state);
         for (conn, entity) in refs {
-            self.catch_up_later(conn, &feed, entity, None, None);
+            let until = entity.as_ref().and_then(|_| self.covered_since(conn.slot, project));
+            self.catch_up_later(conn, &feed, entity, None, until);
         }
     }
 
