@@ -311,6 +311,48 @@ async fn an_administrator_retries_under_the_role_of_then_or_a_named_one() {
 }
 
 #[tokio::test]
+async fn an_administrator_retries_under_the_role_that_is_stored_if_there_is_one() {
+    let hub = TestHub::start().await;
+    let admin = Api::admin(&hub);
+    let failed = "/v1/admin/projects/p/sync/failed/retry";
+    let retry = async |user: &str, op: &str| {
+        let body = json!({ "user": user, "op_ids": [op] });
+        list(&admin.post(failed, body).await, "verdicts")[0].clone()
+    };
+    let member = async |method: Method, user: &str, role: &Value| {
+        let url = format!("{}/v1/admin/projects/p/members/{user}", admin.base);
+        let request = reqwest::Client::new().request(method, url).bearer_auth(&admin.token);
+        let answer = request.body(role.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 204);
+    };
+    let sent = async |api: &Api, op: &str| {
+        let rejected = api.write("c", json!([create(op, op, &json!({}))])).await;
+        assert_eq!(rejected[0]["code"], "forbidden");
+    };
+    // Sent as a viewer, who was made an editor since.
+    sent(&Api::of(&hub, "ana", "viewer"), "a").await;
+    member(Method::PUT, "ana", &json!({ "role": "editor" })).await;
+    assert_eq!(retry("ana", "a").await["outcome"], "applied");
+    // Sent under a role that may not write, by one who was taken out since: nothing of hers is decided.
+    let ben = Api::of(&hub, "ben", "viewer");
+    sent(&ben, "b").await;
+    member(Method::DELETE, "ben", &Value::Null).await;
+    let taken_out = retry("ben", "b").await;
+    assert_eq!(taken_out["code"], "forbidden");
+    let message = taken_out["message"].as_str().unwrap();
+    assert!(message.contains("name one as `role`"), "{message}");
+    // Nothing is stored of her any more: the role of then.
+    member(Method::DELETE, "ben?forget=true", &Value::Null).await;
+    let as_then = retry("ben", "b").await;
+    assert_eq!(as_then["code"], "forbidden");
+    assert_ne!(as_then["message"], taken_out["message"]);
+    // And a role that is named goes before all.
+    let named = json!({ "user": "ben", "op_ids": ["b"], "role": "editor" });
+    assert_eq!(list(&admin.post(failed, named).await, "verdicts")[0]["outcome"], "applied");
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn requests_are_logged_and_the_status_shows_the_last() {
     let hub = TestHub::start().await;
     let (viewer, editor) = (Api::of(&hub, "ana", "viewer"), Api::of(&hub, "ana", "editor"));
