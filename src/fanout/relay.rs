@@ -206,7 +206,9 @@ impl Relay {
     }
 
     fn presence_here(&self, delta: &Delta) {
-        self.presence.heard(delta);
+        if !self.presence.heard(delta) {
+            return;
+        }
         self.presence_frame(&PresenceDelta {
             room: &delta.room,
             members: None,
