@@ -89,6 +89,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
     async fn only_a_write_that_stands_still_is_given_up() {
@@ -108,7 +109,8 @@ mod tests {
         let _there = slow.await.unwrap();
         // Nothing to write is no wait, however long.
         sleep(10 * second).await;
-        let error = patient.write_all(&[0; 5]).await.unwrap_err();
+        let stuck = timeout(10 * second, patient.write_all(&[0; 5])).await;
+        let error = stuck.expect("it is given up").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }
 }
