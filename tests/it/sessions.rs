@@ -355,7 +355,8 @@ async fn an_instance_whose_clock_is_wrong_ends_the_sessions_there_are_and_no_lat
         let before = start_at(&database, "local").await;
         let mut ana = Client::connect(&before.ws(), &editor("ana")).await;
         let mut config = before.hub().config.clone();
-        (config.server.listen.set_port(0), config.server.admin_listen.set_port(0));
+        config.server.listen.set_port(0);
+        config.server.admin_listen.set_port(0);
         let variable = "CLOCK_WRONG_BY_MS_FOR_TESTS";
         let wrong = Process::start_with_env(config, variable, &wrong_by.to_string()).await;
         let tell = async |path: &str, body: Value| {
