@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::shard::Shard;
 use super::table::{Closing, ConnRef, Identity, State};
@@ -106,7 +107,7 @@ impl Shard {
             claims,
             client,
             active: connect.and_then(|c| c.active).unwrap_or(true),
-            opened_at: clock::now_ms(),
+            opened_at: Instant::now(),
         }));
         users.add(&user, conn.slot);
         drop(state);
