@@ -17,11 +17,12 @@ fn roles(config: &mut syncline::config::Config) {
     config.roles.0.get_mut("viewer").unwrap().read = vec!["task".into()];
 }
 
-/// What the back office says of ana.
-async fn give(hub: &TestHub, role: Value) {
+/// The back office gives ana a role, or takes her out.
+async fn give(hub: &TestHub, role: Option<&str>) {
     let url = hub.http("/v1/admin/projects/p/members/ana");
-    let request = reqwest::Client::new().request(Method::PUT, url).bearer_auth(ADMIN_TOKEN);
-    let body = json!({ "role": role }).to_string();
+    let method = if role.is_some() { Method::PUT } else { Method::DELETE };
+    let request = reqwest::Client::new().request(method, url).bearer_auth(ADMIN_TOKEN);
+    let body = role.map_or_else(String::new, |role| json!({ "role": role }).to_string());
     assert!(request.body(body).send().await.unwrap().status().is_success());
 }
 
@@ -56,7 +57,7 @@ async fn what_was_armed_before_a_type_was_lost_is_neither_shown_nor_sent() {
         config.push.grace_high = std::time::Duration::from_secs(600);
     })
     .await;
-    give(&hub, json!("editor")).await;
+    give(&hub, Some("editor")).await;
     register(&hub, "ana", "phone", json!({})).await;
     let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
     eventually("the store knows", || async {
@@ -72,7 +73,7 @@ async fn what_was_armed_before_a_type_was_lost_is_neither_shown_nor_sent() {
     }
     assert_eq!(inbox(&hub).await, (vec!["task now".into(), "payroll now".into()], json!(2)));
 
-    give(&hub, json!("viewer")).await;
+    give(&hub, Some("viewer")).await;
     assert_eq!(inbox(&hub).await, (vec!["task now".into()], json!(1)));
     change(&hub, "UPDATE push_intents SET not_before = 0 WHERE state IN ('waiting', 'scheduled')")
         .await;
@@ -99,14 +100,14 @@ async fn what_was_armed_before_a_type_was_lost_is_neither_shown_nor_sent() {
 #[tokio::test]
 async fn what_waits_for_the_provider_is_withheld_once_access_is_lost() {
     let (hub, stand_in) = hub_and_stand_in(roles).await;
-    give(&hub, json!("editor")).await;
+    give(&hub, Some("editor")).await;
     register(&hub, "ana", "phone", json!({})).await;
     stand_in.script(|script| script.down = true);
     tell(&hub, PAYROLL, "secret", "critical", None).await;
     tell(&hub, "task", "plain", "critical", None).await;
     let waits = "SELECT count(*) FROM push_deliveries WHERE state = 'retry'";
     eventually("both met the provider", || async { number(&hub, waits).await == 2 }).await;
-    give(&hub, json!("viewer")).await;
+    give(&hub, Some("viewer")).await;
     stand_in.script(|script| script.down = false);
     hub.hub().store.reopen_gate("expo").await.unwrap();
     sent(&stand_in, 1).await;
@@ -122,7 +123,7 @@ async fn what_waits_for_the_provider_is_withheld_once_access_is_lost() {
     stand_in.script(|script| script.down = true);
     tell(&hub, "task", "too late", "critical", None).await;
     eventually("it met the provider", || async { number(&hub, waits).await == 1 }).await;
-    give(&hub, Value::Null).await;
+    give(&hub, None).await;
     stand_in.script(|script| script.down = false);
     hub.hub().store.reopen_gate("expo").await.unwrap();
     settled(&hub).await;
