@@ -109,8 +109,10 @@ impl Dispatcher {
         let mut held = [false; PushHold::COUNT];
         for provider in self.policy.providers.iter() {
             let (gate, now) = self.store.gate(provider.name()).await?;
-            held[PushHold::Breaker.index()] |= gate.is_open() && !gate.credentials;
-            held[PushHold::Credentials.index()] |= gate.credentials;
+            // One whose time is over and that has nothing to try with holds nothing back.
+            let open = gate.reopens(now).is_some();
+            held[PushHold::Breaker.index()] |= open && !gate.credentials;
+            held[PushHold::Credentials.index()] |= open && gate.credentials;
             held[PushHold::DeadTokens.index()] |= gate.suspicious_until > now;
         }
         for reason in PushHold::all() {

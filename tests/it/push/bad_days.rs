@@ -256,10 +256,20 @@ async fn a_wrong_access_token_holds_everything_until_it_is_right() {
     let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
     assert!(gate.credentials && gate.reopens(now).is_some());
     assert_eq!(number(&hub, RETRY).await, 1, "held, not lost");
+    let held = |reason: &str| hub.metric(&format!("syncline_push_held{{reason=\"{reason}\"}}"));
+    eventually("operators see it", || async {
+        held("credentials") == 1.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 1.0
+    })
+    .await;
+    assert_eq!((held("breaker"), held("dead_tokens")), (0.0, 0.0));
     assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 0);
     stand_in.script(|script| script.access_token = Some("right".into()));
     hub.hub().store.reopen_gate("expo").await.unwrap();
     assert_eq!(titles(&sent(&stand_in, 1).await), ["held"]);
+    eventually("operators see that it is over", || async {
+        held("credentials") == 0.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 0.0
+    })
+    .await;
     hub.stop().await;
 }
 
@@ -285,6 +295,10 @@ async fn a_third_of_all_tokens_dead_at_once_is_not_believed() {
     assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'disabled'").await, 0);
     assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'suspect'").await, 34);
     assert_eq!(hub.metric("syncline_push_spikes_total"), 1.0);
+    eventually("operators see it", || async {
+        hub.metric("syncline_push_held{reason=\"dead_tokens\"}") == 1.0
+    })
+    .await;
     // It was a mistake: they are alive.
     stand_in.script(|script| script.tickets.clear());
     publish(&hub, &all).await;
