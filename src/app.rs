@@ -157,7 +157,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let templates = Templates::load(&config.push.templates, &config.push.locales);
     let templates = Arc::new(templates.map_err(problems)?);
     let providers = push::providers(&config.push)?;
-    let push = Arc::new(push::policy(&store, &config.push, templates, providers).await?);
+    let push = push::policy(&store, &config.push, templates, providers, access.clone()).await?;
+    let push = Arc::new(push);
     let shutdown = Shutdown::new();
     let (hub, queues) = assemble(config, auth, access, (store, push), &shutdown)?;
     hub.relay.disconnects.set_clock(store_ms, store_heard);

@@ -1,7 +1,7 @@
 //! What the hub tells its operators: the log on standard error, and the metrics.
 //!
 //! [`Metrics`] is made once in the composition root and handed to whoever counts; there are no globals.
-//! Counters and gauges are plain atomics, also those with labels ([`Counters`]); only `http_requests`
+//! Counters and gauges are plain atomics, also those with labels ([`Labelled`]); only `http_requests`
 //! looks its labels up. `app` sets up the log, the admin listener serves [`Metrics::encode`].
 
 use std::io::IsTerminal;
@@ -24,8 +24,9 @@ mod labels;
 mod process;
 
 pub use labels::{
-    AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, IngestOutcome, IngestWay,
-    Label, Purged, PushEvent, PushLane, PushState, RateLimit, Rejection, Resync, WriteOutcome,
+    AuthFailure, CatchUpSource, Closed, Counters, Delivery, Dropped, Gauges, IngestOutcome,
+    IngestWay, Label, Labelled, Purged, PushEvent, PushHold, PushLane, PushState, PushVia,
+    PushWait, RateLimit, Rejection, Resync, WriteOutcome,
 };
 pub use process::resident_memory;
 
@@ -183,19 +184,21 @@ metrics! {
     /// Push intents that reached a state.
     push_intents: Counters<PushState> = Counters::new();
     /// What happened to pushes on devices.
-    push_events: Counters<(PushEvent, PushLane)> = Counters::new();
+    push_events: Counters<(PushEvent, (PushLane, PushVia))> = Counters::new();
     /// Seconds from the event to the provider's acceptance, lane critical.
     push_critical_seconds: Histogram = histogram(0.01, 2.0, 16);
     /// Seconds from the event to the provider's acceptance, lane high.
     push_high_seconds: Histogram = histogram(0.01, 2.0, 16);
     /// Seconds from the event to the provider's acceptance, lane normal.
     push_normal_seconds: Histogram = histogram(0.01, 2.0, 16);
-    /// Pushes that wait to be sent, over all instances.
-    push_queue: Gauge = both();
-    /// Seconds since the event of the oldest of them.
+    /// Pushes that have not ended, over all instances, by what they wait for.
+    push_queue: Gauges<PushWait> = Gauges::new();
+    /// Seconds since the event of the oldest that waits to be sent.
     push_queue_oldest_seconds: Gauge = both();
     /// Times this instance looked after the push queue: leases, expiry, its size.
     push_tends: Counter = both();
+    /// Whether the provider gets nothing, or is doubted (1), or not (0), by reason.
+    push_held: Gauges<PushHold> = Gauges::new();
     /// Times a provider's breaker opened: it fails, or does not accept the credentials.
     push_breakers_opened: Counter = both();
     /// Times so many push tokens were dead at once that none was disabled.

@@ -20,6 +20,11 @@ pub struct Access {
     mode: config::Memberships,
 }
 
+/// Proof that a recipient may be told of something now; made by [`Access::told`] only.
+#[derive(Debug)]
+#[must_use]
+pub struct Told(());
+
 impl Access {
     /// Roles, with no membership known yet.
     #[must_use]
@@ -63,6 +68,26 @@ impl Access {
         }
     }
 
+    /// Whether somebody may be told now about an entity of a type, where no token of theirs is at hand.
+    /// `standing` is what is stored of them in the project: a role, nothing for who was taken out, none if
+    /// there is no row. Who has none was named by the writer, and is left to the token they come with,
+    /// unless the store alone says who is in a project. Without a type it is about no entity.
+    #[must_use]
+    pub fn told(&self, standing: Option<&str>, kind: Option<&str>) -> Option<Told> {
+        let role = match (self.mode, standing) {
+            (config::Memberships::Token, _) | (config::Memberships::Override, None) => {
+                return Some(Told(()));
+            }
+            (config::Memberships::Hub, None) => return None,
+            (_, Some(role)) => self.roles.get(&role.parse().ok()?)?,
+        };
+        let reads = match kind {
+            None | Some("") => true,
+            Some(kind) => role.can_read(&kind.parse().ok()?),
+        };
+        reads.then_some(Told(()))
+    }
+
     /// The stored memberships, if they count at all.
     #[must_use]
     pub fn memberships(&self) -> Option<&Memberships> {
@@ -80,6 +105,26 @@ impl Access {
 mod tests {
     use super::*;
     use crate::store::Membership;
+
+    #[test]
+    fn who_may_not_read_a_type_now_is_not_told_of_it() {
+        let told = |mode, standing, kind| {
+            let viewer = config::Role { read: vec!["task".into()], ..config::Role::default() };
+            let roles = config::Roles([("viewer".to_owned(), viewer)].into());
+            Access::new(Roles::compile(&roles).unwrap(), mode).told(standing, kind).is_some()
+        };
+        let (by_rows, by_tokens) = (config::Memberships::Hub, config::Memberships::Token);
+        for mode in [config::Memberships::Override, by_rows] {
+            assert!(told(mode, Some("viewer"), Some("task")));
+            assert!(told(mode, Some("viewer"), Some("")) && told(mode, Some("viewer"), None));
+            assert!(!told(mode, Some("viewer"), Some("payroll")));
+            assert!(!told(mode, Some(""), Some("task")) && !told(mode, Some(""), None));
+            assert!(!told(mode, Some("no-such-role"), Some("task")));
+        }
+        assert!(told(config::Memberships::Override, None, Some("payroll")), "by name");
+        assert!(!told(by_rows, None, Some("task")), "the store alone says who is in");
+        assert!(told(by_tokens, Some(""), Some("task")), "rows count nothing");
+    }
 
     #[test]
     fn a_row_decides_or_the_claim_as_configured() {

@@ -25,15 +25,15 @@ mod testing;
 mod token;
 mod visibility;
 
-pub use access::Access;
+pub use access::{Access, Told};
 pub use authenticator::Authenticator;
 pub use claims::{Claims, MAX_PROJECTS, MAX_TEXT_BYTES};
 pub use disconnect::{Disconnect, Disconnects};
 pub use memberships::Memberships;
 pub use mint::{MintError, mint};
 pub use permit::{
-    Act, AdminPermit, Command, IngestAuthority, Permit, authorize, authorize_admin,
-    ingest_authority,
+    Act, AdminPermit, Command, InboxPermit, IngestAuthority, Permit, authorize, authorize_admin,
+    authorize_inbox, ingest_authority,
 };
 pub use policy::{Grants, Role, Roles};
 pub use revocation::{Revocation, RevocationEntry, Revocations, concerns};

@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::policy::{Grants, Role};
 use crate::config;
-use crate::id::{ProjectId, Room, UserId};
+use crate::id::{EntityType, ProjectId, Room, UserId};
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{Op, OpKind};
 
@@ -194,6 +194,40 @@ pub fn authorize(grants: &Grants, command: Command<'_>) -> Result<Permit, Refusa
     };
     let device = grants.device().map(str::to_owned);
     Ok(Permit { act, user: grants.user().clone(), device, scope })
+}
+
+/// Proof of what somebody may see of their inbox: projects, each with the role they have there now.
+#[derive(Debug)]
+#[must_use]
+pub struct InboxPermit {
+    user: UserId,
+    projects: Vec<(ProjectId, Arc<Role>)>,
+}
+
+impl InboxPermit {
+    /// Whose inbox it is.
+    #[must_use]
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// The projects, and the types of entities that may be told of in each; none is every type.
+    pub fn reads(&self) -> impl Iterator<Item = (&ProjectId, Option<&[EntityType]>)> {
+        self.projects.iter().map(|(project, role)| (project, role.readable()))
+    }
+}
+
+/// Asks for one's inbox: what came from one project, or from all that are granted.
+///
+/// # Errors
+/// `forbidden`, if the project is not granted.
+pub fn authorize_inbox(grants: &Grants, only: Option<&ProjectId>) -> Result<InboxPermit, Refusal> {
+    let own = || grants.projects().map(|(project, role)| (project.clone(), Arc::clone(role)));
+    let projects = match only {
+        Some(project) => vec![project_scope(grants, project)?],
+        None => own().collect(),
+    };
+    Ok(InboxPermit { user: grants.user().clone(), projects })
 }
 
 fn forbidden() -> Refusal {

@@ -36,6 +36,12 @@ impl Role {
         self.sees.can_read(entity_type)
     }
 
+    /// The types of entities it may see; none is every type.
+    #[must_use]
+    pub fn readable(&self) -> Option<&[EntityType]> {
+        self.sees.types()
+    }
+
     /// The fields of a type that it neither reads nor writes, sorted; empty for most.
     #[must_use]
     pub fn hidden(&self, entity_type: &EntityType) -> &[Box<str>] {

@@ -112,6 +112,14 @@ impl Visibility {
         self.read == Types::All
     }
 
+    /// The types it holds; none is every type.
+    pub(super) fn types(&self) -> Option<&[EntityType]> {
+        match &self.read {
+            Types::All => None,
+            Types::Only(types) => Some(types),
+        }
+    }
+
     pub(super) fn can_read(&self, entity_type: &EntityType) -> bool {
         self.read.contains(entity_type)
     }

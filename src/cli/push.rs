@@ -257,6 +257,13 @@ async fn queue(store: &Store, json: bool, out: &mut impl Write) -> anyhow::Resul
         };
         writeln!(out, "expo: held for {} s, because {why}", (until - now) / 1000)?;
     }
+    if gate.suspicious_until > now {
+        let left = (gate.suspicious_until - now) / 1000;
+        writeln!(
+            out,
+            "expo: for {left} s no token is disabled, because too many are dead at once"
+        )?;
+    }
     Ok(())
 }
 

@@ -24,6 +24,9 @@ pub struct Retention {
     /// Records of the log of requests. Default 30 days.
     #[serde(with = "humantime_serde")]
     pub sync_log: Duration,
+    /// What users were notified of, read or not. Default 90 days.
+    #[serde(with = "humantime_serde")]
+    pub notifications: Duration,
     /// How far a device is, after it was last seen. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub devices: Duration,
@@ -48,6 +51,7 @@ impl Default for Retention {
             verdicts: Duration::from_secs(180 * DAY),
             conflicts: Duration::from_secs(180 * DAY),
             sync_log: Duration::from_secs(30 * DAY),
+            notifications: Duration::from_secs(90 * DAY),
             devices: Duration::from_secs(180 * DAY),
             consumers: Duration::from_secs(30 * DAY),
             max_lag: Duration::from_secs(90 * DAY),

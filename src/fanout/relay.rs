@@ -80,8 +80,7 @@ impl Relay {
             self.bus.publish(&Topic::Project(project.clone()), &message);
         }
         for notification in &committed.notifications {
-            let change = committed.entries.iter().find(|entry| entry.seq == notification.draft.seq);
-            let kind = change.map(|entry| entry.entity.kind.clone());
+            let kind = Some(notification.draft.about.clone());
             self.notification(&About { project: project.clone(), kind }, notification);
         }
         for Parked { conflict, .. } in &committed.conflicts {
@@ -135,8 +134,9 @@ impl Relay {
     }
 
     /// Shows a user a notification whose time has come.
-    pub fn announce(&self, due: &Due) {
+    pub fn announce(&self, due: &Due, now_ms: i64) {
         let (Ok(project), Ok(user)) = (due.project.parse(), due.user_id.parse()) else { return };
+        let kind = due.entity_type.as_deref().and_then(|kind| kind.parse().ok());
         let data = due.data.as_deref().and_then(raw);
         let frame = ServerFrame::Notification(Notification {
             nid: &due.nid,
@@ -148,10 +148,10 @@ impl Relay {
             link: due.link.as_deref(),
             lane: Lane::ALL.into_iter().find(|l| l.as_str() == due.lane).unwrap_or_default(),
             category: due.category.as_deref(),
-            at: due.created_at,
+            at: now_ms,
         })
         .encode();
-        self.to_user(&user, &About { project, kind: None }, &frame);
+        self.to_user(&user, &About { project, kind }, &frame);
     }
 
     /// Passes on the new verdict of an operation that was tried again.

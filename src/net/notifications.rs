@@ -1,4 +1,4 @@
-//! `/v1/notifications`: the user's inbox, in the projects their token grants.
+//! `/v1/notifications`: the user's inbox, in the projects their token grants and of the types they read there.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 
 use super::api::{done, grants, json, name, unavailable};
 use super::problem::Problem;
-use crate::auth::{Command, Grants, Permit, authorize};
+use crate::auth::{Grants, InboxPermit, authorize_inbox};
 use crate::hub::Hub;
 use crate::id::ProjectId;
-use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::error::Refusal;
 use crate::protocol::notify::Lane;
-use crate::store::push::{InboxQuery, InboxRow};
+use crate::store::push::{InboxQuery, InboxRow, Reads};
 
 /// Notifications in a page.
 const PAGE: u32 = 50;
@@ -33,21 +33,16 @@ pub(super) fn router() -> Router<Arc<Hub>> {
         .route("/v1/notifications/{nid}/read", post(read))
 }
 
-async fn own(hub: &Hub, headers: &HeaderMap) -> Result<(Grants, Permit), Problem> {
-    let grants = grants(hub, headers).await?;
-    let permit = authorize(&grants, Command::Own)?;
-    Ok((grants, permit))
-}
-
-/// The projects asked for: one that is granted, or all that are.
-fn projects(grants: &Grants, wanted: Option<&str>) -> Result<Vec<ProjectId>, Refusal> {
-    let all = || grants.projects().map(|(project, _)| project.clone());
-    let Some(wanted) = wanted else { return Ok(all().collect()) };
-    let wanted: ProjectId = name(wanted)?;
-    match grants.role(&wanted) {
-        Some(_) => Ok(vec![wanted]),
-        None => Err(Refusal::new(ErrorCode::Forbidden, "the token does not grant this")),
-    }
+/// The user's inbox: of the project asked for, or of all that are granted.
+fn own(grants: &Grants, project: Option<&str>) -> Result<(InboxPermit, Vec<Reads>), Refusal> {
+    let project: Option<ProjectId> = project.map(name).transpose()?;
+    let permit = authorize_inbox(grants, project.as_ref())?;
+    let reads = permit.reads().map(|(project, types)| Reads {
+        project: project.clone(),
+        types: types.map(<[_]>::to_vec),
+    });
+    let reads = reads.collect();
+    Ok((permit, reads))
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,11 +118,11 @@ async fn list(
     headers: HeaderMap,
     Query(asked): Query<Asked>,
 ) -> Result<Json<Inbox>, Problem> {
-    let (grants, permit) = own(&hub, &headers).await?;
-    let projects = projects(&grants, asked.project.as_deref())?;
+    let grants = grants(&hub, &headers).await?;
+    let (permit, reads) = own(&grants, asked.project.as_deref())?;
     let limit = asked.limit.unwrap_or(PAGE).clamp(1, MOST);
-    let unread = hub.store.unread(permit.user(), &projects).await.map_err(|e| unavailable(&e))?;
-    let query = InboxQuery { projects, before: asked.before, unread: asked.unread, limit };
+    let unread = hub.store.unread(permit.user(), &reads).await.map_err(|e| unavailable(&e))?;
+    let query = InboxQuery { reads, before: asked.before, unread: asked.unread, limit };
     let rows = hub.store.inbox(permit.user(), &query).await.map_err(|e| unavailable(&e))?;
     let full = rows.len() == limit as usize;
     let next = rows.last().filter(|_| full).map(|row| row.nid.clone());
@@ -141,9 +136,9 @@ async fn read(
     headers: HeaderMap,
     Path(nid): Path<String>,
 ) -> Result<Response, Problem> {
-    let (grants, permit) = own(&hub, &headers).await?;
-    let projects = projects(&grants, None)?;
-    let marked = hub.store.mark_read(permit.user(), &projects, Some(&nid), None).await;
+    let grants = grants(&hub, &headers).await?;
+    let (permit, reads) = own(&grants, None)?;
+    let marked = hub.store.mark_read(permit.user(), &reads, Some(&nid), None).await;
     marked.map_err(|error| unavailable(&error))?;
     Ok(done())
 }
@@ -164,10 +159,10 @@ async fn read_all(
     headers: HeaderMap,
     body: String,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    let (grants, permit) = own(&hub, &headers).await?;
+    let grants = grants(&hub, &headers).await?;
     let UpTo { project, up_to } = up_to(&body)?;
-    let projects = projects(&grants, project.as_deref())?;
-    let marked = hub.store.mark_read(permit.user(), &projects, None, up_to.as_deref()).await;
+    let (permit, reads) = own(&grants, project.as_deref())?;
+    let marked = hub.store.mark_read(permit.user(), &reads, None, up_to.as_deref()).await;
     let marked = marked.map_err(|error| unavailable(&error))?;
     Ok(Json(serde_json::json!({ "read": marked })))
 }
@@ -177,10 +172,10 @@ async fn seen(
     headers: HeaderMap,
     body: String,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    let (grants, permit) = own(&hub, &headers).await?;
+    let grants = grants(&hub, &headers).await?;
     let UpTo { project, up_to } = up_to(&body)?;
-    let projects = projects(&grants, project.as_deref())?;
-    let marked = hub.store.mark_seen(permit.user(), &projects, up_to.as_deref()).await;
+    let (permit, reads) = own(&grants, project.as_deref())?;
+    let marked = hub.store.mark_seen(permit.user(), &reads, up_to.as_deref()).await;
     let marked = marked.map_err(|error| unavailable(&error))?;
     Ok(Json(serde_json::json!({ "seen": marked })))
 }
@@ -198,9 +193,10 @@ async fn test(
     headers: HeaderMap,
     body: String,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    let (grants, permit) = own(&hub, &headers).await?;
+    let grants = grants(&hub, &headers).await?;
     let Test { project, lane } = json(&body)?;
-    let project = projects(&grants, Some(&project))?.remove(0);
+    let (permit, mut reads) = own(&grants, Some(&project))?;
+    let project = reads.remove(0).project;
     let nid = hub.store.arm_test(&project, permit.user(), lane, "Test", "It works.").await;
     let nid = nid.map_err(|error| unavailable(&error))?;
     Ok(Json(serde_json::json!({ "nid": nid })))

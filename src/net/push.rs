@@ -22,7 +22,7 @@ use crate::protocol::op::Fields;
 use crate::push::devices;
 use crate::push::summary::Summary;
 use crate::store::push::Device;
-use crate::telemetry::{PushEvent, PushLane};
+use crate::telemetry::{PushEvent, PushLane, PushVia};
 
 /// The endpoints.
 pub(super) fn router() -> Router<Arc<Hub>> {
@@ -134,8 +134,9 @@ async fn reported(hub: &Hub, body: &str, opened: bool) -> Result<Response, Probl
         Refusal::new(ErrorCode::Forbidden, "`report` is not what came with this push")
     })?;
     let news = hub.store.push_reported(&nid, device, opened).await.map_err(|e| unavailable(&e))?;
-    for (lane, event) in news {
-        hub.metrics.push_events.of((PushEvent::read(&event), PushLane::read(&lane))).inc();
+    for (lane, event, provider) in news {
+        let via = (PushLane::read(&lane), PushVia::read(&provider));
+        hub.metrics.push_events.of((PushEvent::read(&event), via)).inc();
     }
     Ok(done())
 }

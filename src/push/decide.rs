@@ -1,6 +1,6 @@
 //! What becomes of a push that is due: a pure function of what the store shows.
 //!
-//! Read, too late, quiet hours, gathered, capped, or sent to each device in its language. Critical ones
+//! Read, too late, not theirs to read any more, quiet hours, gathered, capped, or sent to each device in its language. Critical ones
 //! know neither quiet hours nor caps nor gathering.
 
 use std::collections::{HashMap, HashSet};
@@ -11,12 +11,13 @@ use sha2::{Digest, Sha256};
 use super::provider::{Message, Providers};
 use super::sign::Signer;
 use super::{expo, log};
+use crate::auth::{Access, Told};
 use crate::config;
 use crate::config::push::{QuietAction, millis};
 use crate::localtime;
 use crate::protocol::notify::Lane;
 use crate::protocol::op::Fields;
-use crate::store::push::{Decided, Device, Due, NewDelivery, View};
+use crate::store::push::{Decided, Device, Due, NO_ACCESS, NewDelivery, Unread, View};
 use crate::templates::{SUMMARY, Templates, Text, cut};
 
 /// Why an intent waits for the end of quiet hours.
@@ -33,10 +34,12 @@ pub struct Policy {
     pub signer: Signer,
     /// Those who reach devices.
     pub providers: Providers,
+    /// Who may be told of what.
+    pub access: Arc<Access>,
 }
 
-/// A text's key and the notifications gathered under it.
-type Groups<'v> = HashMap<(&'v str, &'v str, &'v str), Vec<&'v Due>>;
+/// A text's key and the notifications gathered under it, each of which may be told.
+type Groups<'v> = HashMap<(&'v str, &'v str, &'v str), (Told, Vec<&'v Due>)>;
 
 impl Policy {
     /// Decides on everything in the view.
@@ -51,26 +54,48 @@ impl Policy {
                 decided.ended.push((due.id, "canceled", "read"));
             } else if due.expires_at <= view.now {
                 decided.ended.push((due.id, "expired", "ttl"));
-            } else if lane(due) == Lane::Critical {
-                self.send(view, due, &[due], "", &mut decided);
-            } else if let Some(until) = self.quiet(view, due) {
-                match self.config.quiet_action {
-                    QuietAction::Defer => decided.deferred.push((due.id, until, QUIET)),
-                    QuietAction::Suppress => decided.ended.push((due.id, "suppressed", QUIET)),
-                }
+            } else if let Some(told) = self.told(due) {
+                self.due(view, due, told, &mut groups, &mut decided);
             } else {
-                match key(due) {
-                    None => self.send(view, due, &[due], "", &mut decided),
-                    Some(key) => {
-                        groups.entry((&due.user_id, &due.project, key)).or_default().push(due);
-                    }
-                }
+                decided.ended.push((due.id, "canceled", NO_ACCESS));
             }
         }
-        for ((user, project, key), members) in groups {
-            self.gathered(view, (user, project, key), &members, &mut decided);
+        for (key, (told, members)) in groups {
+            self.gathered(view, key, (&told, &members), &mut decided);
         }
         decided
+    }
+
+    /// Whether its recipient may be told of it now.
+    fn told(&self, due: &Due) -> Option<Told> {
+        self.access.told(due.standing.as_deref(), due.entity_type.as_deref())
+    }
+
+    /// One that is to be pushed: now, when quiet hours end, or with others of its key.
+    fn due<'v>(
+        &self,
+        view: &View,
+        due: &'v Due,
+        told: Told,
+        groups: &mut Groups<'v>,
+        decided: &mut Decided,
+    ) {
+        if lane(due) == Lane::Critical {
+            return self.send(view, due, (&told, &[due]), "", decided);
+        }
+        if let Some(until) = self.quiet(view, due) {
+            return match self.config.quiet_action {
+                QuietAction::Defer => decided.deferred.push((due.id, until, QUIET)),
+                QuietAction::Suppress => decided.ended.push((due.id, "suppressed", QUIET)),
+            };
+        }
+        match key(due) {
+            None => self.send(view, due, (&told, &[due]), "", decided),
+            Some(key) => {
+                let key = (due.user_id.as_str(), due.project.as_str(), key);
+                groups.entry(key).or_insert_with(|| (told, Vec::new())).1.push(due);
+            }
+        }
     }
 
     /// One whose time may have come: it is shown now, and pushed unless that is acknowledged.
@@ -80,6 +105,9 @@ impl Policy {
             && at > view.now
         {
             return decided.deferred.push((due.id, at, "local time"));
+        }
+        if self.told(due).is_none() {
+            return decided.ended.push((due.id, "canceled", NO_ACCESS));
         }
         let grace = if view.live.contains(&due.user_id) { due.grace } else { 0 };
         decided.announced.push((due.id, view.now.saturating_add(grace)));
@@ -106,7 +134,7 @@ impl Policy {
         &self,
         view: &View,
         (user, project, key): (&str, &str, &str),
-        members: &[&Due],
+        (told, members): (&Told, &[&Due]),
         decided: &mut Decided,
     ) {
         let window = (user.to_owned(), project.to_owned(), key.to_owned());
@@ -115,14 +143,21 @@ impl Policy {
             return decided.deferred.extend(members.iter().map(|due| (due.id, ends, "gathered")));
         }
         let Some(leader) = members.iter().max_by_key(|due| &due.nid) else { return };
-        self.send(view, leader, members, key, decided);
+        self.send(view, leader, (told, members), key, decided);
         decided.windows.push(window);
         let others = members.iter().filter(|due| due.id != leader.id);
         decided.ended.extend(others.map(|due| (due.id, "done", "gathered")));
     }
 
     /// Sends to each of the user's devices, `due` standing for all `members`.
-    fn send(&self, view: &View, due: &Due, members: &[&Due], key: &str, decided: &mut Decided) {
+    fn send(
+        &self,
+        view: &View,
+        due: &Due,
+        (_, members): (&Told, &[&Due]),
+        key: &str,
+        decided: &mut Decided,
+    ) {
         let cap = i64::from(self.config.cap_per_hour);
         let critical = lane(due) == Lane::Critical;
         if cap > 0 && !critical {
@@ -178,7 +213,7 @@ impl Policy {
             lane: lane(due),
             title: text.title,
             body: text.body,
-            badge: view.unread.get(&due.user_id).copied().unwrap_or(1).min(999),
+            badge: self.badge(view, &due.user_id),
             link: due.link.clone().filter(|link| self.may_open(link)),
             data: due.data.as_deref().and_then(|data| serde_json::from_str(data).ok()),
             category: due.category.clone(),
@@ -198,6 +233,15 @@ impl Policy {
             expires_at: due.expires_at,
             created_at: due.created_at,
         }
+    }
+
+    /// What they have not read and may, at least the one at hand.
+    fn badge(&self, view: &View, user: &str) -> i64 {
+        let unread = view.unread.get(user).map_or(&[][..], Vec::as_slice);
+        let told = |u: &&Unread| {
+            self.access.told(u.standing.as_deref(), u.entity_type.as_deref()).is_some()
+        };
+        unread.iter().filter(told).map(|unread| unread.count).sum::<i64>().clamp(1, 999)
     }
 
     /// The text in the device's language, for one notification or for several.

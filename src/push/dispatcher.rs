@@ -13,9 +13,9 @@ use super::decide::Policy;
 use super::wake::Wake;
 use crate::config::push::millis;
 use crate::fanout::Relay;
-use crate::store::push::{Due, View};
+use crate::store::push::{Due, QueueLine, View};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{Metrics, PushState};
+use crate::telemetry::{Label, Metrics, PushHold, PushState, PushWait};
 
 /// Pushes decided on in one transaction.
 const BATCH: u32 = 500;
@@ -84,7 +84,7 @@ impl Dispatcher {
                 self.metrics.push_intents.of(PushState::read(state)).inc();
             }
             for due in view.due.iter().filter(|due| announced(&decided.announced, due)) {
-                self.relay.announce(due);
+                self.relay.announce(due, view.now);
             }
             if !decided.deliveries.is_empty() {
                 self.wake.ring();
@@ -105,14 +105,32 @@ impl Dispatcher {
             tracing::warn!(returned, "took pushes back from a worker that fell silent");
             self.wake.ring();
         }
-        let queue = self.store.push_queue().await?;
-        let deliveries = || queue.iter().filter(|line| line.stage == "delivery");
-        let waiting: i64 = deliveries().map(|line| line.count).sum();
-        let oldest = deliveries().map(|line| line.oldest).max().unwrap_or(0);
+        self.show(&self.store.push_queue().await?);
+        let mut held = [false; PushHold::COUNT];
+        for provider in self.policy.providers.iter() {
+            let (gate, now) = self.store.gate(provider.name()).await?;
+            // One whose time is over and that has nothing to try with holds nothing back.
+            let open = gate.reopens(now).is_some();
+            held[PushHold::Breaker.index()] |= open && !gate.credentials;
+            held[PushHold::Credentials.index()] |= open && gate.credentials;
+            held[PushHold::DeadTokens.index()] |= gate.suspicious_until > now;
+        }
+        for reason in PushHold::all() {
+            self.metrics.push_held.of(reason).set(held[reason.index()].into());
+        }
         self.metrics.push_tends.inc();
-        self.metrics.push_queue.set(waiting);
-        self.metrics.push_queue_oldest_seconds.set(oldest / 1000);
         Ok(())
+    }
+
+    /// Says what waits, and since when.
+    fn show(&self, queue: &[QueueLine]) {
+        for wait in PushWait::all() {
+            let lines = queue.iter().filter(|line| line.state == wait.as_str());
+            self.metrics.push_queue.of(wait).set(lines.map(|line| line.count).sum());
+        }
+        let to_send = queue.iter().filter(|line| line.stage == "delivery");
+        let oldest = to_send.map(|line| line.oldest).max().unwrap_or(0);
+        self.metrics.push_queue_oldest_seconds.set(oldest / 1000);
     }
 
     async fn forget(&self) -> Result<(), StoreError> {

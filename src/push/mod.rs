@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::auth::Access;
 use crate::config;
 use crate::hub::Hub;
 use crate::shutdown::Shutdown;
@@ -25,6 +26,7 @@ mod live;
 mod log;
 pub mod provider;
 pub mod receipts;
+mod round;
 pub mod sender;
 pub mod sign;
 pub mod stand_in;
@@ -48,7 +50,7 @@ pub fn providers(config: &config::Push) -> anyhow::Result<Providers> {
     Ok(Arc::new([provider]))
 }
 
-/// What decisions are made with: the configuration, the words and the key in the store.
+/// What decisions are made with: the configuration, the words, the key in the store, and who may read what.
 ///
 /// # Errors
 /// The store does not answer.
@@ -57,13 +59,14 @@ pub async fn policy(
     config: &config::Push,
     templates: Arc<Templates>,
     providers: Providers,
+    access: Arc<Access>,
 ) -> anyhow::Result<decide::Policy> {
     let fresh = hex::encode(rand::random::<[u8; 32]>());
     let signer = sign::Signer::new(store.push_secret(&fresh).await?);
     for provider in providers.iter() {
         store.begin_gate(provider.name()).await?;
     }
-    Ok(decide::Policy { config: config.clone(), templates, signer, providers })
+    Ok(decide::Policy { config: config.clone(), templates, signer, providers, access })
 }
 
 /// Spawns everything that makes pushes of what is due.
@@ -86,6 +89,7 @@ pub fn spawn(hub: &Hub, shutdown: &Shutdown) {
             provider: provider.clone(),
             manners: manners.clone(),
             config: policy.config.clone(),
+            access: policy.access.clone(),
             instance: hub.instance,
             metrics: hub.metrics.clone(),
             wake: wake.clone(),

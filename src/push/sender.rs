@@ -1,7 +1,6 @@
 //! Sends deliveries: claims, asks the provider, writes what it said. One for each provider and kind of
 //! lane: critical pushes have senders of their own and are not gathered.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +10,17 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::provider::{
-    Envelope, Failure, FailureKind, Fate, Manners, Message, PushProvider, RequestError,
-};
+use super::provider::{Failure, FailureKind, Fate, Manners, PushProvider, RequestError};
+use super::round::{Round, open};
 use super::wake::Wake;
+use crate::auth::Access;
 use crate::config;
 use crate::config::push::millis;
 use crate::id::InstanceId;
 use crate::protocol::notify::Lane;
-use crate::store::push::{Claimed, Outcome, Report, Settled, Settlement};
+use crate::store::push::{Claimed, Outcome, Report, Settlement};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{Metrics, PushEvent, PushLane};
+use crate::telemetry::{Metrics, PushEvent, PushLane, PushVia};
 
 /// Pauses between attempts: the first and the longest, doubled in between.
 const BACK_OFF: (i64, i64) = (1000, 300_000);
@@ -36,6 +35,7 @@ pub struct Sender {
     pub(super) provider: Arc<dyn PushProvider>,
     pub(super) manners: Manners,
     pub(super) config: config::Push,
+    pub(super) access: Arc<Access>,
     pub(super) instance: InstanceId,
     pub(super) metrics: Arc<Metrics>,
     pub(super) wake: Wake,
@@ -133,7 +133,7 @@ impl Sender {
 
     /// One request, and what its answer means for each of its deliveries.
     async fn request(&self, part: Vec<Claimed>, round: &mut Round) {
-        let (envelopes, part) = open(part, round);
+        let (envelopes, part) = open(&self.access, part, round);
         if part.is_empty() {
             return;
         }
@@ -236,7 +236,8 @@ impl Sender {
 /// Counts and reports what a transaction brought to light.
 pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
     for (lane, event, _) in &report.events {
-        metrics.push_events.of((PushEvent::read(event), PushLane::read(lane))).inc();
+        let (event, lane) = (PushEvent::read(event), PushLane::read(lane));
+        metrics.push_events.of((event, (lane, PushVia::read(provider)))).inc();
     }
     for (lane, ms) in &report.latencies {
         #[allow(clippy::cast_precision_loss)]
@@ -266,81 +267,4 @@ fn back_off(attempt: i64, lane: &str) -> i64 {
         if lane == Lane::Critical.as_str() { BACK_OFF_CRITICAL } else { BACK_OFF };
     let doubled = first.saturating_mul(1_i64 << (attempt - 1).clamp(0, 20));
     rand::rng().random_range(0..=doubled.min(longest))
-}
-
-/// What is left of a claim, and what became of the rest.
-struct Round {
-    /// What is still to be sent, request by request.
-    parts: Vec<Vec<Claimed>>,
-    settled: Vec<Settled>,
-    outcomes: Vec<Outcome>,
-    scopes: Vec<(i64, String)>,
-    regrouped: bool,
-}
-
-impl Round {
-    /// Tokens known to belong to different projects go in different requests.
-    fn new(claimed: Vec<Claimed>) -> Self {
-        let mut parts: HashMap<String, Vec<Claimed>> = HashMap::new();
-        for claimed in claimed {
-            parts.entry(claimed.scope.clone().unwrap_or_default()).or_default().push(claimed);
-        }
-        Self {
-            parts: parts.into_values().collect(),
-            settled: Vec::new(),
-            outcomes: Vec::new(),
-            scopes: Vec::new(),
-            regrouped: false,
-        }
-    }
-
-    fn settle(&mut self, claimed: &Claimed, fate: Settlement) {
-        self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
-    }
-
-    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone.
-    fn regroup(&mut self, part: Vec<Claimed>, groups: &HashMap<String, Vec<String>>) {
-        let owner: HashMap<&str, &str> = groups
-            .iter()
-            .flat_map(|(scope, tokens)| tokens.iter().map(|t| (t.as_str(), scope.as_str())))
-            .collect();
-        let mut parts: HashMap<&str, Vec<Claimed>> = HashMap::new();
-        for claimed in part {
-            let token = claimed.token.as_deref().unwrap_or_default();
-            let scope = owner.get(token).copied().unwrap_or_default();
-            if let (Some(id), false) = (claimed.token_id, scope.is_empty()) {
-                self.scopes.push((id, scope.to_owned()));
-            }
-            parts.entry(scope).or_default().push(claimed);
-        }
-        self.regrouped = true;
-        self.parts.extend(parts.into_values());
-    }
-}
-
-/// The envelopes of what can be read and still has a token; the rest is settled.
-fn open(part: Vec<Claimed>, round: &mut Round) -> (Vec<Envelope>, Vec<Claimed>) {
-    let mut envelopes = Vec::with_capacity(part.len());
-    let mut kept = Vec::with_capacity(part.len());
-    for claimed in part {
-        let message: Result<Message, _> = serde_json::from_str(&claimed.payload);
-        let ttl = Duration::from_millis(u64::try_from(claimed.ttl).unwrap_or(0));
-        match (message, claimed.token_id, &claimed.token) {
-            (Ok(message), None, _) => {
-                envelopes.push(Envelope { token: String::new(), ttl, message });
-                kept.push(claimed);
-            }
-            (Ok(message), Some(_), Some(token)) => {
-                envelopes.push(Envelope { token: token.clone(), ttl, message });
-                kept.push(claimed);
-            }
-            (Ok(_), Some(_), None) => {
-                round.settle(&claimed, Settlement::Failed { error: "removed".into() });
-            }
-            (Err(_), ..) => {
-                round.settle(&claimed, Settlement::Failed { error: "unreadable".into() });
-            }
-        }
-    }
-    (envelopes, kept)
 }

@@ -175,17 +175,18 @@ fn let_in(headers: &HeaderMap, tally: &mut Tally) -> Option<Response> {
     None
 }
 
-async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Response {
-    let hangs = {
-        let tally = &mut *locked(&state);
-        let hangs = tally.script.next.front() == Some(&Behaviour::Hang);
-        if hangs {
-            tally.script.next.pop_front();
-            tally.log.hanging += 1;
-        }
-        hangs
-    };
+/// Whether this request never gets an answer.
+fn hangs(tally: &mut Tally) -> bool {
+    let hangs = tally.script.next.front() == Some(&Behaviour::Hang);
     if hangs {
+        tally.script.next.pop_front();
+        tally.log.hanging += 1;
+    }
+    hangs
+}
+
+async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Response {
+    if hangs(&mut locked(&state)) {
         return std::future::pending().await;
     }
     let tally = &mut *locked(&state);
@@ -193,49 +194,18 @@ async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Re
         return refused;
     }
     let behaviour = tally.script.next_behaviour();
-    match behaviour {
-        Some(Behaviour::Status { status, retry_after }) => {
-            tally.log.refused += 1;
-            let mut response = if status == 429 {
-                error(429, "TOO_MANY_REQUESTS", &Value::Null)
-            } else {
-                html(status)
-            };
-            if let Some(seconds) = retry_after {
-                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-            }
-            return response;
-        }
-        Some(Behaviour::ErrorsWithOk) => {
-            return error(200, "TOO_MANY_REQUESTS", &Value::Null);
-        }
-        Some(Behaviour::NotJson) => return "OK".into_response(),
-        _ => {}
+    if let Some(answer) = behaviour.as_ref().and_then(|how| misbehave(how, tally)) {
+        return answer;
     }
-    let Some(body) = body(&headers, &raw, tally) else {
-        return error(400, "VALIDATION_ERROR", &Value::Null);
+    let list = match body(&headers, &raw, tally) {
+        Some(Value::Array(list)) => list,
+        Some(one) => vec![one],
+        None => return error(400, "VALIDATION_ERROR", &Value::Null),
     };
-    let list = match body {
-        Value::Array(list) => list,
-        one => vec![one],
-    };
-    let tokens: Vec<String> = list.iter().flat_map(recipients).collect();
-    if tokens.len() > RECIPIENTS {
-        tally.log.too_large += 1;
-        return error(400, "PUSH_TOO_MANY_NOTIFICATIONS", &Value::Null);
+    if let Some(refused) = refuse(&list, tally) {
+        return refused;
     }
-    if !tally.within_rate(tokens.len()) {
-        return error(429, "TOO_MANY_REQUESTS", &Value::Null);
-    }
-    let projects = tally.script.projects_of(&tokens);
-    if projects.len() > 1 {
-        tally.log.mixed += 1;
-        return error(400, "PUSH_TOO_MANY_EXPERIENCE_IDS", &json!(projects));
-    }
-    if list.iter().any(|m| recipients(m).is_empty() || tally.script.is_invalid(m)) {
-        return error(400, "VALIDATION_ERROR", &Value::Null);
-    }
-    let mut tickets: Vec<Value> = Vec::with_capacity(tokens.len());
+    let mut tickets: Vec<Value> = Vec::new();
     for message in &list {
         for token in recipients(message) {
             tickets.push(tally.accept(&token, message));
@@ -251,6 +221,46 @@ async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Re
         _ if tickets.len() == 1 => Json(json!({ "data": tickets[0] })).into_response(),
         _ => Json(json!({ "data": tickets })).into_response(),
     }
+}
+
+/// The answer of one who does not even look at the request.
+fn misbehave(how: &Behaviour, tally: &mut Tally) -> Option<Response> {
+    match how {
+        Behaviour::Status { status, retry_after } => {
+            tally.log.refused += 1;
+            let mut response = if *status == 429 {
+                error(429, "TOO_MANY_REQUESTS", &Value::Null)
+            } else {
+                html(*status)
+            };
+            if let Some(seconds) = retry_after {
+                response.headers_mut().insert(header::RETRY_AFTER, (*seconds).into());
+            }
+            Some(response)
+        }
+        Behaviour::ErrorsWithOk => Some(error(200, "TOO_MANY_REQUESTS", &Value::Null)),
+        Behaviour::NotJson => Some("OK".into_response()),
+        _ => None,
+    }
+}
+
+/// Why the service would not take these messages.
+fn refuse(list: &[Value], tally: &mut Tally) -> Option<Response> {
+    let tokens: Vec<String> = list.iter().flat_map(recipients).collect();
+    if tokens.len() > RECIPIENTS {
+        tally.log.too_large += 1;
+        return Some(error(400, "PUSH_TOO_MANY_NOTIFICATIONS", &Value::Null));
+    }
+    if !tally.within_rate(tokens.len()) {
+        return Some(error(429, "TOO_MANY_REQUESTS", &Value::Null));
+    }
+    let projects = tally.script.projects_of(&tokens);
+    if projects.len() > 1 {
+        tally.log.mixed += 1;
+        return Some(error(400, "PUSH_TOO_MANY_EXPERIENCE_IDS", &json!(projects)));
+    }
+    let spoilt = |message| recipients(message).is_empty() || tally.script.is_invalid(message);
+    list.iter().any(spoilt).then(|| error(400, "VALIDATION_ERROR", &Value::Null))
 }
 
 fn recipients(message: &Value) -> Vec<String> {

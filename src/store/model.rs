@@ -281,6 +281,8 @@ pub struct Draft {
     pub audience: Audience,
     /// The change it is about.
     pub seq: Seq,
+    /// The type of the entity that changed: only who reads it is told.
+    pub about: EntityType,
     /// The title a person reads live and in the inbox.
     pub title: String,
     /// The text a person reads there.

@@ -22,10 +22,11 @@ struct Row {
 
 impl Row {
     fn read(self) -> Result<(NewNotification, EntityType), StoreError> {
-        let kind = value::name(&self.r#type)?;
+        let kind: EntityType = value::name(&self.r#type)?;
         let draft = Draft {
             audience: Audience::default(),
             seq: value::seq(self.evt_seq),
+            about: kind.clone(),
             title: self.title,
             body: self.body,
             template: None,

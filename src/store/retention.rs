@@ -47,6 +47,14 @@ pub const REVOCATIONS: Aged =
 pub const DEVICES: Aged =
     Aged { table: "device_cursors", key: "user_id, client, project", expired: "last_seen < $1" };
 
+/// What users were notified of, read or not; not what is still to be decided on.
+pub const NOTIFICATIONS: Aged = Aged {
+    table: "notifications",
+    key: "nid",
+    expired: "created_at < $1 AND NOT EXISTS (SELECT 1 FROM push_intents i
+        WHERE i.nid = notifications.nid AND i.state IN ('waiting', 'scheduled'))",
+};
+
 /// What of a project goes up to a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {

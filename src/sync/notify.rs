@@ -100,6 +100,7 @@ impl Notices {
                 member_roles: roles.filter(wanted).collect(),
             },
             seq: row.version,
+            about: key.kind.clone(),
             title,
             body,
             template: notify.template.clone(),

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config;
 use crate::store::retention::{
-    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, Past, REQUESTS, REVOCATIONS, VERDICTS,
+    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, NOTIFICATIONS, Past, REQUESTS, REVOCATIONS, VERDICTS,
 };
 use crate::store::{Lease, Store, StoreError};
 use crate::telemetry::{Metrics, Purged};
@@ -59,7 +59,7 @@ impl Retention {
     }
 
     /// What is purged, what it counts as, and how long it is kept. A new table is a line here.
-    fn rules(&self) -> [(Purged, Rule, Duration); 8] {
+    fn rules(&self) -> [(Purged, Rule, Duration); 9] {
         let config = &self.config;
         [
             (Purged::Changes, Rule::Past(Past::Log), config.log),
@@ -70,6 +70,7 @@ impl Retention {
             (Purged::Requests, Rule::Aged(REQUESTS), config.sync_log),
             (Purged::Devices, Rule::Aged(DEVICES), config.devices),
             (Purged::Revocations, Rule::Aged(REVOCATIONS), Duration::ZERO),
+            (Purged::Notifications, Rule::Aged(NOTIFICATIONS), config.notifications),
         ]
     }
 

@@ -3,6 +3,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::auth::TokenError;
 use crate::protocol::error::CloseCode;
@@ -37,28 +38,33 @@ impl<A: Label, B: Label> Label for (A, B) {
     }
 }
 
-/// What [`Counters`] are registered as.
-pub(super) type LabelledCounter = Family<Vec<(&'static str, &'static str)>, Counter>;
+/// What [`Labelled`] are registered as.
+pub(super) type LabelledFamily<M> = Family<Vec<(&'static str, &'static str)>, M>;
 
-/// One counter for each value of a label; all exist from the start.
+/// One metric for each value of a label; all exist from the start.
 #[derive(Debug)]
-pub struct Counters<L> {
-    counters: Box<[Counter]>,
+pub struct Labelled<L, M> {
+    metrics: Box<[M]>,
     label: std::marker::PhantomData<fn(L)>,
 }
 
-impl<L: Label> Counters<L> {
-    /// The counters, and what to register.
-    pub(super) fn new() -> (Self, LabelledCounter) {
-        let family = LabelledCounter::default();
+/// One counter for each value of a label.
+pub type Counters<L> = Labelled<L, Counter>;
+/// One gauge for each value of a label.
+pub type Gauges<L> = Labelled<L, Gauge>;
+
+impl<L: Label, M: Clone + Default> Labelled<L, M> {
+    /// The metrics, and what to register.
+    pub(super) fn new() -> (Self, LabelledFamily<M>) {
+        let family = LabelledFamily::default();
         let all = L::all();
-        let counters = all.iter().map(|label| family.get_or_create_owned(&label.pairs())).collect();
-        (Self { counters, label: std::marker::PhantomData }, family)
+        let metrics = all.iter().map(|label| family.get_or_create_owned(&label.pairs())).collect();
+        (Self { metrics, label: std::marker::PhantomData }, family)
     }
 
-    /// The counter of one value: a plain atomic.
-    pub fn of(&self, label: L) -> &Counter {
-        &self.counters[label.index()]
+    /// The metric of one value: a plain atomic.
+    pub fn of(&self, label: L) -> &M {
+        &self.metrics[label.index()]
     }
 }
 
@@ -404,6 +410,8 @@ label! {
         Devices = "devices",
         /// Revocations that expired.
         Revocations = "revocations",
+        /// What users were notified of.
+        Notifications = "notifications",
     }
 }
 
@@ -448,6 +456,8 @@ label! {
         Failed = "failed",
         /// Nobody knows what became of it.
         Missing = "missing",
+        /// It was not sent: its user may not be told any more.
+        Canceled = "canceled",
     }
 }
 
@@ -456,6 +466,54 @@ impl PushEvent {
     #[must_use]
     pub fn read(event: &str) -> Self {
         Self::all().into_iter().find(|known| known.as_str() == event).unwrap_or(Self::Failed)
+    }
+}
+
+label! {
+    /// Through whom a push goes.
+    PushVia("provider") {
+        /// Expo.
+        Expo = "expo",
+        /// The log, for development.
+        Log = "log",
+    }
+}
+
+impl PushVia {
+    /// The provider of this name.
+    #[must_use]
+    pub fn read(name: &str) -> Self {
+        Self::all().into_iter().find(|known| known.as_str() == name).unwrap_or(Self::Log)
+    }
+}
+
+label! {
+    /// What a push that has not ended waits for.
+    PushWait("state") {
+        /// Its grace, quiet hours or its window.
+        Waiting = "waiting",
+        /// Its time.
+        Scheduled = "scheduled",
+        /// To be sent.
+        Queued = "queued",
+        /// To be sent again.
+        Retry = "retry",
+        /// The provider's answer.
+        Sending = "sending",
+        /// Its receipt.
+        Accepted = "accepted",
+    }
+}
+
+label! {
+    /// Why a provider gets nothing, or why what it says is doubted.
+    PushHold("reason") {
+        /// It fails or asks to wait.
+        Breaker = "breaker",
+        /// It does not accept the credentials.
+        Credentials = "credentials",
+        /// So many tokens are dead at once that none is disabled.
+        DeadTokens = "dead_tokens",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Decisions about made-up views.
 
 use super::*;
+use crate::auth::Roles;
 use crate::push::log::Log;
 use crate::push::provider::PushProvider;
 
@@ -18,7 +19,15 @@ fn policy(change: impl FnOnce(&mut config::Push)) -> Policy {
         templates: Arc::default(),
         signer: Signer::new("key".into()),
         providers: Arc::new([expo]),
+        access: access(),
     }
+}
+
+/// Viewers read tasks and nothing else.
+fn access() -> Arc<Access> {
+    let viewer = config::Role { read: vec!["task".into()], ..config::Role::default() };
+    let roles = config::Roles([("viewer".to_owned(), viewer)].into());
+    Arc::new(Access::new(Roles::compile(&roles).unwrap(), config::Memberships::Override))
 }
 
 fn due(id: i64, lane: Lane) -> Due {
@@ -44,6 +53,8 @@ fn due(id: i64, lane: Lane) -> Due {
         collapse: None,
         category: None,
         read_at: None,
+        entity_type: Some("task".into()),
+        standing: None,
     }
 }
 

@@ -15,10 +15,11 @@ const CHUNK: usize = 5000;
 
 const NOTIFICATIONS: &str = "
     INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, data, link, lane,
-        created_at, template, vars, collapse, category, hidden)
+        created_at, template, vars, collapse, category, hidden, entity_type)
     SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT), value->>4, value->>5,
         value->>6, value->>7, value->>8, CAST(value->>9 AS BIGINT), value->>10, value->>11,
-        value->>12, value->>13, CASE WHEN value->>14 IS NULL THEN 0 ELSE 1 END
+        value->>12, value->>13, CASE WHEN value->>14 IS NULL THEN 0 ELSE 1 END,
+        value->>15
     FROM ROWS($1)";
 
 /// Who has no connection on any instance is not waited for. A scheduled push answers to no
@@ -126,7 +127,8 @@ pub(super) async fn arm(tx: &mut Tx, rows: &[(&str, &NewNotification)]) -> Resul
                 vars,
                 collapse,
                 category,
-                scheduled
+                scheduled,
+                d.about
             ])
         });
         let intents = column(rows, |(project, n)| {

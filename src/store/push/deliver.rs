@@ -12,6 +12,9 @@ use super::aftermath::{Aftermath, WRITE_GATE};
 use super::gate::Outcome;
 use crate::protocol::notify::Lane;
 
+/// Why nobody is told who may not read what it is about.
+pub const NO_ACCESS: &str = "no access";
+
 /// A delivery that a worker holds.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Claimed {
@@ -41,6 +44,10 @@ pub struct Claimed {
     pub ttl: i64,
     /// When its event was.
     pub created_at: i64,
+    /// The type of the entity it is about; empty if it is about none.
+    pub entity_type: Option<String>,
+    /// What is stored of the user in the project now, as in [`Due`](super::Due).
+    pub standing: Option<String>,
 }
 
 /// What the provider said of one delivery.
@@ -85,6 +92,8 @@ pub enum Settlement {
         /// What the provider said.
         error: String,
     },
+    /// It was not sent: its user may not be told any more.
+    Withheld,
 }
 
 /// What settling brought to light.
@@ -109,6 +118,9 @@ const CLAIM: &str = "
         ORDER BY next_at LIMIT $5 SKIP_LOCKED)
     RETURNING id, fence, nid, project, lane, category, token_id, payload, attempt, created_at,
         expires_at - NOW_MS AS ttl,
+        (SELECT entity_type FROM notifications n WHERE n.nid = push_deliveries.nid) AS entity_type,
+        (SELECT COALESCE(m.role, '') FROM memberships m WHERE m.project = push_deliveries.project
+            AND m.user_id = push_deliveries.user_id) AS standing,
         (SELECT token FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS token,
         (SELECT scope FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS scope";
 
@@ -212,30 +224,7 @@ impl Store {
             }
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
-            let mut after = Aftermath::default();
-            for (id, project, lane, state, token, sent_at, latency) in &settled {
-                let Some(fate) = fates.get(id) else { continue };
-                if let Some((event, reason)) = event(fate) {
-                    after.counts.add(project, lane, provider, event, reason, 1);
-                    report.events.push((lane.clone(), event, reason.to_owned()));
-                }
-                match fate {
-                    Settlement::Accepted { .. } => {
-                        after.counts.latency(project, lane, provider, *latency);
-                        report.latencies.push((lane.clone(), *latency));
-                        if state == "handed" {
-                            after.counts.add(project, lane, provider, "handed", "", 1);
-                        }
-                        after.alive.extend(token.map(|token| [token]));
-                        after.outcomes += 1;
-                    }
-                    Settlement::Dead { .. } => {
-                        after.dead.extend(token.map(|token| (token, *sent_at)));
-                        after.outcomes += 1;
-                    }
-                    _ => {}
-                }
-            }
+            let after = tell(provider, &settled, &fates, &mut report);
             let verdict = gate.judge(now, after.outcomes, after.died());
             report.spike = verdict.tripped;
             write_aftermath!(tx, dialect, provider, after, verdict, gate);
@@ -243,6 +232,41 @@ impl Store {
         });
         Ok(report)
     }
+}
+
+/// What the outcomes mean beyond themselves; counted in the report as well.
+fn tell(
+    provider: &str,
+    settled: &[SettledRow],
+    fates: &HashMap<i64, &Settlement>,
+    report: &mut Report,
+) -> Aftermath {
+    let mut after = Aftermath::default();
+    for (id, project, lane, state, token, sent_at, latency) in settled {
+        let Some(fate) = fates.get(id) else { continue };
+        if let Some((event, reason)) = event(fate) {
+            after.counts.add(project, lane, provider, event, reason, 1);
+            report.events.push((lane.clone(), event, reason.to_owned()));
+        }
+        match fate {
+            Settlement::Accepted { .. } => {
+                after.counts.latency(project, lane, provider, *latency);
+                report.latencies.push((lane.clone(), *latency));
+                if state == "handed" {
+                    after.counts.add(project, lane, provider, "handed", "", 1);
+                    report.events.push((lane.clone(), "handed", String::new()));
+                }
+                after.alive.extend(token.map(|token| [token]));
+                after.outcomes += 1;
+            }
+            Settlement::Dead { .. } => {
+                after.dead.extend(token.map(|token| (token, *sent_at)));
+                after.outcomes += 1;
+            }
+            _ => {}
+        }
+    }
+    after
 }
 
 fn settled_row(result: &Settled) -> serde_json::Value {
@@ -270,6 +294,9 @@ fn settled_row(result: &Settled) -> serde_json::Value {
         Settlement::Dead { error } => {
             serde_json::json!([id, fence, "dead_token", 0, null, value::text(error), 0, 0])
         }
+        Settlement::Withheld => {
+            serde_json::json!([id, fence, "canceled", 0, null, NO_ACCESS, 0, 0])
+        }
     }
 }
 
@@ -278,6 +305,7 @@ fn event(fate: &Settlement) -> Option<(&'static str, &str)> {
     match fate {
         Settlement::Accepted { .. } => Some(("sent", "")),
         Settlement::Failed { error } | Settlement::Dead { error } => Some(("failed", error)),
+        Settlement::Withheld => Some(("canceled", NO_ACCESS)),
         Settlement::Retry { .. } => None,
     }
 }

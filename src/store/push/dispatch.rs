@@ -7,77 +7,9 @@
 use std::collections::HashMap;
 
 use super::super::{Store, StoreError, value};
-use super::devices::Device;
 use super::stats::{Counts, UPSERT_STATS};
+use super::view::{Due, View};
 use crate::protocol::notify::Lane;
-
-/// A push that is due, with its notification.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub struct Due {
-    /// The intent.
-    pub id: i64,
-    /// The notification.
-    pub nid: String,
-    /// The project.
-    pub project: String,
-    /// Who is to hear of it.
-    pub user_id: String,
-    /// The change it is about.
-    pub evt_seq: i64,
-    /// How urgent.
-    pub lane: String,
-    /// `waiting`, or `scheduled` if its time comes only now.
-    pub state: String,
-    /// When it was armed.
-    pub created_at: i64,
-    /// When it is of no use any more.
-    pub expires_at: i64,
-    /// How long to wait for an acknowledgement, for one that was scheduled.
-    pub grace: i64,
-    /// The time on the recipient's own clock it is scheduled for.
-    pub local_time: Option<String>,
-    /// Why it was made to wait.
-    pub reason: Option<String>,
-    /// The title.
-    pub title: String,
-    /// The text.
-    pub body: String,
-    /// A JSON object for the app.
-    pub data: Option<String>,
-    /// A deep link.
-    pub link: Option<String>,
-    /// The template.
-    pub template: Option<String>,
-    /// The template's variables.
-    pub vars: Option<String>,
-    /// Pushes of one key are gathered.
-    pub collapse: Option<String>,
-    /// What kind it is.
-    pub category: Option<String>,
-    /// When it was read, if it was.
-    pub read_at: Option<i64>,
-}
-
-/// What a decision is made on.
-#[derive(Debug, Default)]
-pub struct View {
-    /// The time, in milliseconds since the Unix epoch.
-    pub now: i64,
-    /// What is due.
-    pub due: Vec<Due>,
-    /// The devices of each user, disabled ones left out.
-    pub devices: HashMap<String, Vec<Device>>,
-    /// What installations have stored: by user, installation and project.
-    pub acked: HashMap<(String, String, String), i64>,
-    /// What each user has not read.
-    pub unread: HashMap<String, i64>,
-    /// When something was last pushed: by user, project and collapse key.
-    pub windows: HashMap<(String, String, String), i64>,
-    /// Pushes to each user in the last hour.
-    pub counts: HashMap<String, i64>,
-    /// Users with a connection.
-    pub live: Vec<String>,
-}
 
 /// A push for one device.
 #[derive(Debug, Clone)]
@@ -132,39 +64,6 @@ const LOCK_SCHEDULED: &str = "
     SELECT id FROM push_intents WHERE state = 'scheduled' AND not_before <= NOW_MS
     ORDER BY not_before LIMIT $1 SKIP_LOCKED";
 
-const READ_DUE: &str = "
-    SELECT i.id, i.nid, i.project, i.user_id, i.evt_seq, i.lane, i.state, i.created_at, i.expires_at,
-        i.grace, i.local_time, i.reason, n.title, n.body, n.data, n.link, n.template, n.vars, n.collapse,
-        n.category, n.read_at
-    FROM push_intents i JOIN notifications n ON n.nid = i.nid
-    WHERE i.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)) ORDER BY i.lane, i.id";
-
-const DEVICES: &str = "
-    SELECT * FROM push_tokens
-    WHERE state <> 'disabled' AND user_id IN (SELECT value->>0 FROM ROWS($1)) ORDER BY id";
-
-const ACKED: &str = "
-    SELECT user_id, client, project, acked FROM device_cursors
-    WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
-
-const UNREAD: &str = "
-    SELECT user_id, count(*) FROM notifications
-    WHERE read_at IS NULL AND hidden = 0 AND user_id IN (SELECT value->>0 FROM ROWS($1))
-    GROUP BY user_id";
-
-const WINDOWS: &str = "
-    SELECT user_id, project, collapse, sent_at FROM push_windows
-    WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
-
-const COUNTS: &str = "
-    SELECT user_id, CAST(sum(count) AS BIGINT) FROM push_counts
-    WHERE hour >= NOW_MS / 3600000 - 1 AND user_id IN (SELECT value->>0 FROM ROWS($1))
-    GROUP BY user_id";
-
-const LIVE: &str = "
-    SELECT DISTINCT u.user_id FROM live_users u JOIN live_instances i ON i.instance = u.instance
-    WHERE i.until > NOW_MS AND u.user_id IN (SELECT value->>0 FROM ROWS($1))";
-
 const END: &str = "
     UPDATE push_intents SET state = r.state, reason = r.reason, updated_at = NOW_MS
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, value->>2 AS reason FROM ROWS($1)) r
@@ -182,7 +81,7 @@ const ANNOUNCE: &str = "
     WHERE push_intents.id = r.id";
 
 const SHOW: &str = "
-    UPDATE notifications SET hidden = 0 WHERE nid IN (SELECT i.nid FROM push_intents i
+    UPDATE notifications SET hidden = 0, created_at = NOW_MS WHERE nid IN (SELECT i.nid FROM push_intents i
         WHERE i.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)))";
 
 const DELIVER: &str = "
@@ -215,6 +114,24 @@ const NEXT_DUE: &str = "
 
 type Triple = (String, String, String);
 
+/// The due intents, locked: the most urgent first.
+macro_rules! lock_due {
+    ($tx:ident, $dialect:ident, $limit:ident) => {{
+        let mut ids: Vec<i64> = Vec::new();
+        for lane in Lane::ALL {
+            let left = i64::from($limit) - ids.len() as i64;
+            if left > 0 {
+                let found = sqlx::query_scalar($dialect.sql(LOCK_DUE)).bind(lane.as_str());
+                let found: Vec<i64> = found.bind(left).fetch_all(&mut *$tx).await?;
+                ids.extend(found);
+            }
+        }
+        let found = sqlx::query_scalar($dialect.sql(LOCK_SCHEDULED)).bind(i64::from($limit));
+        ids.extend(found.fetch_all(&mut *$tx).await? as Vec<i64>);
+        ids
+    }};
+}
+
 impl Store {
     /// Waits until this process has armed a push.
     pub async fn armed(&self) {
@@ -245,52 +162,13 @@ impl Store {
     ) -> Result<(View, Decided), StoreError> {
         let dialect = self.dialect();
         let result = in_transaction!(self, |tx| {
-            let mut ids: Vec<i64> = Vec::new();
-            for lane in Lane::ALL {
-                let left = i64::from(limit) - ids.len() as i64;
-                if left > 0 {
-                    let found = sqlx::query_scalar(dialect.sql(LOCK_DUE)).bind(lane.as_str());
-                    let found: Vec<i64> = found.bind(left).fetch_all(&mut *tx).await?;
-                    ids.extend(found);
-                }
-            }
-            let found = sqlx::query_scalar(dialect.sql(LOCK_SCHEDULED)).bind(i64::from(limit));
-            ids.extend(found.fetch_all(&mut *tx).await? as Vec<i64>);
+            let ids: Vec<i64> = lock_due!(tx, dialect, limit);
             let mut view = View::default();
             let mut decided = Decided::default();
             if !ids.is_empty() {
-                let ids = value::json_text(&ids.iter().map(|id| [id]).collect::<Vec<_>>());
-                view.now =
-                    sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
-                let due = sqlx::query_as(dialect.sql(READ_DUE)).bind(&ids);
-                view.due = due.fetch_all(&mut *tx).await?;
-                let mut users: Vec<_> = view.due.iter().map(|due| [due.user_id.as_str()]).collect();
-                users.sort_unstable();
-                users.dedup();
-                let users = value::json_text(&users);
-                let devices: Vec<Device> =
-                    sqlx::query_as(dialect.sql(DEVICES)).bind(&users).fetch_all(&mut *tx).await?;
-                for device in devices {
-                    view.devices.entry(device.user_id.clone()).or_default().push(device);
-                }
-                let acked: Vec<(String, String, String, i64)> =
-                    sqlx::query_as(dialect.sql(ACKED)).bind(&users).fetch_all(&mut *tx).await?;
-                view.acked = acked.into_iter().map(|(u, c, p, seq)| ((u, c, p), seq)).collect();
-                let unread: Vec<(String, i64)> =
-                    sqlx::query_as(dialect.sql(UNREAD)).bind(&users).fetch_all(&mut *tx).await?;
-                view.unread = unread.into_iter().collect();
-                let windows: Vec<(String, String, String, i64)> =
-                    sqlx::query_as(dialect.sql(WINDOWS)).bind(&users).fetch_all(&mut *tx).await?;
-                view.windows = windows.into_iter().map(|(u, p, k, at)| ((u, p, k), at)).collect();
-                let counts: Vec<(String, i64)> =
-                    sqlx::query_as(dialect.sql(COUNTS)).bind(&users).fetch_all(&mut *tx).await?;
-                view.counts = counts.into_iter().collect();
-                let live = sqlx::query_scalar(dialect.sql(LIVE)).bind(&users);
-                view.live = live.fetch_all(&mut *tx).await?;
-
+                view = look!(tx, dialect, ids);
                 decided = decide(&view);
-                let texts = decided.texts(&view);
-                for (sql, rows) in texts {
+                for (sql, rows) in decided.texts(&view) {
                     sqlx::query(dialect.sql(sql)).bind(rows).execute(&mut *tx).await?;
                 }
             }

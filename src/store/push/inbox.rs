@@ -1,19 +1,28 @@
-//! A user's inbox: what they were notified of, in the projects their token grants.
+//! A user's inbox: what they were notified of and may still read, in the projects their token grants.
 
 use uuid::Uuid;
 
 use super::super::{Store, StoreError, value};
-use crate::id::{ProjectId, UserId};
+use crate::id::{EntityType, ProjectId, UserId};
 use crate::protocol::notify::Lane;
 
 /// The largest unread count that is told.
 const MOST_UNREAD: i64 = 999;
 
+/// What may be told of a project.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    /// The project.
+    pub project: ProjectId,
+    /// The types of entities; none is every type.
+    pub types: Option<Vec<EntityType>>,
+}
+
 /// What of an inbox is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct InboxQuery {
-    /// The projects to look at.
-    pub projects: Vec<ProjectId>,
+    /// The projects to look at, and what may be seen of each.
+    pub reads: Vec<Reads>,
     /// Only what is older than this notification.
     pub before: Option<String>,
     /// Only what is not read.
@@ -55,31 +64,55 @@ pub struct InboxRow {
     pub read_at: Option<i64>,
 }
 
-const PAGE: &str = "
+/// `[project, null]` of one whose every type may be seen, `[project, type]` of each that may. What is about no
+/// entity, or was asked about when it was made, needs no type.
+macro_rules! seen_in {
+    ($text:literal) => {
+        concat!(
+            $text,
+            " project IN (SELECT value->>0 FROM ROWS($1))
+      AND (COALESCE(entity_type, '') = '' OR EXISTS (SELECT 1 FROM ROWS($1)
+        WHERE value->>0 = project AND COALESCE(value->>1, entity_type) = entity_type))"
+        )
+    };
+    ($text:literal, $rest:literal) => {
+        concat!(seen_in!($text), $rest)
+    };
+}
+
+const PAGE: &str = seen_in!(
+    "
     SELECT nid, project, evt_seq, title, body, data, link, lane, template, vars, category,
         created_at, seen_at, read_at
     FROM notifications
     WHERE user_id = $2 AND hidden = 0 AND ($3 = '' OR nid < $3) AND ($4 = 0 OR read_at IS NULL)
-      AND project IN (SELECT value->>0 FROM ROWS($1))
-    ORDER BY nid DESC LIMIT $5";
+      AND",
+    "
+    ORDER BY nid DESC LIMIT $5"
+);
 
-const UNREAD: &str = "
+const UNREAD: &str = seen_in!(
+    "
     SELECT count(*) FROM (SELECT 1 FROM notifications
-        WHERE user_id = $2 AND hidden = 0 AND read_at IS NULL
-          AND project IN (SELECT value->>0 FROM ROWS($1)) LIMIT 999) n";
+        WHERE user_id = $2 AND hidden = 0 AND read_at IS NULL AND",
+    " LIMIT 999) n"
+);
 
 /// `$3` names one; empty is all up to now.
-const READ: &str = "
+const READ: &str = seen_in!(
+    "
     UPDATE notifications SET read_at = NOW_MS, seen_at = COALESCE(seen_at, NOW_MS)
     WHERE user_id = $2 AND hidden = 0 AND read_at IS NULL AND ($3 = '' OR nid = $3)
-      AND ($4 = '' OR nid <= $4)
-      AND project IN (SELECT value->>0 FROM ROWS($1))
-    RETURNING nid";
+      AND ($4 = '' OR nid <= $4) AND",
+    "
+    RETURNING nid"
+);
 
-const SEEN: &str = "
+const SEEN: &str = seen_in!(
+    "
     UPDATE notifications SET seen_at = NOW_MS
-    WHERE user_id = $2 AND hidden = 0 AND seen_at IS NULL AND ($3 = '' OR nid <= $3)
-      AND project IN (SELECT value->>0 FROM ROWS($1))";
+    WHERE user_id = $2 AND hidden = 0 AND seen_at IS NULL AND ($3 = '' OR nid <= $3) AND"
+);
 
 const CANCEL_INTENTS: &str = "
     UPDATE push_intents SET state = 'canceled', reason = 'read', updated_at = NOW_MS
@@ -99,8 +132,8 @@ const FORGET: &str = "
     DELETE FROM notifications WHERE project = $1 AND (nid = $2 OR collapse = $3) AND hidden = 1";
 
 const TEST_NOTIFICATION: &str = "
-    INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, lane, created_at)
-    VALUES ($1, $2, $3, 0, $4, $5, $6, NOW_MS)";
+    INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, lane, created_at, entity_type)
+    VALUES ($1, $2, $3, 0, $4, $5, $6, NOW_MS, '')";
 
 /// Answers to no acknowledgement: it is about no change.
 const TEST_INTENT: &str = "
@@ -108,8 +141,26 @@ const TEST_INTENT: &str = "
         created_at, expires_at)
     VALUES ($1, $2, $3, 9223372036854775807, $4, 'waiting', NOW_MS, NOW_MS, NOW_MS, NOW_MS + 3600000)";
 
-fn projects_json(projects: &[ProjectId]) -> String {
-    value::json_text(&projects.iter().map(|project| [project]).collect::<Vec<_>>())
+/// The rows of [`seen_in`].
+fn rows(reads: &[Reads]) -> String {
+    let mut rows: Vec<(&ProjectId, Option<&str>)> = Vec::with_capacity(reads.len());
+    for Reads { project, types } in reads {
+        match types.as_deref() {
+            None => rows.push((project, None)),
+            // No type is called that: what is about no entity is seen still.
+            Some([]) => rows.push((project, Some(""))),
+            Some(types) => rows.extend(types.iter().map(|kind| (project, Some(kind.as_str())))),
+        }
+    }
+    value::json_text(&rows)
+}
+
+impl Reads {
+    /// Everything in a project.
+    #[must_use]
+    pub fn all(project: ProjectId) -> Self {
+        Self { project, types: None }
+    }
 }
 
 impl Store {
@@ -118,11 +169,11 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn inbox(&self, user: &UserId, q: &InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
-        let (dialect, projects) = (self.dialect(), projects_json(&q.projects));
+        let (dialect, reads) = (self.dialect(), rows(&q.reads));
         let before = q.before.as_deref().unwrap_or_default();
-        let rows: Result<_, sqlx::Error> = on_reader!(self, |db| {
+        let page: Result<_, sqlx::Error> = on_reader!(self, |db| {
             sqlx::query_as(dialect.sql(PAGE))
-                .bind(projects)
+                .bind(reads)
                 .bind(user.as_str())
                 .bind(before)
                 .bind(i64::from(q.unread))
@@ -130,17 +181,17 @@ impl Store {
                 .fetch_all(db)
                 .await
         });
-        Ok(rows?)
+        Ok(page?)
     }
 
     /// How many a user has not read, at most 999.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn unread(&self, user: &UserId, projects: &[ProjectId]) -> Result<i64, StoreError> {
-        let (dialect, projects) = (self.dialect(), projects_json(projects));
+    pub async fn unread(&self, user: &UserId, reads: &[Reads]) -> Result<i64, StoreError> {
+        let (dialect, reads) = (self.dialect(), rows(reads));
         let count: Result<i64, sqlx::Error> = on_reader!(self, |db| {
-            let query = sqlx::query_scalar(dialect.sql(UNREAD)).bind(projects);
+            let query = sqlx::query_scalar(dialect.sql(UNREAD)).bind(reads);
             query.bind(user.as_str()).fetch_one(db).await
         });
         Ok(count?.min(MOST_UNREAD))
@@ -154,14 +205,14 @@ impl Store {
     pub async fn mark_read(
         &self,
         user: &UserId,
-        projects: &[ProjectId],
+        reads: &[Reads],
         nid: Option<&str>,
         up_to: Option<&str>,
     ) -> Result<usize, StoreError> {
-        let (dialect, projects) = (self.dialect(), projects_json(projects));
+        let (dialect, reads) = (self.dialect(), rows(reads));
         let read: Vec<String> = in_transaction!(self, |tx| {
             let read: Vec<String> = sqlx::query_scalar(dialect.sql(READ))
-                .bind(&projects)
+                .bind(&reads)
                 .bind(user.as_str())
                 .bind(nid.unwrap_or_default())
                 .bind(up_to.unwrap_or_default())
@@ -182,14 +233,14 @@ impl Store {
     pub async fn mark_seen(
         &self,
         user: &UserId,
-        projects: &[ProjectId],
+        reads: &[Reads],
         up_to: Option<&str>,
     ) -> Result<u64, StoreError> {
-        let (dialect, projects) = (self.dialect(), projects_json(projects));
+        let (dialect, reads) = (self.dialect(), rows(reads));
         let up_to = up_to.unwrap_or_default();
         let seen = execute!(
             self,
-            sqlx::query(dialect.sql(SEEN)).bind(projects).bind(user.as_str()).bind(up_to)
+            sqlx::query(dialect.sql(SEEN)).bind(reads).bind(user.as_str()).bind(up_to)
         );
         Ok(seen)
     }

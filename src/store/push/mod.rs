@@ -8,6 +8,8 @@
 
 #[macro_use]
 mod aftermath;
+#[macro_use]
+mod view;
 mod acks;
 mod deliver;
 mod devices;
@@ -19,10 +21,11 @@ mod receipts;
 mod stats;
 mod tend;
 
-pub use deliver::{Claimed, Report, Settled, Settlement};
+pub use deliver::{Claimed, NO_ACCESS, Report, Settled, Settlement};
 pub use devices::{Device, Registration};
-pub use dispatch::{Decided, Due, NewDelivery, View};
+pub use dispatch::{Decided, NewDelivery};
 pub use gate::{Gate, GateSettings, Outcome};
-pub use inbox::{InboxQuery, InboxRow};
+pub use inbox::{InboxQuery, InboxRow, Reads};
 pub use receipts::{Awaiting, ReceiptVerdict};
 pub use stats::{QueueLine, Stat};
+pub use view::{Due, Unread, View};

@@ -70,6 +70,27 @@ const OPENED: &str = "
 /// `state, project, lane, error, token_id, sent_at`
 type SettledRow = (String, String, String, String, Option<i64>, i64);
 
+/// What the receipts mean beyond their deliveries; counted in the report as well.
+fn tell(provider: &str, settled: &[SettledRow], report: &mut Report) -> Aftermath {
+    let mut after = Aftermath::default();
+    for (state, project, lane, error, token, sent_at) in settled {
+        let (event, reason) = match &**state {
+            "handed" => ("handed", ""),
+            "missing" => ("missing", ""),
+            "failed" | "dead_token" => ("failed", error.as_str()),
+            _ => continue,
+        };
+        after.counts.add(project, lane, provider, event, reason, 1);
+        report.events.push((lane.clone(), event, reason.to_owned()));
+        match &**state {
+            "handed" => after.alive.extend(token.map(|token| [token])),
+            "dead_token" => after.dead.extend(token.map(|token| (token, *sent_at))),
+            _ => {}
+        }
+    }
+    after
+}
+
 impl Store {
     /// Takes deliveries whose receipts are due; nobody else asks for them for `lease_ms`.
     ///
@@ -114,22 +135,7 @@ impl Store {
             }
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
-            let mut after = Aftermath::default();
-            for (state, project, lane, error, token, sent_at) in &settled {
-                let (event, reason) = match &**state {
-                    "handed" => ("handed", ""),
-                    "missing" => ("missing", ""),
-                    "failed" | "dead_token" => ("failed", error.as_str()),
-                    _ => continue,
-                };
-                after.counts.add(project, lane, provider, event, reason, 1);
-                report.events.push((lane.clone(), event, reason.to_owned()));
-                match &**state {
-                    "handed" => after.alive.extend(token.map(|token| [token])),
-                    "dead_token" => after.dead.extend(token.map(|token| (token, *sent_at))),
-                    _ => {}
-                }
-            }
+            let after = tell(provider, &settled, &mut report);
             // The outcomes were counted when they were accepted; of these only the dead are new.
             let verdict = gate.judge(now, 0, after.died());
             report.spike = verdict.tripped;
@@ -139,8 +145,8 @@ impl Store {
         Ok(report)
     }
 
-    /// Notes that a device says it got a push, or that somebody opened it. Once each; returns the lanes and
-    /// providers of what was new.
+    /// Notes that a device says it got a push, or that somebody opened it. Once each; returns the lane,
+    /// event and provider of what was new.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -149,7 +155,7 @@ impl Store {
         nid: &str,
         token: i64,
         opened: bool,
-    ) -> Result<Vec<(String, String)>, StoreError> {
+    ) -> Result<Vec<(String, String, String)>, StoreError> {
         let dialect = self.dialect();
         let news = in_transaction!(self, |tx| {
             let mut counts = Counts::default();
@@ -168,7 +174,7 @@ impl Store {
                     .await?;
                 for (project, lane, provider) in rows {
                     counts.add(&project, &lane, &provider, event, "", 1);
-                    news.push((lane, (*event).to_owned()));
+                    news.push((lane, (*event).to_owned(), provider));
                 }
             }
             if !counts.is_empty() {

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use syncline::protocol::notify::Lane;
 use syncline::push::stand_in::{Behaviour, Sent};
 
 use super::{
@@ -16,6 +18,7 @@ use crate::support::postgres;
 use crate::support::process::Process;
 
 const RETRY: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'retry'";
+const SENDING: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'sending'";
 /// As if every pause had passed.
 const PASS: &str = "UPDATE push_deliveries SET next_at = 0 WHERE state = 'retry'";
 
@@ -57,23 +60,54 @@ async fn a_provider_that_is_down_loses_nothing_and_the_urgent_come_first() {
             == 8
     })
     .await;
-    let requests = stand_in.log().requests;
-    // Ten minutes pass: for the breaker, the pauses, and what is of no use by then.
-    change(
-        &hub,
-        "UPDATE push_deliveries SET next_at = next_at - 600000, expires_at = expires_at - 600000",
-    )
+    assert_eq!(number(&hub, SENDING).await, 0);
+    let before = stand_in.log().requests;
+    // All of them are due, for both senders, and the senders' own way past the breaker says no.
+    change(&hub, PASS).await;
+    assert_eq!(claimed(&hub).await, 0, "an open breaker lets nothing through");
+    assert_eq!(stand_in.log().requests, before, "an open breaker lets nothing through");
+
+    // Ten minutes later one request goes as a probe, and no second one after it.
+    ten_minutes_pass(&hub).await;
+    eventually("the probe fails", || async {
+        let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
+        stand_in.log().requests > before
+            && gate.reopens(now).is_some()
+            && number(&hub, SENDING).await == 0
+    })
     .await;
-    assert!(stand_in.log().requests <= requests + 1, "an open breaker lets nothing through");
+    change(&hub, PASS).await;
+    assert_eq!(claimed(&hub).await, 0);
+    assert_eq!(stand_in.log().requests, before + 1, "one probe");
+
     stand_in.script(|script| script.down = false);
-    assert_eq!(hub.hub().store.reopen_gate("expo").await.unwrap(), 0, "nothing waits for a pause");
+    ten_minutes_pass(&hub).await;
     let sent = sent(&stand_in, 8).await;
     settled(&hub).await;
+    assert!(!hub.hub().store.gate("expo").await.unwrap().0.is_open(), "closed by itself");
     assert_eq!(nids(&sent).iter().collect::<HashSet<_>>().len(), 8, "all of them, each once");
     let order = titles(&sent);
     let at = |title: &str| order.iter().position(|t| t == title).unwrap();
     assert!(at("urgent") < at("normal 5"), "{order:?}");
     hub.stop().await;
+}
+
+/// What a sender would get to send now.
+async fn claimed(hub: &TestHub) -> usize {
+    let store = &hub.hub().store;
+    let gate = hub.hub().push.providers[0].manners().gate;
+    store.claim_deliveries("expo", &Lane::ALL, gate, 60_000, "test").await.unwrap().len()
+}
+
+/// Makes everything that waits for a time ten minutes older: the breaker, pauses, and how long a push is of use.
+async fn ten_minutes_pass(hub: &TestHub) {
+    let gate = "UPDATE push_gates SET state = json_set(state,
+        '$.at', json_extract(state, '$.at') - 600000,
+        '$.window_at', json_extract(state, '$.window_at') - 600000,
+        '$.open_until', json_extract(state, '$.open_until') - 600000)";
+    let deliveries =
+        "UPDATE push_deliveries SET next_at = next_at - 600000, expires_at = expires_at - 600000";
+    assert!(change(hub, deliveries).await > 0 && change(hub, gate).await == 1);
 }
 
 #[tokio::test]
@@ -222,10 +256,20 @@ async fn a_wrong_access_token_holds_everything_until_it_is_right() {
     let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
     assert!(gate.credentials && gate.reopens(now).is_some());
     assert_eq!(number(&hub, RETRY).await, 1, "held, not lost");
+    let held = |reason: &str| hub.metric(&format!("syncline_push_held{{reason=\"{reason}\"}}"));
+    eventually("operators see it", || async {
+        held("credentials") == 1.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 1.0
+    })
+    .await;
+    assert_eq!((held("breaker"), held("dead_tokens")), (0.0, 0.0));
     assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 0);
     stand_in.script(|script| script.access_token = Some("right".into()));
     hub.hub().store.reopen_gate("expo").await.unwrap();
     assert_eq!(titles(&sent(&stand_in, 1).await), ["held"]);
+    eventually("operators see that it is over", || async {
+        held("credentials") == 0.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 0.0
+    })
+    .await;
     hub.stop().await;
 }
 
@@ -251,6 +295,10 @@ async fn a_third_of_all_tokens_dead_at_once_is_not_believed() {
     assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'disabled'").await, 0);
     assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'suspect'").await, 34);
     assert_eq!(hub.metric("syncline_push_spikes_total"), 1.0);
+    eventually("operators see it", || async {
+        hub.metric("syncline_push_held{reason=\"dead_tokens\"}") == 1.0
+    })
+    .await;
     // It was a mistake: they are alive.
     stand_in.script(|script| script.tickets.clear());
     publish(&hub, &all).await;
@@ -342,44 +390,34 @@ async fn what_an_instance_was_sending_when_it_was_killed_is_sent_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_instance_whose_clock_is_wrong_takes_nothing_too_early_or_too_late() {
-    let stand_in = stand_in().await;
-    let database = postgres::fresh_database().await;
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = crate::support::hub::config(dir.path());
-    eager(&mut config, &stand_in);
-    config.store.url = database.clone();
-    let event = |n: &str| {
-        json!({
-            "project": "p", "kind": "upsert", "fields": {}, "entity": { "type": "task", "id": n },
-            "notify": notify("ana", n, "high"),
-        })
-    };
-    stand_in.script(next(&[Behaviour::Hang]));
-    config.push.expo.timeout = Duration::from_secs(60);
-    config.push.lease = Duration::from_secs(150);
-    let right = TestHub::start_with(|c| *c = config.clone()).await;
-    register(&right, "ana", "phone", json!({})).await;
-    publish(&right, &[notify("ana", "held", "critical")]).await;
-    eventually("the right one is sending", || async { stand_in.log().hanging == 1 }).await;
-    for wrong_by in ["300000", "-300000"] {
-        let before = stand_in.sent().len();
-        let wrong =
-            Process::start_with_env(config.clone(), "CLOCK_WRONG_BY_MS_FOR_TESTS", wrong_by).await;
-        let request = reqwest::Client::new()
-            .post(format!("{}/v1/publish", wrong.http()))
-            .bearer_auth(crate::support::hub::ADMIN_TOKEN)
-            .body(event(wrong_by).to_string());
-        assert!(request.send().await.unwrap().status().is_success());
-        assert_eq!(titles(&sent(&stand_in, before + 1).await).last().unwrap(), wrong_by, "at once");
-        // By its own clock the lease of the other is long over, and it looks after leases every second.
-        eventually("it has looked", || async {
-            wrong.metric("syncline_push_tends_total").await >= 2.0
-        })
-        .await;
-        assert_eq!(stand_in.sent().len(), before + 1, "what the other sends is the other's");
+async fn leases_and_due_times_are_the_databases_whatever_the_instances_clocks_say() {
+    for wrong_by in [300_000, -300_000] {
+        let stand_in = stand_in().await;
+        let database = postgres::fresh_database().await;
+        postgres::skew(&database, wrong_by).await;
+        let setup = |config: &mut syncline::config::Config| {
+            eager(config, &stand_in);
+            config.store.url = database.clone();
+            config.push.expo.timeout = Duration::from_secs(60);
+            config.push.lease = Duration::from_secs(150);
+        };
+        stand_in.script(next(&[Behaviour::Hang]));
+        let holder = TestHub::start_with(setup).await;
+        let (_, now) = holder.hub().store.gate("expo").await.unwrap();
+        let off = now - syncline::clock::now_ms();
+        assert!((off - wrong_by).abs() < 60_000, "the clocks differ: {off}");
+        register(&holder, "ana", "phone", json!({})).await;
+        publish(&holder, &[notify("ana", "held", "critical")]).await;
+        eventually("one is sending", || async { stand_in.log().hanging == 1 }).await;
+        let other = TestHub::start_with(setup).await;
+        publish(&other, &[notify("ana", "at once", "high")]).await;
+        sent(&stand_in, 1).await;
+        // By an instance's own clock the lease is long over, and it looks after leases every second.
+        eventually("it has looked", || async { other.metric("syncline_push_tends_total") >= 2.0 })
+            .await;
+        assert_eq!(titles(&stand_in.sent()), ["at once"], "what the other sends is the other's");
+        assert_eq!(number(&other, SENDING).await, 1);
     }
-    drop(right);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

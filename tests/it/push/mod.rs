@@ -10,6 +10,7 @@ use syncline::push::stand_in::{Sent, StandIn};
 use crate::support::eventually;
 use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
 
+mod access;
 mod arming;
 mod bad_days;
 mod crowd;

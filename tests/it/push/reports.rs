@@ -56,7 +56,9 @@ async fn receipts_reports_and_numbers_tell_one_story() {
     assert!((line["success"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-9);
     assert!(line["latency_ms"]["p99"].is_i64(), "{line}");
     for (event, count) in [("sent", 2.0), ("opened", 1.0), ("failed", 1.0)] {
-        let name = format!("syncline_push_events_total{{event=\"{event}\",lane=\"high\"}}");
+        let name = format!(
+            "syncline_push_events_total{{event=\"{event}\",lane=\"high\",provider=\"expo\"}}"
+        );
         assert_eq!(hub.metric(&name), count);
     }
     assert_eq!(hub.metric("syncline_push_high_seconds_count"), 2.0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use syncline::id::Seq;
 use syncline::protocol::op::ChangeKind;
-use syncline::store::push::InboxQuery;
+use syncline::store::push::{InboxQuery, Reads};
 use syncline::store::{Answer, Batch, Effects, PendingOp, Snapshot, Store, StoreError};
 
 use crate::support::plan::{
@@ -184,7 +184,7 @@ async fn hostile_text_comes_back_as_it_was(site: Site) {
     let logged: serde_json::Value =
         serde_json::from_str(page.entries[0].fields.as_ref().unwrap().get()).unwrap();
     assert_eq!(logged, fields);
-    let query = InboxQuery { projects: vec![p], limit: 1, ..InboxQuery::default() };
+    let query = InboxQuery { reads: vec![Reads::all(p)], limit: 1, ..InboxQuery::default() };
     let inbox = store.inbox(&"ben".parse().unwrap(), &query).await.unwrap();
     assert_eq!(inbox[0].title, "ti\u{fffd}tle");
 }

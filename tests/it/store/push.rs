@@ -7,7 +7,7 @@ use syncline::id::{ClientId, InstanceId, Seq, UserId};
 use syncline::protocol::notify::Lane;
 use syncline::store::Store;
 use syncline::store::push::{
-    Decided, Due, GateSettings, InboxQuery, NewDelivery, Outcome, Registration, Settled,
+    Decided, Due, GateSettings, InboxQuery, NewDelivery, Outcome, Reads, Registration, Settled,
     Settlement, View,
 };
 use uuid::Uuid;
@@ -193,7 +193,7 @@ async fn a_lost_lease_is_taken_over_and_fenced(site: Site) {
         store.settle("expo", SETTINGS, &[Outcome::Answered], &settled).await.unwrap().events.len()
     };
     assert_eq!(settle(&first).await, 0, "too late");
-    assert_eq!(settle(&second).await, 1);
+    assert_eq!(settle(&second).await, 2, "sent, and handed over: there is no receipt");
     assert_eq!(settle(&second).await, 0, "once");
     assert_eq!(claim(0).await, None);
 }
@@ -250,11 +250,11 @@ async fn a_dead_token_is_disabled_unless_it_came_back(site: Site) {
 
 async fn an_inbox_is_paged_counted_and_read(site: Site) {
     let store = site.open().await;
-    let (ben, both) = (user("ben"), vec![project("p"), project("q")]);
+    let (ben, both) = (user("ben"), vec![Reads::all(project("p")), Reads::all(project("q"))]);
     arm(&store, "p", 5).await;
     arm(&store, "q", 2).await;
-    let query = |projects: &[_], before, unread| InboxQuery {
-        projects: projects.to_vec(),
+    let query = |reads: &[_], before, unread| InboxQuery {
+        reads: reads.to_vec(),
         before,
         unread,
         limit: 4,
@@ -268,6 +268,18 @@ async fn an_inbox_is_paged_counted_and_read(site: Site) {
     assert_eq!(store.unread(&ben, &both).await.unwrap(), 7);
     assert_eq!(store.unread(&ben, &both[..1]).await.unwrap(), 5);
     assert_eq!(store.unread(&user("ana"), &both).await.unwrap(), 0);
+    // Who reads no tasks any more finds nothing about them, and marks nothing.
+    for (types, found) in [(vec!["task"], 5), (vec!["note"], 0), (vec![], 0)] {
+        let types = types.into_iter().map(|kind| kind.parse().unwrap()).collect();
+        let reads = [Reads { project: project("p"), types: Some(types) }];
+        assert_eq!(store.unread(&ben, &reads).await.unwrap(), found);
+        let page = store.inbox(&ben, &query(&reads, None, false)).await.unwrap();
+        assert_eq!(page.is_empty(), found == 0);
+        if found == 0 {
+            assert_eq!(store.mark_read(&ben, &reads, None, None).await.unwrap(), 0);
+            assert_eq!(store.mark_seen(&ben, &reads, None).await.unwrap(), 0);
+        }
+    }
 
     assert_eq!(store.mark_read(&user("ana"), &both, Some(&nids[0]), None).await.unwrap(), 0);
     assert_eq!(store.mark_read(&ben, &both[..1], Some(&nids[0]), None).await.unwrap(), 0, "of q");

@@ -69,6 +69,17 @@ const MORE: &str = "
     VALUES
         ('p', '1', 'write', 'ana', 'phone', 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 'ok', 1000),
         ('p', '2', 'write', 'ana', 'phone', 1, 1, 1, 0, 0, 0, 0, 0, 0, 1, 'ok', {now});
+    INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, lane, created_at, read_at, hidden)
+    VALUES
+        ('old', 'p', 'ana', 1, 't', '', 'high', 1000, NULL, 0),
+        ('read', 'p', 'ana', 1, 't', '', 'high', 1000, {now}, 0),
+        ('due', 'p', 'ana', 1, 't', '', 'high', 1000, NULL, 0),
+        ('later', 'p', 'ana', 1, 't', '', 'high', 1000, NULL, 1),
+        ('new', 'p', 'ana', 1, 't', '', 'high', {now}, NULL, 0);
+    INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at) VALUES
+        ('old', 'p', 'ana', 1, 'high', 'done', 1000, 1000),
+        ('due', 'p', 'ana', 1, 'high', 'waiting', {now}, 1000),
+        ('later', 'p', 'ana', 1, 'high', 'scheduled', {now}, 1000);
 ";
 
 async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
@@ -102,6 +113,7 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::Requests, 1),
         (Purged::Devices, 1),
         (Purged::Revocations, 1),
+        (Purged::Notifications, 2),
     ];
     assert_eq!(retention.look().await.unwrap(), expected, "a dry run tells the same");
     assert_eq!(retention.look().await.unwrap(), expected, "and changes nothing");

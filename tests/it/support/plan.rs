@@ -159,6 +159,7 @@ fn notifications(op: &Op, seq: Seq, now: i64) -> Option<Draft> {
     Some(Draft {
         audience: Audience { users: notify.users.clone(), ..Audience::default() },
         seq,
+        about: op.entity_type.clone(),
         title: notify.title.clone(),
         body: notify.body.clone(),
         template: None,

@@ -113,3 +113,19 @@ pub(crate) async fn fresh_database() -> String {
     connection.close().await.unwrap();
     url(&name)
 }
+
+/// Puts the database's clock off the instances' by this much, for whoever connects from now on.
+pub(crate) async fn skew(database: &str, by_ms: i64) {
+    let mut db = PgConnection::connect(database).await.unwrap();
+    let name = database.rsplit_once('/').unwrap().1;
+    for statement in [
+        "CREATE SCHEMA skewed".to_owned(),
+        format!(
+            "CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+            AS $$ SELECT pg_catalog.clock_timestamp() + {by_ms} * interval '1 ms' $$"
+        ),
+        format!("ALTER DATABASE {name} SET search_path = skewed, public, pg_catalog"),
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await.unwrap();
+    }
+}

@@ -23,7 +23,6 @@ use super::{DEADLINE, eventually, hub, postgres, redis};
 pub(crate) struct Process {
     config: Config,
     dir: TempDir,
-    env: Option<(String, String)>,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     http: reqwest::Client,
@@ -31,12 +30,7 @@ pub(crate) struct Process {
 
 impl Process {
     /// Runs the program with this configuration, on free ports, and waits until it is ready.
-    pub(crate) async fn start(config: Config) -> Self {
-        Self::start_with_env(config, "", "").await
-    }
-
-    /// The same, with a variable in its environment.
-    pub(crate) async fn start_with_env(mut config: Config, name: &str, value: &str) -> Self {
+    pub(crate) async fn start(mut config: Config) -> Self {
         config.server.listen = ([127, 0, 0, 1], free_port()).into();
         config.server.admin_listen = ([127, 0, 0, 1], free_port()).into();
         config.log.format = LogFormat::Json;
@@ -44,10 +38,9 @@ impl Process {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("syncline.toml"), toml::to_string(&config).unwrap())
             .unwrap();
-        let env = (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()));
         // Connections are not kept: the instance they lead to may be another process by then.
         let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
-        let mut process = Self { config, dir, env, child: None, log: Arc::default(), http };
+        let mut process = Self { config, dir, child: None, log: Arc::default(), http };
         process.restart().await;
         process
     }
@@ -60,7 +53,6 @@ impl Process {
             .arg(self.dir.path().join("syncline.toml"))
             .arg("serve")
             .env_clear()
-            .envs(self.env.clone())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)

@@ -1,0 +1,94 @@
+//! One claim on its way: what is still to be sent, in which requests, and what became of the rest.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::provider::{Envelope, Message};
+use crate::auth::Access;
+use crate::store::push::{Claimed, Outcome, Settled, Settlement};
+
+/// What is left of a claim, and what became of the rest.
+pub(super) struct Round {
+    /// What is still to be sent, request by request.
+    pub(super) parts: Vec<Vec<Claimed>>,
+    pub(super) settled: Vec<Settled>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) scopes: Vec<(i64, String)>,
+    pub(super) regrouped: bool,
+}
+
+impl Round {
+    /// Tokens known to belong to different projects go in different requests.
+    pub(super) fn new(claimed: Vec<Claimed>) -> Self {
+        let mut parts: HashMap<String, Vec<Claimed>> = HashMap::new();
+        for claimed in claimed {
+            parts.entry(claimed.scope.clone().unwrap_or_default()).or_default().push(claimed);
+        }
+        Self {
+            parts: parts.into_values().collect(),
+            settled: Vec::new(),
+            outcomes: Vec::new(),
+            scopes: Vec::new(),
+            regrouped: false,
+        }
+    }
+
+    pub(super) fn settle(&mut self, claimed: &Claimed, fate: Settlement) {
+        self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
+    }
+
+    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone.
+    pub(super) fn regroup(&mut self, part: Vec<Claimed>, groups: &HashMap<String, Vec<String>>) {
+        let owner: HashMap<&str, &str> = groups
+            .iter()
+            .flat_map(|(scope, tokens)| tokens.iter().map(|t| (t.as_str(), scope.as_str())))
+            .collect();
+        let mut parts: HashMap<&str, Vec<Claimed>> = HashMap::new();
+        for claimed in part {
+            let token = claimed.token.as_deref().unwrap_or_default();
+            let scope = owner.get(token).copied().unwrap_or_default();
+            if let (Some(id), false) = (claimed.token_id, scope.is_empty()) {
+                self.scopes.push((id, scope.to_owned()));
+            }
+            parts.entry(scope).or_default().push(claimed);
+        }
+        self.regrouped = true;
+        self.parts.extend(parts.into_values());
+    }
+}
+
+/// The envelopes of what can be read, has a token still and may be told; the rest is settled.
+pub(super) fn open(
+    access: &Access,
+    part: Vec<Claimed>,
+    round: &mut Round,
+) -> (Vec<Envelope>, Vec<Claimed>) {
+    let mut envelopes = Vec::with_capacity(part.len());
+    let mut kept = Vec::with_capacity(part.len());
+    for claimed in part {
+        // It may have waited for long, and the world changed meanwhile.
+        if access.told(claimed.standing.as_deref(), claimed.entity_type.as_deref()).is_none() {
+            round.settle(&claimed, Settlement::Withheld);
+            continue;
+        }
+        let message: Result<Message, _> = serde_json::from_str(&claimed.payload);
+        let ttl = Duration::from_millis(u64::try_from(claimed.ttl).unwrap_or(0));
+        match (message, claimed.token_id, &claimed.token) {
+            (Ok(message), None, _) => {
+                envelopes.push(Envelope { token: String::new(), ttl, message });
+                kept.push(claimed);
+            }
+            (Ok(message), Some(_), Some(token)) => {
+                envelopes.push(Envelope { token: token.clone(), ttl, message });
+                kept.push(claimed);
+            }
+            (Ok(_), Some(_), None) => {
+                round.settle(&claimed, Settlement::Failed { error: "removed".into() });
+            }
+            (Err(_), ..) => {
+                round.settle(&claimed, Settlement::Failed { error: "unreadable".into() });
+            }
+        }
+    }
+    (envelopes, kept)
+}

@@ -1,0 +1,178 @@
+//! What a decision on due pushes is made on: the pushes, who they are for, and what is known of them.
+//!
+//! Read in the transaction that has the intents locked.
+
+use std::collections::HashMap;
+
+use super::super::value;
+use super::devices::Device;
+
+/// A push that is due, with its notification.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct Due {
+    /// The intent.
+    pub id: i64,
+    /// The notification.
+    pub nid: String,
+    /// The project.
+    pub project: String,
+    /// Who is to hear of it.
+    pub user_id: String,
+    /// The change it is about.
+    pub evt_seq: i64,
+    /// How urgent.
+    pub lane: String,
+    /// `waiting`, or `scheduled` if its time comes only now.
+    pub state: String,
+    /// When it was armed.
+    pub created_at: i64,
+    /// When it is of no use any more.
+    pub expires_at: i64,
+    /// How long to wait for an acknowledgement, for one that was scheduled.
+    pub grace: i64,
+    /// The time on the recipient's own clock it is scheduled for.
+    pub local_time: Option<String>,
+    /// Why it was made to wait.
+    pub reason: Option<String>,
+    /// The title.
+    pub title: String,
+    /// The text.
+    pub body: String,
+    /// A JSON object for the app.
+    pub data: Option<String>,
+    /// A deep link.
+    pub link: Option<String>,
+    /// The template.
+    pub template: Option<String>,
+    /// The template's variables.
+    pub vars: Option<String>,
+    /// Pushes of one key are gathered.
+    pub collapse: Option<String>,
+    /// What kind it is.
+    pub category: Option<String>,
+    /// When it was read, if it was.
+    pub read_at: Option<i64>,
+    /// The type of the entity it is about; empty if it is about none.
+    pub entity_type: Option<String>,
+    /// What is stored of the recipient in the project: a role, nothing if they were taken out, none
+    /// without a row.
+    pub standing: Option<String>,
+}
+
+/// What somebody has not read in a project, of one type.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Unread {
+    /// Who.
+    pub user_id: String,
+    /// The type of the entities.
+    pub entity_type: Option<String>,
+    /// What is stored of them in the project.
+    pub standing: Option<String>,
+    /// How many.
+    pub count: i64,
+}
+
+/// What a decision is made on.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The time, in milliseconds since the Unix epoch.
+    pub now: i64,
+    /// What is due.
+    pub due: Vec<Due>,
+    /// The devices of each user, disabled ones left out.
+    pub devices: HashMap<String, Vec<Device>>,
+    /// What installations have stored: by user, installation and project.
+    pub acked: HashMap<(String, String, String), i64>,
+    /// What each user has not read.
+    pub unread: HashMap<String, Vec<Unread>>,
+    /// When something was last pushed: by user, project and collapse key.
+    pub windows: HashMap<(String, String, String), i64>,
+    /// Pushes to each user in the last hour.
+    pub counts: HashMap<String, i64>,
+    /// Users with a connection.
+    pub live: Vec<String>,
+}
+
+pub(super) const READ_DUE: &str = "
+    SELECT i.id, i.nid, i.project, i.user_id, i.evt_seq, i.lane, i.state, i.created_at, i.expires_at,
+        i.grace, i.local_time, i.reason, n.title, n.body, n.data, n.link, n.template, n.vars, n.collapse,
+        n.category, n.read_at, n.entity_type,
+        (SELECT COALESCE(m.role, '') FROM memberships m
+            WHERE m.project = i.project AND m.user_id = i.user_id) AS standing
+    FROM push_intents i JOIN notifications n ON n.nid = i.nid
+    WHERE i.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)) ORDER BY i.lane, i.id";
+
+pub(super) const DEVICES: &str = "
+    SELECT * FROM push_tokens
+    WHERE state <> 'disabled' AND user_id IN (SELECT value->>0 FROM ROWS($1)) ORDER BY id";
+
+pub(super) const ACKED: &str = "
+    SELECT user_id, client, project, acked FROM device_cursors
+    WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+pub(super) const UNREAD: &str = "
+    SELECT user_id, entity_type, count,
+        (SELECT COALESCE(m.role, '') FROM memberships m
+            WHERE m.project = n.project AND m.user_id = n.user_id) AS standing
+    FROM (SELECT user_id, project, entity_type, count(*) AS count FROM notifications
+        WHERE read_at IS NULL AND hidden = 0 AND user_id IN (SELECT value->>0 FROM ROWS($1))
+        GROUP BY user_id, project, entity_type) n";
+
+pub(super) const WINDOWS: &str = "
+    SELECT user_id, project, collapse, sent_at FROM push_windows
+    WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+pub(super) const COUNTS: &str = "
+    SELECT user_id, CAST(sum(count) AS BIGINT) FROM push_counts
+    WHERE hour >= NOW_MS / 3600000 - 1 AND user_id IN (SELECT value->>0 FROM ROWS($1))
+    GROUP BY user_id";
+
+pub(super) const LIVE: &str = "
+    SELECT DISTINCT u.user_id FROM live_users u JOIN live_instances i ON i.instance = u.instance
+    WHERE i.until > NOW_MS AND u.user_id IN (SELECT value->>0 FROM ROWS($1))";
+
+/// All that a decision on these intents needs to know.
+macro_rules! look {
+    ($tx:ident, $dialect:ident, $ids:ident) => {{
+        use $crate::store::push::devices::Device;
+        use $crate::store::push::view as sql;
+        use $crate::store::push::view::{Unread, View};
+        macro_rules! of {
+            ($sql:ident, $rows:ident) => {
+                sqlx::query_as($dialect.sql(sql::$sql)).bind(&$rows).fetch_all(&mut *$tx).await?
+            };
+        }
+        let mut view = View::default();
+        let ids = value::json_text(&$ids.iter().map(|id| [id]).collect::<Vec<_>>());
+        view.now = sqlx::query_scalar($dialect.sql("SELECT NOW_MS")).fetch_one(&mut *$tx).await?;
+        view.due = of!(READ_DUE, ids);
+        let users = view.users();
+        let devices: Vec<Device> = of!(DEVICES, users);
+        for device in devices {
+            view.devices.entry(device.user_id.clone()).or_default().push(device);
+        }
+        let unread: Vec<Unread> = of!(UNREAD, users);
+        for unread in unread {
+            view.unread.entry(unread.user_id.clone()).or_default().push(unread);
+        }
+        let acked: Vec<(String, String, String, i64)> = of!(ACKED, users);
+        view.acked = acked.into_iter().map(|(u, c, p, seq)| ((u, c, p), seq)).collect();
+        let windows: Vec<(String, String, String, i64)> = of!(WINDOWS, users);
+        view.windows = windows.into_iter().map(|(u, p, k, at)| ((u, p, k), at)).collect();
+        let counts: Vec<(String, i64)> = of!(COUNTS, users);
+        view.counts = counts.into_iter().collect();
+        let live: Vec<(String,)> = of!(LIVE, users);
+        view.live = live.into_iter().map(|(user,)| user).collect();
+        view
+    }};
+}
+
+impl View {
+    /// Each recipient once, as the rows of the statements above.
+    pub(super) fn users(&self) -> String {
+        let mut users: Vec<_> = self.due.iter().map(|due| [due.user_id.as_str()]).collect();
+        users.sort_unstable();
+        users.dedup();
+        value::json_text(&users)
+    }
+}
