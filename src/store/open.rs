@@ -162,3 +162,24 @@ const POSTGRES_SETTINGS: &str = "
            set_config('default_transaction_isolation', 'read committed', false),
            set_config('synchronous_commit', CASE current_setting('synchronous_commit')
                WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_writer_of_sqlite_flushes_each_commit_and_seldom_copies_pages_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("hub.db").display());
+        let store = Store::open(&config::Store { url, ..Default::default() }).await.unwrap();
+        let Inner::Sqlite { writer, .. } = &store.inner else { unreachable!() };
+        for (setting, expected) in [
+            ("PRAGMA synchronous", "2"),
+            ("PRAGMA cache_size", WRITER_CACHE),
+            ("PRAGMA wal_autocheckpoint", CHECKPOINT_PAGES),
+        ] {
+            let value: i64 = sqlx::query_scalar(setting).fetch_one(writer).await.unwrap();
+            assert_eq!(value.to_string(), expected, "{setting}");
+        }
+    }
+}

@@ -12,11 +12,11 @@ const CHANGES: &str = "
     INSERT INTO changes (project, seq, type, id, kind, patch, prev, actor, client, op_id, at)
     SELECT 'bench', value->>0, 'bench', value->>1, value->>2, value->>3, value->>4, value->>5, value->>6,
         value->>7, value->>8
-    FROM json_each($1)";
+    FROM jsonb_each($1)";
 const ENTITIES: &str = "
     INSERT INTO entities (project, type, id, version, data, writer, writer_base, stamps)
     SELECT 'bench', 'bench', value->>0, value->>1, value->>2, value->>3, value->>1, value->>4
-    FROM json_each($1) WHERE true
+    FROM jsonb_each($1) WHERE true
     ON CONFLICT (project, type, id) DO UPDATE SET version = excluded.version, data = excluded.data,
         writer = excluded.writer, writer_base = excluded.writer_base, stamps = excluded.stamps";
 const VERDICTS: &str = "
@@ -24,7 +24,7 @@ const VERDICTS: &str = "
         entity_id, base, at)
     SELECT 'bench', value->>0, unhex(value->>1), 'applied', value->>2, value->>3, value->>4, 'bench',
         value->>5, value->>6, value->>7
-    FROM json_each($1)";
+    FROM jsonb_each($1)";
 
 /// Opens the file as the hub opens it for its writer.
 pub(crate) async fn open(path: &str) -> Result<SqliteConnection> {
