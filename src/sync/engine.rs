@@ -7,8 +7,7 @@
 //! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
 //! verdicts make that safe, and `super::retold` tells what nobody was told of it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -18,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::journal::{Journal, Kind, Request};
+use super::lane::{Job, Lane};
 use super::order;
 use super::plan;
 use super::retold;
@@ -31,7 +31,7 @@ use crate::fanout::Relay;
 use crate::id::ProjectId;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
-use crate::store::{Actor, Answer, Batch, Committed, LaneOp, PendingOp, Store, StoreError};
+use crate::store::{Answer, Batch, Committed, LaneOp, PendingOp, Store, StoreError};
 use crate::telemetry::{Dropped, Metrics};
 
 /// How long a group is tried while the store does not answer, before its writers are told.
@@ -57,29 +57,6 @@ struct Inner {
     journal: Journal,
     lanes: DashMap<Option<ProjectId>, Lane>,
     runtime: Handle,
-}
-
-/// The queue of one project, or of all for a store with one writer.
-#[derive(Debug, Default)]
-struct Lane {
-    queue: Mutex<VecDeque<Job>>,
-}
-
-/// One request's operations.
-#[derive(Debug)]
-struct Job {
-    project: ProjectId,
-    /// Who sent them: those of one installation keep their order.
-    actor: Actor,
-    /// How urgent the most urgent of them is, 0 the most.
-    rank: u8,
-    ops: Vec<PendingOp>,
-    count: usize,
-    bytes: usize,
-    queued: Instant,
-    /// The record of the client's request.
-    request: Option<Request>,
-    reply: oneshot::Sender<Verdicts>,
 }
 
 impl Engine {
@@ -200,7 +177,7 @@ impl Engine {
             self.0.runtime.spawn(self.0.clone().run(key));
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.iter().map(|job| job.count).sum::<usize>() + ops.len() > self.0.limits.queue_ops {
+        if queue.ops + ops.len() > self.0.limits.queue_ops {
             if let Some(request) = request {
                 request.refused(ErrorCode::Overloaded.as_str());
             }
@@ -222,9 +199,7 @@ impl Engine {
             request,
             reply,
         };
-        let overtaken = |other: &&Job| other.rank > job.rank && other.actor != job.actor;
-        let place = queue.len() - queue.iter().rev().take_while(overtaken).count();
-        queue.insert(place, job);
+        queue.push(job);
         Ok(verdicts)
     }
 }
@@ -236,7 +211,7 @@ impl Inner {
             let group = self.next_group(&key);
             if group.is_empty() {
                 let retired = self.lanes.remove_if(&key, |_, lane| {
-                    lane.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+                    lane.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.is_empty()
                 });
                 if retired.is_some() {
                     return;
@@ -250,17 +225,7 @@ impl Inner {
     fn next_group(&self, key: &Option<ProjectId>) -> Vec<Job> {
         let Some(lane) = self.lanes.get(key) else { return Vec::new() };
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut ops, mut bytes) = (0, 0);
-        let mut count = 0;
-        for job in queue.iter() {
-            ops += job.count;
-            bytes += job.bytes;
-            if count > 0 && (ops > self.limits.group_ops || bytes > self.limits.group_bytes) {
-                break;
-            }
-            count += 1;
-        }
-        queue.drain(..count).collect()
+        queue.next_group(&self.limits)
     }
 
     async fn commit_group(&self, jobs: Vec<Job>) {

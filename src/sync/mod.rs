@@ -1,7 +1,7 @@
 //! From an operation to a committed change, and from the log back to a reader.
 //!
 //! [`submission`] reads a request's operations within their [`limits`] and puts them in `order`;
-//! [`engine`] queues, groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
+//! `lane` keeps what waits, [`engine`] groups and commits; [`plan`] decides (pure) by the configured [`rules`], [`merge`]
 //! a single field, [`notify`] who is to hear of it; [`journal`] keeps a record of each request. [`follow`]
 //! keeps this instance's feeds true to the store, [`members`] who is in which project, [`pages`] reads the log
 //! for those who catch up, [`delta`] the state for those who were away, [`checksums`] is how they know that
@@ -13,6 +13,7 @@ pub mod delta;
 pub mod engine;
 pub mod follow;
 pub mod journal;
+mod lane;
 pub mod limits;
 pub mod members;
 pub mod merge;

@@ -121,7 +121,7 @@ async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>,
         Tx::Sqlite(tx) => {
             sqlx::query_as(
                 "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict
-                 FROM json_each($1) k CROSS JOIN sync_queue q
+                 FROM jsonb_each($1) k CROSS JOIN sync_queue q
                  WHERE q.project = k.value->>0 AND q.op_id = k.value->>1",
             )
             .bind(value::json_text(&keys))
@@ -171,7 +171,7 @@ async fn entities(
         Tx::Sqlite(tx) => {
             sqlx::query_as(
                 "SELECT e.*, e.deleted_at IS NOT NULL AS deleted
-                 FROM json_each($1) k CROSS JOIN entities e
+                 FROM jsonb_each($1) k CROSS JOIN entities e
                  WHERE e.project = k.value->>0 AND e.type = k.value->>1 AND e.id = k.value->>2",
             )
             .bind(value::json_text(&keys))

@@ -17,39 +17,30 @@ pub(super) async fn verdicts(
     let failed = failed(tx, rows, now_ms).await?;
     match tx {
         Tx::Sqlite(tx) => {
-            let row =
-                |((project, op, given), failed): (&(&str, &PendingOp, &Given), &Failed<'_>)| {
+            let rows: Vec<_> = rows
+                .iter()
+                .zip(&failed)
+                .map(|((project, op, given), failed)| {
                     let PendingOp { op: Op { op_id, entity_type, base, .. }, actor, .. } = op;
                     let (hash, verdict) = (hex::encode(op.payload_hash), given.verdict.get());
                     let (outcome, code, id) = (given.outcome.as_str(), &given.code, &given.id);
                     let (client, user) = (&actor.client, &actor.user);
                     let Failed { text, role, edited_at, place } = failed;
-                    serde_json::json!([
-                        project,
-                        op_id,
-                        hash,
-                        outcome,
-                        verdict,
-                        client,
-                        user,
-                        entity_type,
-                        id,
-                        base,
-                        code,
-                        text,
-                        role,
-                        edited_at,
-                        place,
-                    ])
-                };
-            let rows: Vec<_> = rows.iter().zip(&failed).map(row).collect();
+                    #[rustfmt::skip]
+                    let row = (
+                        project, op_id, hash, outcome, verdict, client, user, entity_type, id, base,
+                        code, text, role, edited_at, place,
+                    );
+                    row
+                })
+                .collect();
             sqlx::query(
                 "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
                      user_id, type, entity_id, base, code, op, role, edited_at, lane, at)
                  SELECT value->>0, value->>1, unhex(value->>2), value->>3, value->>4, value->>5,
                      value->>6, value->>7, value->>8, value->>9, value->>10, value->>11,
                      value->>12, value->>13, value->>14, $2
-                 FROM json_each($1)",
+                 FROM jsonb_each($1)",
             )
             .bind(value::json_text(&rows))
             .bind(now_ms)

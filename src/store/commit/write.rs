@@ -1,7 +1,7 @@
 //! The second half of a commit: write what was decided, each table in one statement.
 //!
-//! SQLite takes the rows of a table as one JSON text (`json_each`), PostgreSQL as one array per column
-//! (`unnest`). A statement without rows is not sent.
+//! SQLite takes the rows of a table as one JSON text (`jsonb_each`: a row is then not written out as text to be
+//! read again for each column), PostgreSQL as one array per column (`unnest`). A statement without rows is not sent.
 
 use serde_json::value::RawValue;
 
@@ -89,7 +89,7 @@ async fn heads(tx: &mut Tx, rows: &[(&str, i64)]) -> Result<(), StoreError> {
     match tx {
         Tx::Sqlite(tx) => {
             sqlx::query(
-                "UPDATE sync_head SET head_seq = v.value->>1 FROM json_each($1) v
+                "UPDATE sync_head SET head_seq = v.value->>1 FROM jsonb_each($1) v
                  WHERE sync_head.project = v.value->>0",
             )
             .bind(value::json_text(&rows))
@@ -131,7 +131,7 @@ async fn changes(tx: &mut Tx, rows: &[(&str, &LogEntry)]) -> Result<(), StoreErr
                      (project, seq, type, id, kind, patch, prev, actor, client, op_id, at)
                  SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
                      value->>6, value->>7, value->>8, value->>9, value->>10
-                 FROM json_each($1)",
+                 FROM jsonb_each($1)",
             )
             .bind(value::json_text(&rows))
             .execute(&mut **tx)
@@ -207,7 +207,7 @@ async fn entities(
             sqlx::query(upsert!(
                 "SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
                      value->>6, value->>7, value->>8, value->>9
-                 FROM json_each($1) WHERE true"
+                 FROM jsonb_each($1) WHERE true"
             ))
             .bind(value::json_text(&rows))
             .execute(&mut **tx)

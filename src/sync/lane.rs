@@ -1,0 +1,121 @@
+//! What waits for a project's next commit: requests in their order, urgent ones ahead.
+//!
+//! Filled and emptied by [`super::engine`].
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::engine::Verdicts;
+use super::journal::Request;
+use crate::config;
+use crate::id::ProjectId;
+use crate::store::{Actor, PendingOp};
+
+/// The queue of one project, or of all for a store with one writer.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) jobs: VecDeque<Job>,
+    /// Operations in all of them: counted here, because a full queue would be walked for every new one.
+    pub(super) ops: usize,
+}
+
+impl Queue {
+    /// Puts a job behind all but the less urgent ones of others.
+    pub(super) fn push(&mut self, job: Job) {
+        let overtaken = |other: &&Job| other.rank > job.rank && other.actor != job.actor;
+        let place = self.jobs.len() - self.jobs.iter().rev().take_while(overtaken).count();
+        self.ops += job.count;
+        self.jobs.insert(place, job);
+    }
+
+    /// Takes the jobs that are committed together: the first, and as many as fit beside it.
+    pub(super) fn next_group(&mut self, limits: &config::Store) -> Vec<Job> {
+        let (mut ops, mut bytes) = (0, 0);
+        let fits = |job: &&Job| {
+            let first = ops == 0;
+            ops += job.count;
+            bytes += job.bytes;
+            first || (ops <= limits.group_ops && bytes <= limits.group_bytes)
+        };
+        let count = self.jobs.iter().take_while(fits).count();
+        let group: Vec<Job> = self.jobs.drain(..count).collect();
+        self.ops -= group.iter().map(|job| job.count).sum::<usize>();
+        group
+    }
+}
+
+/// One request's operations.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) project: ProjectId,
+    /// Who sent them: those of one installation keep their order.
+    pub(super) actor: Actor,
+    /// How urgent the most urgent of them is, 0 the most.
+    pub(super) rank: u8,
+    pub(super) ops: Vec<PendingOp>,
+    pub(super) count: usize,
+    pub(super) bytes: usize,
+    pub(super) queued: Instant,
+    /// The record of the client's request.
+    pub(super) request: Option<Request>,
+    pub(super) reply: oneshot::Sender<Verdicts>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(user: &str, rank: u8, count: usize) -> Job {
+        let actor = Actor { user: user.into(), client: "c".into() };
+        Job {
+            project: ProjectId::new("p").unwrap(),
+            actor,
+            rank,
+            ops: Vec::new(),
+            count,
+            bytes: 10 * count,
+            queued: Instant::now(),
+            request: None,
+            reply: oneshot::channel().0,
+        }
+    }
+
+    fn users(jobs: &[Job]) -> Vec<&str> {
+        jobs.iter().map(|job| job.actor.user.as_str()).collect()
+    }
+
+    #[test]
+    fn a_group_is_as_many_requests_as_fit_and_at_least_one() {
+        let limits = config::Store { group_ops: 5, group_bytes: 70, ..Default::default() };
+        let mut queue = Queue::default();
+        for (user, count) in [("a", 9), ("b", 2), ("c", 3), ("d", 1)] {
+            queue.push(job(user, 2, count));
+        }
+        assert_eq!(queue.ops, 15);
+        assert_eq!(users(&queue.next_group(&limits)), ["a"], "larger than a group, so alone");
+        assert_eq!((queue.ops, users(&queue.next_group(&limits))), (6, vec!["b", "c"]));
+        assert_eq!((queue.ops, users(&queue.next_group(&limits))), (1, vec!["d"]));
+        assert_eq!((queue.ops, queue.next_group(&limits).len()), (0, 0));
+        let narrow = config::Store { group_bytes: 15, ..limits };
+        ["a", "b"].into_iter().for_each(|user| queue.push(job(user, 2, 1)));
+        assert_eq!(users(&queue.next_group(&narrow)), ["a"], "two have too many bytes");
+    }
+
+    #[test]
+    fn urgent_requests_go_ahead_but_never_of_the_same_installation() {
+        let limits = config::Store { group_ops: 100, ..Default::default() };
+        let mut queue = Queue::default();
+        for (user, rank) in [("a", 2), ("b", 2), ("c", 0), ("b", 0), ("d", 1)] {
+            queue.push(job(user, rank, 1));
+        }
+        assert_eq!(users(&queue.next_group(&limits)), ["c", "a", "b", "b", "d"]);
+    }
+}
