@@ -33,7 +33,7 @@ export class Project {
     /** @internal */ readonly outbox: Outbox,
     /** @internal */ readonly stream: Stream,
     private readonly rooms: Rooms,
-    private readonly http: Http,
+    /** @internal */ readonly http: Http,
   ) {
     this.views = new Views(replica);
   }

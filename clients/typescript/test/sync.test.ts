@@ -2,52 +2,12 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Client, type ClientOptions, createClient } from "../src/client.js";
 import { RejectedError } from "../src/errors.js";
 import type { Entity } from "../src/model.js";
-import type { Project } from "../src/project.js";
 import { cleanUp, syncLog, syncNow } from "../src/sync.js";
-import { settle, TestClock } from "./support/clock.js";
-import { FakeHub } from "./support/fake-hub.js";
+import { settle } from "./support/clock.js";
 import { FaultyStorage } from "./support/faulty.js";
-
-class World {
-  readonly clock = new TestClock();
-  client!: Client;
-  project!: Project;
-
-  constructor(
-    readonly hub = new FakeHub(),
-    public storage = new FaultyStorage(),
-  ) {}
-
-  async start(options: Partial<ClientOptions> = {}): Promise<this> {
-    const { hub, clock, storage } = this;
-    const getToken = () => "token";
-    this.client = await createClient({ url: "http://hub.test", getToken, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
-    this.project = await this.client.project("p");
-    this.project.subscribe();
-    return this;
-  }
-
-  async online(): Promise<this> {
-    await this.client.connect();
-    await settle();
-    return this;
-  }
-
-  /** The process is killed: another one starts from what the disk has. */
-  async restart(): Promise<World> {
-    this.client.disconnect();
-    void this.storage.die();
-    return new World(this.hub, new FaultyStorage(this.storage.disk)).start();
-  }
-
-  async titles(type = "task"): Promise<unknown[]> {
-    const all = await this.project.query(type).ready();
-    return all.map(({ fields }) => fields["title"]);
-  }
-}
+import { World } from "./support/world.js";
 
 const world = () => new World().start();
 
