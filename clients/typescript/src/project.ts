@@ -177,7 +177,7 @@ export class Project {
       await store(change, [incoming]);
       const row = await change.row(incoming.type, incoming.id);
       // What the project's cursor covers is the stream's; what came alone grows old.
-      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, alone: true });
+      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
     });
   }
 }
