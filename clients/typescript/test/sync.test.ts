@@ -94,6 +94,31 @@ test("a gap is filled from the cursor, and nothing is applied twice or missed", 
   assert.equal(w.project.state.get(), "live");
 });
 
+test("what the first page of a copy began at goes back with every further page, and not beyond the last", async () => {
+  const w = new World();
+  for (let at = 0; at < 5; at++) w.hub.write("task", `t${at}`, { title: `t${at}` });
+  w.hub.pageRows = 2;
+  await (await w.start()).online();
+  const pages = () => w.hub.requests.filter((path) => path.includes("/changes")).map((path) => path.replace(/.*\?/, "").replace(/&epoch=[^&]*/, ""));
+  assert.deepEqual(pages(), ["since=0", "since=2&begun=5", "since=4&begun=5"]);
+  w.client.disconnect();
+  w.hub.write("task", "t5", { title: "t5" });
+  assert.equal((await syncNow(w.client)).error, undefined);
+  assert.equal(pages().at(-1), "since=5");
+  // Broken off between pages, and begun again by another process.
+  const v = new World(w.hub);
+  await v.start();
+  const { fetch } = w.hub;
+  let left = 2;
+  Object.assign(v.client.parts.http, { fetch: (url: string, init: never) => (left-- > 0 ? fetch(url, init) : Promise.reject(new TypeError("offline"))) });
+  await v.online();
+  const again = await v.restart();
+  w.hub.requests.length = 0;
+  await again.online();
+  assert.equal(pages()[0], "since=4&begun=6");
+  assert.equal((await again.titles()).length, 6);
+});
+
 test("an edit of what is not here fetches the whole entity before the cursor passes", async () => {
   const w = new World();
   w.hub.write("task", "t1", { title: "one", note: "kept" });
