@@ -142,7 +142,7 @@ function mend(project: Project, state: Map<string, Row>, copy: Copy, buckets: nu
     const known = [...copy.values()].filter(({ bucket }) => buckets.includes(bucket)).map(({ row }) => row);
     const all = new Map([...known, ...state.values()].map(({ type, id }) => [entityKey(type, id), { type, id }]));
     for (const [name, { type, id }] of all) {
-      const was = mendOne(change, { type, id, then: copy.get(name)?.row, now: rows.get(name), truth: state.get(name) });
+      const was = mendOne(change, { type, id, before: copy.get(name)?.row, now: rows.get(name), truth: state.get(name) });
       if (was) mended.push({ type, id, was });
     }
     return mended;
@@ -153,15 +153,15 @@ interface Doubtful {
   type: string;
   id: string;
   /** When it was compared. */
-  then: Row | undefined;
+  before: Row | undefined;
   now: Row | undefined;
   /** What the hub had in between. */
   truth: Row | undefined;
 }
 
 /** Puts one entity right. */
-function mendOne(change: Change, { type, id, then, now, truth }: Doubtful): Verified["mended"][number]["was"] | undefined {
-  const moved = now?.version !== then?.version || now?.deleted !== then?.deleted;
+function mendOne(change: Change, { type, id, before, now, truth }: Doubtful): Verified["mended"][number]["was"] | undefined {
+  const moved = now?.version !== before?.version || now?.deleted !== before?.deleted;
   // It came while the hub's state was read, and may be newer than that.
   if (moved && now && (!truth || now.version >= truth.version)) return undefined;
   const [here, there] = [now && !now.deleted, truth && !truth.deleted];
