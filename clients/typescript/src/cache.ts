@@ -9,6 +9,7 @@ import type { CacheStats } from "./lru.js";
 import type { Entity, Fields, Row } from "./model.js";
 import type { Clock } from "./platform.js";
 import type { Project } from "./project.js";
+import { utf8 } from "./sha256.js";
 import type { Store } from "./store.js";
 
 /** Whether the device or the hub is asked first. */
@@ -137,7 +138,7 @@ export class Cache {
       const alone = (await replica.rows()).filter((row: Row) => row.alone).sort((a, b) => b.at - a.at);
       for (const row of alone) {
         const policy = this.policy(row.type);
-        const size = (sizes.get(row.type) ?? 0) + JSON.stringify(row).length;
+        const size = (sizes.get(row.type) ?? 0) + utf8(JSON.stringify(row)).length;
         const old = this.clock.now() - row.at > (policy.ttl + policy.stale) * 1000;
         if ((old || size > policy.max_bytes) && replica.opsOf(row.type, row.id).length === 0) {
           change.dropRow(row.type, row.id);

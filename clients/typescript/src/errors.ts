@@ -67,6 +67,14 @@ export class DiscardedError extends SynclineError {
   }
 }
 
+/** Another tab has the store open. Two clients on one store would both send what waits in it. */
+export class InUseError extends SynclineError {
+  override name = "InUseError";
+  constructor(store: string) {
+    super(`the store ${store} is open in another tab: close that one, or open it with \`wait\` to take over when it goes`);
+  }
+}
+
 /** The local store failed. */
 export class StorageError extends SynclineError {
   override name = "StorageError";

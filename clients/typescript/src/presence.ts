@@ -99,8 +99,9 @@ export class EphemeralRoom<State = unknown> {
       this.events.emit("event", { event: frame.event, data: frame.data, from: frame.from });
       return;
     }
-    const members = new Map(this.presence.get().members);
-    for (const { user, state } of [...(frame.joined ?? []), ...(frame.updated ?? [])]) members.set(user, state as State);
+    // The whole list: something may have been missed, and what was known before is void.
+    const members = new Map(frame.members ? [] : this.presence.get().members);
+    for (const { user, state } of frame.members ?? [...(frame.joined ?? []), ...(frame.updated ?? [])]) members.set(user, state as State);
     for (const user of frame.left ?? []) members.delete(user);
     this.show(members, frame.users, this.presence.get().joined);
   }

@@ -33,7 +33,7 @@ export class Project {
     /** @internal */ readonly outbox: Outbox,
     /** @internal */ readonly stream: Stream,
     private readonly rooms: Rooms,
-    private readonly http: Http,
+    /** @internal */ readonly http: Http,
   ) {
     this.views = new Views(replica);
   }
@@ -177,7 +177,7 @@ export class Project {
       await store(change, [incoming]);
       const row = await change.row(incoming.type, incoming.id);
       // What the project's cursor covers is the stream's; what came alone grows old.
-      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, alone: true });
+      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
     });
   }
 }

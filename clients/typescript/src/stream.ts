@@ -224,7 +224,7 @@ export class Stream implements Wanted {
       if (page.scope !== undefined) cursor.scope = page.scope;
       if (role !== undefined) cursor.role = role;
       if (sweeping) cursor.sweeping = true;
-      if (page.more && page.begun !== undefined) cursor.begun = page.begun;
+      if (page.begun !== undefined) cursor.begun = page.begun;
       if (asked.epoch && asked.epoch !== page.epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });

@@ -2,52 +2,12 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Client, type ClientOptions, createClient } from "../src/client.js";
 import { RejectedError } from "../src/errors.js";
 import type { Entity } from "../src/model.js";
-import type { Project } from "../src/project.js";
 import { cleanUp, syncLog, syncNow } from "../src/sync.js";
-import { settle, TestClock } from "./support/clock.js";
-import { FakeHub } from "./support/fake-hub.js";
+import { settle } from "./support/clock.js";
 import { FaultyStorage } from "./support/faulty.js";
-
-class World {
-  readonly clock = new TestClock();
-  client!: Client;
-  project!: Project;
-
-  constructor(
-    readonly hub = new FakeHub(),
-    public storage = new FaultyStorage(),
-  ) {}
-
-  async start(options: Partial<ClientOptions> = {}): Promise<this> {
-    const { hub, clock, storage } = this;
-    const getToken = () => "token";
-    this.client = await createClient({ url: "http://hub.test", getToken, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
-    this.project = await this.client.project("p");
-    this.project.subscribe();
-    return this;
-  }
-
-  async online(): Promise<this> {
-    await this.client.connect();
-    await settle();
-    return this;
-  }
-
-  /** The process is killed: another one starts from what the disk has. */
-  async restart(): Promise<World> {
-    this.client.disconnect();
-    void this.storage.die();
-    return new World(this.hub, new FaultyStorage(this.storage.disk)).start();
-  }
-
-  async titles(type = "task"): Promise<unknown[]> {
-    const all = await this.project.query(type).ready();
-    return all.map(({ fields }) => fields["title"]);
-  }
-}
+import { World } from "./support/world.js";
 
 const world = () => new World().start();
 
@@ -132,6 +92,31 @@ test("a gap is filled from the cursor, and nothing is applied twice or missed", 
   assert.deepEqual(await w.titles(), ["b", "c", "d", "one"]);
   assert.equal(w.project.replica.cursor?.seq, 4);
   assert.equal(w.project.state.get(), "live");
+});
+
+test("what the first page of a copy began at goes back with every further page, and not beyond the last", async () => {
+  const w = new World();
+  for (let at = 0; at < 5; at++) w.hub.write("task", `t${at}`, { title: `t${at}` });
+  w.hub.pageRows = 2;
+  await (await w.start()).online();
+  const pages = () => w.hub.requests.filter((path) => path.includes("/changes")).map((path) => path.replace(/.*\?/, "").replace(/&epoch=[^&]*/, ""));
+  assert.deepEqual(pages(), ["since=0", "since=2&begun=5", "since=4&begun=5"]);
+  w.client.disconnect();
+  w.hub.write("task", "t5", { title: "t5" });
+  assert.equal((await syncNow(w.client)).error, undefined);
+  assert.equal(pages().at(-1), "since=5");
+  // Broken off between pages, and begun again by another process.
+  const v = new World(w.hub);
+  await v.start();
+  const { fetch } = w.hub;
+  let left = 2;
+  Object.assign(v.client.parts.http, { fetch: (url: string, init: never) => (left-- > 0 ? fetch(url, init) : Promise.reject(new TypeError("offline"))) });
+  await v.online();
+  const again = await v.restart();
+  w.hub.requests.length = 0;
+  await again.online();
+  assert.equal(pages()[0], "since=4&begun=6");
+  assert.equal((await again.titles()).length, 6);
 });
 
 test("an edit of what is not here fetches the whole entity before the cursor passes", async () => {

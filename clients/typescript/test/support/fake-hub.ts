@@ -3,9 +3,16 @@
  * moment. It speaks the protocol as far as these tests need: one log, no conflicts but those it is told.
  */
 
+import { createHash } from "node:crypto";
 import type { FetchResponse, OpenSocket, Socket } from "../../src/platform.js";
 import type { ClientFrame, Op, WriteFrame } from "../../src/protocol/client.gen.js";
 import type { ServerFrame, Verdict } from "../../src/protocol/server.gen.js";
+
+/** Bucket and summand of an entity, as docs/PROTOCOL.md defines them. */
+export function documentedSum(type: string, id: string, version: number): [bucket: number, adds: bigint] {
+  const hash = (text: string) => createHash("sha256").update(text).digest();
+  return [hash(`${type}:${id}`)[0]! >> 2, hash(`${type}:${id}:${version}`).readBigUInt64BE()];
+}
 
 export interface LogEntry {
   seq: number;
@@ -42,6 +49,10 @@ export class FakeHub {
   deliver: (frame: ServerFrame) => boolean = () => true;
   /** Answers a frame instead of the hub; `true` if it did. */
   instead: ((frame: ClientFrame, socket: FakeSocket) => boolean) | undefined;
+  /** Rows in a page of the delta. */
+  pageRows = Infinity;
+  /** Told with every answer that a role reads. */
+  scope: string | undefined;
   pingInterval = 25;
   limits: Record<string, number> = {};
 
@@ -119,7 +130,7 @@ export class FakeHub {
       case "ping":
         return socket.tell({ type: "pong" } as ServerFrame);
       case "subscribe": {
-        const rooms = frame.rooms.map(({ room }) => ({ room, seq: this.head, epoch: this.epoch, recovered: true }));
+        const rooms = frame.rooms.map(({ room }) => ({ room, seq: this.head, epoch: this.epoch, recovered: true, scope: this.scope }));
         socket.tell({ type: "subscribed", id, rooms } as unknown as ServerFrame);
         for (const { room, since } of frame.rooms) {
           if (!room.startsWith("project:")) continue;
@@ -162,18 +173,44 @@ export class FakeHub {
     return { type: "change", project: "p", seq, entity, kind, version: seq, prev, fields, actor: "x", at: 0, op_id } as ServerFrame;
   }
 
+  private states(query: URLSearchParams): (State & { type: string; id: string })[] {
+    const [types, buckets] = ["types", "buckets"].map((name) => query.get(name)?.split(","));
+    const all = [...this.entities].map(([key, state]) => ({ ...state, type: key.split(":")[0]!, id: key.split(":")[1]! }));
+    return all
+      .filter(({ type }) => !types || types.includes(type))
+      .filter(({ type, id }) => !buckets || buckets.includes(String(documentedSum(type, id, 0)[0])));
+  }
+
+  private delta(query: URLSearchParams): unknown {
+    const epoch = query.get("epoch");
+    const anew = epoch !== null && epoch !== this.epoch;
+    const since = anew ? 0 : Number(query.get("since"));
+    const found = this.states(query).filter(({ version }) => version > since).sort((a, b) => a.version - b.version);
+    const page = found.slice(0, this.pageRows);
+    const more = page.length < found.length;
+    return {
+      changes: page.map(({ type, id, version, fields, deleted }) => ({ entity: { type, id }, version, fields, ...(deleted ? { deleted: true } : {}) })),
+      next: more ? page.at(-1)!.version : this.head,
+      more,
+      epoch: this.epoch,
+      scope: this.scope,
+      ...(more ? { begun: Number(query.get("begun") ?? this.head) } : {}),
+      ...(anew ? { resync: "epoch_changed" } : {}),
+    };
+  }
+
   private http(method: string, path: string, query: URLSearchParams, body?: string): { status: number; body: unknown } {
-    if (path.endsWith("/changes")) {
-      const epoch = query.get("epoch");
-      const anew = epoch !== null && epoch !== this.epoch;
-      const since = anew ? 0 : Number(query.get("since"));
-      const changes = [...this.entities].map(([key, state]) => {
-        const [type, id] = key.split(":") as [string, string];
-        return { entity: { type, id }, version: state.version, fields: state.fields, ...(state.deleted ? { deleted: true } : {}) };
-      });
-      const found = changes.filter(({ version }) => version > since).sort((a, b) => a.version - b.version);
-      const resync = anew ? { resync: "epoch_changed" } : {};
-      return { status: 200, body: { changes: found, next: this.head, more: false, epoch: this.epoch, ...resync } };
+    if (path.endsWith("/changes")) return { status: 200, body: this.delta(query) };
+    if (path.endsWith("/checksum")) {
+      const buckets = Array.from({ length: 64 }, () => ({ sum: 0n, count: 0 }));
+      for (const { type, id, version, deleted } of this.states(query)) {
+        if (deleted) continue;
+        const [bucket, adds] = documentedSum(type, id, version);
+        buckets[bucket]!.sum += adds;
+        buckets[bucket]!.count++;
+      }
+      const told = buckets.map(({ sum, count }) => ({ sum: BigInt.asUintN(64, sum).toString(16).padStart(16, "0"), count }));
+      return { status: 200, body: { head: this.head, epoch: this.epoch, scope: this.scope, buckets: told } };
     }
     if (method === "POST" && path.endsWith("/ops")) {
       const { ops } = JSON.parse(body ?? "{}") as { ops: Op[] };

@@ -5,11 +5,18 @@ import { WebSocket } from "ws";
 import { type Client, type ClientOptions, createClient } from "../../src/client.js";
 import type { OpenSocket } from "../../src/platform.js";
 
-const { SYNCLINE_TEST_EDGE = "", SYNCLINE_TEST_SECRET = "", SYNCLINE_TEST_DEV = "", SYNCLINE_TEST_PIDS = "" } = process.env;
+const { SYNCLINE_TEST_EDGE = "", SYNCLINE_TEST_SECRET = "", SYNCLINE_TEST_DEV = "", SYNCLINE_TEST_ADMIN = "", SYNCLINE_TEST_PIDS = "" } = process.env;
 export const EDGE = SYNCLINE_TEST_EDGE;
 export const DEV = SYNCLINE_TEST_DEV;
 /** The three instances behind the edge. */
 export const PIDS = SYNCLINE_TEST_PIDS.split(" ").map(Number);
+
+/** Does something as the administrator. */
+export async function admin(method: string, path: string, body?: unknown): Promise<void> {
+  const headers = { authorization: `Bearer ${SYNCLINE_TEST_ADMIN}`, "content-type": "application/json" };
+  const answer = await fetch(`${EDGE}/v1/admin${path}`, { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
+  if (!answer.ok) throw new Error(`${method} ${path} was answered with ${answer.status}: ${await answer.text()}`);
+}
 
 /** Node 20 has no WebSocket of its own. */
 export const openSocket: OpenSocket = (url, protocols) => new WebSocket(url, protocols) as never;

@@ -1,0 +1,45 @@
+/** One client with its project `p`, on a fake hub, with a clock and a disk of the test's. */
+
+import { type Client, type ClientOptions, createClient } from "../../src/client.js";
+import type { Project } from "../../src/project.js";
+import { settle, TestClock } from "./clock.js";
+import { FakeHub } from "./fake-hub.js";
+import { FaultyStorage } from "./faulty.js";
+
+export class World {
+  readonly clock = new TestClock();
+  client!: Client;
+  project!: Project;
+
+  constructor(
+    readonly hub = new FakeHub(),
+    public storage = new FaultyStorage(),
+  ) {}
+
+  async start(options: Partial<ClientOptions> = {}): Promise<this> {
+    const { hub, clock, storage } = this;
+    const getToken = () => "token";
+    this.client = await createClient({ url: "http://hub.test", getToken, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
+    this.project = await this.client.project("p");
+    this.project.subscribe();
+    return this;
+  }
+
+  async online(): Promise<this> {
+    await this.client.connect();
+    await settle();
+    return this;
+  }
+
+  /** The process is killed: another one starts from what the disk has. */
+  async restart(): Promise<World> {
+    this.client.disconnect();
+    void this.storage.die();
+    return new World(this.hub, new FaultyStorage(this.storage.disk)).start();
+  }
+
+  async titles(type = "task"): Promise<unknown[]> {
+    const all = await this.project.query(type).ready();
+    return all.map(({ fields }) => fields["title"]);
+  }
+}
