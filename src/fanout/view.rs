@@ -108,7 +108,7 @@ mod tests {
         let address = |name| change.seen_by(role(name)).map(|frame| frame.as_ptr());
         assert_eq!(address("all"), Some(change.frame.as_ptr()));
         assert_eq!(address("notes"), Some(change.frame.as_ptr()));
-        assert_eq!(address("clerk"), None);
+        assert_eq!(change.seen_by(role("clerk")), Some(&text(r#"{"kind":"update","fields":{}}"#)));
         let change = EncodedChange::from_frame(
             Seq(2),
             change.entity.clone(),

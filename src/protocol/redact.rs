@@ -20,20 +20,22 @@ impl Members<'_> {
     }
 }
 
-/// A `change` without the hidden fields; none if an update is left without any. A create or a delete is
-/// seen even if nothing of it is: the entity is there, or is not.
+/// A `change` without the hidden fields. An update of hidden fields alone shows what a delta shows of it,
+/// the version, so that a copy and its checksum stay right; not who did it, when, or by which operation.
 #[must_use]
 pub fn change(payload: &[u8], hidden: &[Box<str>]) -> Option<Vec<u8>> {
     let mut change: Members<'_> = serde_json::from_slice(payload).ok()?;
     let is_update = change.get("kind")? == r#""update""#;
+    let mut is_empty = false;
     for (name, value) in &mut change.0 {
         if name == "fields" {
             let fields = without(value, hidden)?;
-            if fields.get() == "{}" && is_update {
-                return None;
-            }
+            is_empty = fields.get() == "{}";
             *value = Cow::Owned(fields);
         }
+    }
+    if is_update && is_empty {
+        change.0.retain(|(name, _)| !matches!(&**name, "actor" | "at" | "op_id"));
     }
     serde_json::to_vec(&change).ok()
 }
@@ -182,10 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn an_update_of_hidden_fields_alone_is_nothing_but_a_create_or_delete_stays() {
-        let with = |kind: &str| format!(r#"{{"kind":"{kind}","fields":{{"salary":1}}}}"#);
-        assert_eq!(redacted(&with("update")), None);
-        assert_eq!(redacted(&with("create")).unwrap(), r#"{"kind":"create","fields":{}}"#);
+    fn an_update_of_hidden_fields_alone_shows_its_version_but_not_who_did_it() {
+        let with = |kind: &str, fields: &str, rest: &str| {
+            format!(r#"{{"kind":"{kind}","version":7,"fields":{{{fields}}}{rest}}}"#)
+        };
+        let (salary, who) = (r#""salary":1"#, r#","actor":"ana","at":5,"op_id":"o""#);
+        assert_eq!(redacted(&with("update", salary, who)).unwrap(), with("update", "", ""));
+        assert_eq!(redacted(&with("create", salary, who)).unwrap(), with("create", "", who));
         let delete = r#"{"kind":"delete","seq":8}"#;
         assert_eq!(redacted(delete).unwrap(), delete);
     }

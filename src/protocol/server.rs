@@ -386,11 +386,14 @@ pub struct Change<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<super::op::Fields>"))]
     pub fields: Option<&'a RawValue>,
-    /// Who did it.
+    /// Who did it. This and what follows are absent for readers from whom all its fields are hidden.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub actor: &'a str,
     /// When, in milliseconds since the Unix epoch by the hub's clock.
+    #[cfg_attr(test, schemars(with = "Option<i64>"))]
     pub at: i64,
     /// The operation that did it.
+    #[cfg_attr(test, schemars(with = "Option<OpId>"))]
     pub op_id: &'a OpId,
 }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::{Value, json};
-use syncline::protocol::sums::bucket;
+use syncline::id::Seq;
+use syncline::protocol::sums::{Sums, bucket};
 
-use crate::support::client::{Client, create};
+use crate::support::client::{Client, create, update};
 use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 use crate::support::plan::task;
@@ -203,6 +204,33 @@ async fn checksums_are_what_the_protocol_says() {
     };
     assert_eq!(count(&editor), 6);
     assert_eq!(count(&get(&hub, "/v1/projects/p/checksum").await), 7);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_lives_on_live_changes_has_the_checksum_of_a_role_that_hides_a_field() {
+    let hub = TestHub::start_with(|config| {
+        let viewer = config.roles.0.get_mut("viewer").unwrap();
+        viewer.hidden = [("task".to_owned(), vec!["wage".to_owned()])].into();
+    })
+    .await;
+    let mut viewer = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "viewer" }))).await;
+    viewer.subscribe(json!([{ "room": "project:p" }])).await;
+    write(&hub, &[create("1", "t1", &json!({ "n": 1, "wage": 4_711 }))]).await;
+    write(&hub, &[update("2", "t1", 1, &json!({ "wage": 4_712 }))]).await;
+    let created = viewer.expect("change").await;
+    assert_eq!(created["fields"], json!({ "n": 1 }));
+    // No more than a delta shows: the version, and not who did it.
+    assert_eq!(
+        viewer.expect("change").await,
+        json!({ "type": "change", "project": "p", "seq": 2, "entity": { "type": "task", "id": "t1" },
+            "kind": "update", "version": 2, "prev": 1, "fields": {} })
+    );
+    let mut copy = Sums::default();
+    copy.add(&task("t1"), Seq(2));
+    let sum = send(&hub, "viewer", "/v1/projects/p/checksum", false).await;
+    let sum: Value = sum.json().await.unwrap();
+    assert_eq!(sum["buckets"], serde_json::to_value(copy.0.to_vec()).unwrap());
     hub.stop().await;
 }
 

@@ -184,7 +184,7 @@ async fn another_role_is_in_force_at_once_and_told() {
     assert_eq!(
         frames.iter().map(brief).collect::<Vec<_>>(),
         [
-            json!(["advance", 3, null]),
+            json!(["change", 3, {}]),
             json!(["change", 4, { "title": "wall" }]),
             json!(["advance", 5, null]),
             json!(["change", 6, {}]),

@@ -390,13 +390,13 @@ export interface ServerOkFrame {
 export interface ServerChangeFrame {
   type: "change";
   /**
-   * Who did it.
+   * Who did it. This and what follows are absent for readers from whom all its fields are hidden.
    */
-  actor: string;
+  actor?: string | null;
   /**
    * When, in milliseconds since the Unix epoch by the hub's clock.
    */
-  at: number;
+  at?: number | null;
   /**
    * The entity changed.
    */
@@ -414,7 +414,7 @@ export interface ServerChangeFrame {
   /**
    * The operation that did it.
    */
-  op_id: OpId;
+  op_id?: OpId | null;
   /**
    * The entity's version before; 0 for a create.
    */
