@@ -511,7 +511,7 @@ async fn two_instances_retry_at_once_and_the_devices_of_both_hear() {
         (&json!(30), &json!(0))
     );
     for device in &mut devices {
-        for _ in 0..100 {
+        for _ in 0..30 {
             assert_eq!(device.expect("verdict").await["verdict"]["outcome"], "applied");
         }
     }

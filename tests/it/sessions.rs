@@ -7,7 +7,6 @@ use tokio::time::Duration;
 
 use crate::support::client::{Client, End, create, seqs, update};
 use crate::support::hub::{ADMIN_TOKEN, TestHub, token, token_with};
-use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Heard, Raw, text};
 use crate::support::{eventually, postgres, redis};

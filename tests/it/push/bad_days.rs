@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use syncline::protocol::notify::Lane;
 use syncline::push::stand_in::{Behaviour, Sent};
 
