@@ -119,7 +119,7 @@ impl Meeting<'_> {
         let Some(server) = self.row.fields.get(name) else { return false };
         let Op { base, was, .. } = &self.pending.op;
         let base = self.planner.known(*base);
-        let foreign = |stamp: &Stamp| stamp.0 > base && *stamp.1 != *self.pending.actor.client;
+        let foreign = |stamp: &Stamp| stamp.0 > base && !stamp.by(&self.pending.actor);
         server != client
             && self.row.stamps.of(name).is_some_and(foreign)
             && was.get(name).is_none_or(|was| was != server)
@@ -182,10 +182,9 @@ impl Meeting<'_> {
             strategy: self.planner.rules.entity(&self.key.kind).strategy,
         };
         if self.kind == ConflictKind::Changed {
-            let (base, client) = (self.planner.known(*base), self.pending.actor.client.as_str());
-            let foreign = |name: &str| {
-                self.row.stamps.of(name).is_some_and(|s| s.0 > base && *s.1 != *client)
-            };
+            let (base, actor) = (self.planner.known(*base), &self.pending.actor);
+            let foreign =
+                |name: &str| self.row.stamps.of(name).is_some_and(|s| s.0 > base && !s.by(actor));
             let changed = self.row.fields.iter().filter(|(name, _)| foreign(name));
             return changed.map(|(name, server)| field(name, None, Some(server))).collect();
         }
@@ -348,7 +347,7 @@ fn revive(row: &EntityRow, edit: &Fields) -> Decision {
 }
 
 fn edit(stamp: &Stamp) -> Edit<'_> {
-    Edit { at: stamp.3, client: &stamp.1, op: &stamp.2 }
+    Edit { at: stamp.3, client: stamp.client(), op: &stamp.2 }
 }
 
 fn code(kind: ConflictKind) -> &'static str {

@@ -297,12 +297,8 @@ impl<'a> Planner<'a> {
         let old = self.entity(&key);
         let prev = old.map_or(Seq::ZERO, |row| row.version);
         let seq = self.group.as_ref().unwrap_or(&self.done).head.next();
-        let stamp = Stamp(
-            seq,
-            pending.actor.client.as_str().into(),
-            pending.op.op_id.as_str().into(),
-            edited_at(pending, now),
-        );
+        let op_id = pending.op.op_id.as_str();
+        let stamp = Stamp::new(seq, &pending.actor, op_id, edited_at(pending, now));
         let row = next_row(pending, old, write, stamp);
         let fields = (*kind != ChangeKind::Delete).then(|| text.clone());
         let change = (&key, *kind);

@@ -303,6 +303,43 @@ fn a_clients_queued_edits_do_not_conflict_with_each_other() {
 }
 
 #[test]
+fn the_same_installation_under_another_user_is_somebody_else() {
+    let mut world = World::new();
+    let of = |user: &str, op: Value| {
+        let mut pending = pending("phone", &op);
+        pending.actor.user = user.into();
+        pending
+    };
+    world.run(&[
+        of("ana", op("1", "create", 0, json!({"title": "x", "done": false}))),
+        of("ana", op("2", "update", 1, json!({"title": "y"}))),
+    ]);
+    let late = world.run(&[
+        of("bo", op("3", "update", 1, json!({"title": "z"}))),
+        of("bo", op("4", "delete", 1, json!({}))),
+        of("ana", op("5", "update", 1, json!({"title": "w"}))),
+    ]);
+    assert_eq!(outcomes(&late), [Outcome::Superseded, Outcome::Superseded, Outcome::Applied]);
+    let unseen = &world.logged(&late[1]).conflict.fields;
+    assert_eq!(unseen.iter().map(|field| &*field.name).collect::<Vec<_>>(), ["title"]);
+}
+
+#[test]
+fn a_stamp_without_a_user_is_the_clients() {
+    let stamp = |by: &str| Stamp(Seq(1), by.into(), "1".into(), 0);
+    let actor = |user: &str| Actor { user: user.into(), client: "phone".into() };
+    assert!(stamp("phone").by(&actor("ana")) && !stamp("tablet").by(&actor("ana")));
+    let new = Stamp::new(Seq(1), &actor("ana"), "1", 0);
+    assert!(new.by(&actor("ana")) && !new.by(&actor("bo")));
+    let client = "source:erp".into();
+    let backend = Stamp::new(Seq(1), &Actor { client, ..actor("erp") }, "1", 0);
+    assert_eq!(
+        [&stamp("phone"), &new, &backend].map(Stamp::client),
+        ["phone", "phone", "source:erp"]
+    );
+}
+
+#[test]
 fn queued_edits_of_a_counter_and_a_set_each_count_once() {
     let mut world = World::new();
     world.one("a", &op("1", "create", 0, json!({"count": 5, "tags": ["a"]})));
