@@ -435,6 +435,71 @@ fn a_group_takes_effect_together_or_not_at_all() {
     assert_eq!(world.snapshot.head, Seq(2));
 }
 
+/// Runs a group whose members fail only because of each other, on `t1` with a title.
+fn failing_together(world: &mut World, ops: &[Value]) -> Vec<String> {
+    let (head, before) = (world.snapshot.head, world.fields());
+    let verdicts = world.group("a", ops);
+    assert!(verdicts.iter().all(|verdict| verdict.seq.is_none()), "{verdicts:?}");
+    assert_eq!((world.snapshot.head, world.fields()), (head, before), "{verdicts:?}");
+    verdicts.into_iter().map(|verdict| verdict.code.unwrap()).collect()
+}
+
+#[test]
+fn what_fails_only_because_of_its_group_takes_no_effect_alone() {
+    let mut world = World::new();
+    world.one("a", &op("1", "create", 0, json!({"title": "x"})));
+    let update = |id: &str, fields| op(id, "update", 1, fields);
+    let long = json!({"text": "x".repeat(600)});
+    let more = json!({"more": "y".repeat(600)});
+    for (ops, codes) in [
+        (
+            vec![op("2", "delete", 1, json!({})), update("3", json!({"title": "y"}))],
+            ["group_failed", "deleted"],
+        ),
+        (vec![update("4", long), update("5", more)], ["group_failed", "limit_exceeded"]),
+        (
+            vec![
+                with(op("6", "create", 0, json!({})), "id", "local:1"),
+                with(update("7", json!({"text": "x".repeat(2000)})), "id", "local:1"),
+            ],
+            ["group_failed", "limit_exceeded"],
+        ),
+        (
+            vec![update("8", json!({"title": "y"})), update("8", json!({"title": "z"}))],
+            ["group_failed", "op_id_reused"],
+        ),
+    ] {
+        assert_eq!(failing_together(&mut world, &ops), codes);
+    }
+    let alone = world.one("a", &update("9", json!({"title": "y"})));
+    assert_eq!(alone.outcome, Outcome::Applied);
+}
+
+#[test]
+fn a_decision_that_its_own_group_makes_stale_takes_no_effect_alone() {
+    let (mut world, conflict) = parked();
+    let edit = op("4", "update", 2, json!({"title": "y"}));
+    let decision = resolve("5", &conflict, 2, json!({"choose": "client"}));
+    let before = world.logged(&conflict).clone();
+    assert_eq!(failing_together(&mut world, &[edit, decision]), ["group_failed"; 2]);
+    assert_eq!(world.logged(&conflict), &before, "it is still to be decided");
+    let decision = resolve("6", &conflict, 2, json!({"choose": "client"}));
+    assert_eq!(world.one("a", &decision).outcome, Outcome::Applied);
+}
+
+#[test]
+fn a_lost_operation_stops_its_group_and_is_logged() {
+    let mut world = World::new();
+    world.one("a", &op("1", "create", 0, json!({"title": "x"})));
+    world.one("b", &op("2", "update", 1, json!({"title": "y"})));
+    let other = with(op("3", "create", 0, json!({})), "id", "other");
+    let verdicts = world.group("a", &[other, op("4", "update", 1, json!({"title": "z"}))]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Rejected, Outcome::Superseded]);
+    assert_eq!(verdicts[0].code.as_deref(), Some("group_failed"));
+    assert_eq!(world.logged(&verdicts[1]).conflict.fields[0].client, Some(json!("z")));
+    assert_eq!(world.snapshot.head, Seq(2));
+}
+
 #[test]
 fn a_parked_operation_stops_its_group_and_is_parked() {
     let mut world = World::of(Strategy::Manual);
