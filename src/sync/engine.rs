@@ -304,7 +304,7 @@ impl Inner {
                         self.relay.committed(one);
                         retold::verdicts(&self.relay, one, batch.ops, again);
                         if again {
-                            retold::tell(&self.store, &self.relay, one).await;
+                            retold::tell(&self.store, &self.relay, one, batch.ops).await;
                         }
                     }
                     return Ok(committed);
