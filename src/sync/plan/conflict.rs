@@ -3,6 +3,8 @@
 //! Every real conflict leaves an entry in the conflict log with both sides' values, so that whoever lost
 //! can be helped. An entry is open while its operation is parked for the user; a resolve closes it.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -271,8 +273,9 @@ impl Planner<'_> {
         let open = |parked: &&Parked| {
             parked.conflict.state == ConflictState::Open && parked.conflict.entity == *key
         };
-        let waiting: Vec<_> = self.snapshot.conflicts.keys().copied().collect();
-        let waiting = waiting.iter().filter_map(|id| self.conflict(*id)).filter(open);
+        let parked = self.states().flat_map(|state| state.conflicts.keys());
+        let known: HashSet<_> = self.snapshot.conflicts.keys().chain(parked).collect();
+        let waiting = known.into_iter().filter_map(|id| self.conflict(*id)).filter(open);
         let overruled: Vec<_> =
             waiting.filter_map(|parked| self.overruled(parked, write)).collect();
         for entry in overruled {

@@ -672,6 +672,20 @@ fn a_backend_that_overrules_a_parked_operation_leaves_a_trace() {
 }
 
 #[test]
+fn a_backend_overrules_what_was_parked_in_the_same_commit() {
+    let mut world = World::new();
+    world.one("a", &op("1", "create", 0, json!({"approval": "none"})));
+    world.one("b", &op("2", "update", 1, json!({"approval": "bo"})));
+    let late = pending("a", &op("3", "update", 1, json!({"approval": "ana"})));
+    let overrule = event("4", "update", None, json!({"approval": "erp"}));
+    let again = event("5", "update", None, json!({"approval": "crm"}));
+    let verdicts = world.run(&[late, overrule, again]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Conflict, Outcome::Applied, Outcome::Applied]);
+    let kinds = world.snapshot.conflicts.values().map(|parked| parked.conflict.kind);
+    assert_eq!(kinds.filter(|kind| *kind == ConflictKind::Overruled).count(), 2, "one for each");
+}
+
+#[test]
 fn verdicts_tell_nothing_the_role_does_not_see() {
     let mut world = World::new();
     world.one("a", &op("1", "create", 0, json!({"title": "x", "salary": 1})));
