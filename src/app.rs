@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use crate::auth::{Access, Authenticator, Disconnect, RevocationEntry, Roles};
 use crate::bus::{Bus, RedisLink};
-use crate::clock;
 use crate::config::Config;
 use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, Tally, ToShard};
 use crate::hub::{Hub, Memory};
@@ -134,8 +133,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let roles = Roles::compile(&config.roles).map_err(problems)?;
     let access = Arc::new(Access::new(roles, config.auth.memberships));
     let store = open_store(&config).await?;
-    store.purge_revocations(clock::now_s()).await?;
-    for row in store.revocations(clock::now_s()).await? {
+    let store_ms = store.now_ms().await?;
+    let store_heard = Instant::now();
+    store.purge_revocations(store_ms / 1000).await?;
+    for row in store.revocations(store_ms / 1000).await? {
         if Disconnect::read(&row).is_some() {
             continue; // nobody is here yet
         }
@@ -159,6 +160,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let push = Arc::new(push::policy(&store, &config.push, templates, providers).await?);
     let shutdown = Shutdown::new();
     let (hub, queues) = assemble(config, auth, access, (store, push), &shutdown)?;
+    hub.relay.disconnects.set_clock(store_ms, store_heard);
     hub.members.reload().await.context("cannot read the memberships")?;
     shutdown.spawn("operators", {
         let stop = shutdown.stopping().clone();

@@ -7,15 +7,17 @@ use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Access, Authenticator};
+use crate::auth::{Access, Authenticator, Permit};
 use crate::config::Config;
 use crate::fanout::{Relay, Tally};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
 use crate::presence::Presence;
+use crate::protocol::client::Write;
+use crate::protocol::error::Refusal;
 use crate::push::decide::Policy;
 use crate::push::{Acks, Live};
-use crate::quota::Quota;
+use crate::quota::{Kind, Quota};
 use crate::store::Store;
 use crate::sync::checksums::Checksums;
 use crate::sync::delta::Deltas;
@@ -80,6 +82,21 @@ impl Hub {
     /// A number for a new connection.
     pub fn next_conn(&self) -> u64 {
         self.last_conn.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Leaves a record of a write that is refused before any of its operations is looked at. It takes as much
+    /// of the user's rate as an operation; beyond that rate there are no records.
+    pub fn note_refused(
+        &self,
+        permit: &Permit,
+        client: &str,
+        write: Option<&Write>,
+        refusal: &Refusal,
+    ) {
+        if self.quota.take(permit.user(), Kind::Ops, 1).is_ok() {
+            let ops = write.map_or(&[][..], |write| &write.ops);
+            self.engine.refused(permit, client, ops, refusal.code);
+        }
     }
 
     /// The runtime limits as one JSON text, for `connected`.

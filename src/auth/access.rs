@@ -9,6 +9,8 @@ use super::claims::Claims;
 use super::memberships::Memberships;
 use super::policy::{Grants, Roles};
 use crate::config;
+use crate::id::{ProjectId, UserId};
+use crate::store::Standing;
 
 /// Roles, and who has them.
 #[derive(Debug)]
@@ -47,6 +49,18 @@ impl Access {
             }
         }
         Grants::resolve(&claims.user, &projects, &self.roles).on(claims.device.as_deref())
+    }
+
+    /// What is stored of a user in a project, as far as it counts; `Forgotten` leaves it to the token.
+    #[must_use]
+    pub fn standing(&self, user: &UserId, project: &ProjectId) -> Standing {
+        let stored = self.memberships().map(|stored| stored.of(user)).unwrap_or_default();
+        match stored.into_iter().find(|(stored, _)| stored == project) {
+            Some((_, Some(role))) => Standing::Role(role),
+            Some((_, None)) => Standing::Removed,
+            None if self.mode == config::Memberships::Hub => Standing::Removed,
+            None => Standing::Forgotten,
+        }
     }
 
     /// The stored memberships, if they count at all.

@@ -85,7 +85,7 @@ pub(crate) struct Listed {
 pub(crate) struct Retry {
     #[command(flatten)]
     which: Clear,
-    /// The role to decide under [default: the token's; with the admin token the one each was sent under]
+    /// The role to decide under [default: the token's; with the admin token the one stored for the user, else the one each was sent under]
     #[arg(long)]
     role: Option<RoleName>,
 }

@@ -31,6 +31,9 @@ pub struct Retention {
     /// Default 30 days.
     #[serde(with = "humantime_serde")]
     pub consumers: Duration,
+    /// But nothing is kept for a device that is older than this: the device is told to resync. Default 90 days.
+    #[serde(with = "humantime_serde")]
+    pub max_lag: Duration,
     /// Rows purged in one transaction. Default 1000.
     pub batch: u32,
 }
@@ -47,6 +50,7 @@ impl Default for Retention {
             sync_log: Duration::from_secs(30 * DAY),
             devices: Duration::from_secs(180 * DAY),
             consumers: Duration::from_secs(30 * DAY),
+            max_lag: Duration::from_secs(90 * DAY),
             batch: 1000,
         }
     }

@@ -32,6 +32,10 @@ pub struct Server {
     /// Time a socket may stay without a token, and a handshake may take. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// Time a reply over HTTP may stand still because its reader takes nothing of it; then the connection is
+    /// closed. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
     /// On SIGTERM, the time over which clients are sent away. Default 8 s.
     #[serde(with = "humantime_serde")]
     pub drain_spread: Duration,
@@ -53,6 +57,7 @@ impl Default for Server {
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(30),
             drain_spread: Duration::from_secs(8),
             drain_deadline: Duration::from_secs(25),
         }

@@ -17,7 +17,9 @@ use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::auth::{Disconnect, Revocation};
+use tokio::time::Instant;
+
+use crate::auth::Revocation;
 use crate::id::{EntityType, Epoch, ProjectId, Room, Seq, UserId};
 
 pub mod feed;
@@ -76,8 +78,8 @@ pub enum ToShard {
     Revoke(Arc<Revocation>),
     /// Ask anew what a user's connections are granted.
     Regrant(UserId),
-    /// Close the connections of a user that an administrator ended.
-    Disconnect(Disconnect),
+    /// Close the connections of a user that were opened until a moment.
+    Disconnect(UserId, Instant),
     /// Say goodbye to everyone, spread over the configured time.
     Drain,
 }

@@ -21,6 +21,9 @@ pub(super) struct Reader {
     pub(super) cursor: Seq,
     /// Whether live changes go to it now; otherwise it is still catching up.
     pub(super) live: bool,
+    /// Parts of the log, each after the first position up to the second, that the project's room brought
+    /// while this reader of an entity was catching up.
+    pub(super) brought: Vec<(Seq, Seq)>,
 }
 
 impl Reader {
@@ -63,13 +66,18 @@ impl Reader {
     ) -> usize {
         let mut sent = 0;
         for change in changes {
-            if let Some(frame) = change.seen_by(&self.role).filter(|_| change.seq > self.cursor) {
+            let wanted = change.seq > self.cursor && !self.was_brought(change.seq);
+            if let Some(frame) = change.seen_by(&self.role).filter(|_| wanted) {
                 sink.push(slot, frame);
                 self.cursor = change.seq;
                 sent += 1;
             }
         }
         sent
+    }
+
+    fn was_brought(&self, seq: Seq) -> bool {
+        self.brought.iter().any(|(after, upto)| seq > *after && seq <= *upto)
     }
 }
 

@@ -107,7 +107,7 @@ impl Project {
     ) {
         let start = cursor.unwrap_or(Seq(u64::MAX));
         let cursor = cursor.unwrap_or(Seq::ZERO);
-        let reader = Reader { role: role.clone(), start, cursor, live: false };
+        let reader = Reader { role: role.clone(), start, cursor, live: false, brought: Vec::new() };
         match entity {
             None => self.readers.insert(slot, reader),
             Some(entity) => self.entities.entry(entity.clone()).or_default().insert(slot, reader),
@@ -134,9 +134,11 @@ impl Project {
         for entity in entities {
             if let Some(reader) = self.reader(slot, Some(entity)) {
                 reader.live &= left.live;
-                // Up to where the project room began, the entity was read by itself.
+                // Up to where the project room began, the entity is read by itself.
                 if reader.cursor >= left.start {
                     reader.cursor = reader.cursor.max(left.cursor);
+                } else {
+                    reader.brought.push((left.start, left.cursor));
                 }
             }
         }
@@ -237,6 +239,9 @@ impl Project {
         };
         reader.cursor = reader.cursor.max(upto);
         reader.live = live;
+        if live {
+            reader.brought = Vec::new();
+        }
         sent
     }
 

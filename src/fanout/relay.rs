@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 
 use super::wire::{self, Signal, Wire};
 use super::{About, ConnId, EncodedChange, Fanout, Feed, Feeds, ToShard};
+use tokio::time::Instant;
+
 use crate::auth::{Access, Authenticator, Disconnect, Disconnects, RevocationEntry};
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
@@ -204,7 +206,9 @@ impl Relay {
     }
 
     fn presence_here(&self, delta: &Delta) {
-        self.presence.heard(delta);
+        if !self.presence.heard(delta) {
+            return;
+        }
         self.presence_frame(&PresenceDelta {
             room: &delta.room,
             members: None,
@@ -282,7 +286,10 @@ impl Relay {
     /// it stays news, and is met again in the store.
     pub fn disconnect_here(&self, disconnect: &Disconnect) -> bool {
         let new = self.disconnects.add(disconnect);
-        if new && self.fanout.to_all(&ToShard::Disconnect(disconnect.clone())) > 0 {
+        if new
+            && let Some(until) = self.disconnects.until(disconnect.at, Instant::now())
+            && self.fanout.to_all(&ToShard::Disconnect(disconnect.user.clone(), until)) > 0
+        {
             self.disconnects.forget(disconnect);
         }
         new

@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::api::{done, json, name, unavailable};
 use super::problem::Problem;
@@ -44,11 +45,21 @@ pub async fn disconnect(
     let _permit = permit(&hub, &headers)?;
     let user: UserId = name(&user)?;
     tracing::info!(%user, "an administrator disconnects a user");
-    let disconnect = Disconnect { user, at: clock::now_ms() };
+    let at = match hub.store.now_ms().await {
+        Ok(now) => now,
+        // Those here and those the bus reaches are closed all the same.
+        Err(_) => store_ms(&hub),
+    };
+    let disconnect = Disconnect { user, at };
     hub.relay.disconnect(&disconnect);
     let row = disconnect.row().map_err(|error| Refusal::internal(&error))?;
     hub.store.revoke(&row).await.map_err(|error| unavailable(&error))?;
     Ok(done())
+}
+
+/// About what the store's clock says.
+fn store_ms(hub: &Hub) -> i64 {
+    hub.relay.disconnects.store_ms(Instant::now()).unwrap_or_else(clock::now_ms)
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,7 +79,7 @@ pub async fn revoke(
 ) -> Result<Response, Problem> {
     let _permit = permit(&hub, &headers)?;
     let Revoke { revocation, expires_at } = json(&body)?;
-    let expires_at = expires_at.unwrap_or_else(|| clock::now_s() + KEEP_S);
+    let expires_at = expires_at.unwrap_or_else(|| store_ms(&hub) / 1000 + KEEP_S);
     let body = serde_json::to_string(&revocation).map_err(|error| Refusal::internal(&error))?;
     hub.store
         .revoke(&RevocationRow { body, expires_at })

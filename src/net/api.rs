@@ -181,16 +181,18 @@ async fn ops(
     let project: ProjectId = name(&project)?;
     let claims = claims(&hub, &headers).await?;
     let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
-    let body: Write = json(&body)?;
-    body.check()?;
-    let limits = &hub.config.limits;
-    if body.ops.len() > limits.ops_per_write {
-        return Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64).into());
-    }
-    spend(&hub, &permit, body.ops.len())?;
+    let read: Result<Write, _> = json(&body);
     // Who names no installation writes as the user.
-    let client = body.client.as_ref().map_or(permit.user().as_str(), |client| client.as_str());
-    let (decided, places) = hub.engine.write(&permit, client, &body)?;
+    let client = read.as_ref().ok().and_then(|write| write.client.as_ref());
+    let client = client.map_or(permit.user().as_str(), |client| client.as_str()).to_owned();
+    let note = |write: Option<&Write>, refusal: &Refusal| {
+        hub.note_refused(&permit, &client, write, refusal);
+    };
+    let body = read.inspect_err(|refusal| note(None, refusal))?;
+    let most = hub.config.limits.ops_per_write;
+    body.check(most).inspect_err(|refusal| note(Some(&body), refusal))?;
+    spend(&hub, &permit, body.ops.len())?;
+    let (decided, places) = hub.engine.write(&permit, &client, &body)?;
     let decided = decision(decided).await?;
     permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
     Ok(Json(Verdicts { verdicts: places.fill(decided) }))

@@ -5,6 +5,7 @@
 //! is left to the HTTP server, from its first byte on.
 
 use std::io::{Cursor, ErrorKind};
+use std::time::Duration;
 
 use bytes::Bytes;
 use httparse::{EMPTY_HEADER, Request, Status};
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, Chain, Join};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::patience::Patient;
 use super::server::HEAD_BYTES;
 use super::upgrade::{self, Handshake, Head};
 use crate::hub::Hub;
@@ -93,17 +95,17 @@ fn parse(bytes: &[u8], hub: &Hub) -> Parsed {
     }
 }
 
-/// A socket whose first bytes were read already, to be read again.
-pub(super) type Rewound = Join<Chain<Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>;
+/// A socket whose first bytes were read already, to be read again; a peer must go on reading.
+pub(super) type Rewound = Patient<Join<Chain<Cursor<Bytes>, OwnedReadHalf>, OwnedWriteHalf>>;
 
-pub(super) fn rewind(socket: TcpStream, read: Bytes) -> Rewound {
+pub(super) fn rewind(socket: TcpStream, read: Bytes, patience: Duration) -> Rewound {
     let (reader, writer) = socket.into_split();
-    tokio::io::join(Cursor::new(read).chain(reader), writer)
+    Patient::new(tokio::io::join(Cursor::new(read).chain(reader), writer), patience)
 }
 
 /// The socket again, and what of its first bytes was not read again.
 pub(super) fn unwind(rewound: Rewound) -> Option<(TcpStream, Bytes)> {
-    let (reader, writer) = rewound.into_inner();
+    let (reader, writer) = rewound.into_inner().into_inner();
     let (first, reader) = reader.into_inner();
     let at = usize::try_from(first.position()).ok()?;
     let rest = first.into_inner();

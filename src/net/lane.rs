@@ -18,7 +18,7 @@ use crate::id::{OpId, ProjectId, RoleName, Room, UserId};
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{StoredVerdict, Verdict};
-use crate::store::{LaneOp, LanePlace, LaneQuery};
+use crate::store::{LaneOp, LanePlace, LaneQuery, Standing};
 use crate::sync::plan;
 
 /// Operations on one page, and decided anew by one request.
@@ -144,8 +144,8 @@ struct Asked {
     project: Option<ProjectId>,
     /// Whose, where an administrator asks.
     user: Option<UserId>,
-    /// The role to decide under, where an administrator asks; without it the one each was sent under, as it
-    /// is configured now.
+    /// The role to decide under, where an administrator asks; without it the one that is stored for the user,
+    /// else the one each was sent under, as it is configured now.
     role: Option<RoleName>,
     /// These only.
     op_ids: Option<Vec<OpId>>,
@@ -200,7 +200,7 @@ pub(super) async fn retry_mine(
     Ok(Json(Retried { verdicts, next }))
 }
 
-/// `POST /v1/admin/projects/{project}/sync/failed/retry`: a user's, under a role named or kept.
+/// `POST /v1/admin/projects/{project}/sync/failed/retry`: a user's, under a role named, stored or kept.
 pub(super) async fn retry_of(
     State(hub): State<Arc<Hub>>,
     headers: HeaderMap,
@@ -218,13 +218,17 @@ pub(super) async fn retry_of(
         return Err(Refusal::new(ErrorCode::BadRequest, message).into());
     }
     let (failed, next) = asked.load(&hub, &project, &user).await?;
+    let roles = hub.access.roles();
+    let standing = hub.access.standing(&user, &project);
     let mut verdicts = Vec::with_capacity(failed.len());
     // In their order; those that were sent under one role share a commit.
     for run in failed.chunk_by(|a, b| a.role == b.role) {
-        let kept = RoleName::new(&run[0].role).ok();
-        let role =
-            asked.role.as_ref().or(kept.as_ref()).and_then(|role| hub.access.roles().get(role));
-        match role {
+        let role = asked.role.clone().or_else(|| match &standing {
+            Standing::Role(role) => Some(role.clone()),
+            Standing::Removed => None,
+            Standing::Forgotten => RoleName::new(&run[0].role).ok(),
+        });
+        match role.and_then(|role| roles.get(&role)) {
             Some(role) => {
                 let (project, user) = (project.clone(), user.clone());
                 let permit = Permit::on_behalf(&admin, project, user, role.clone());
@@ -251,10 +255,10 @@ fn of_whom(asked: &Asked) -> Result<UserId, Refusal> {
     asked.user.clone().ok_or_else(|| Refusal::new(ErrorCode::BadRequest, "name the `user`"))
 }
 
-/// The answer for an operation whose role is not configured any more: it stays as it is.
+/// The answer for an operation of which nothing says under which role to decide it: it stays as it is.
 fn without_role(failed: &LaneOp) -> StoredVerdict {
     let op = failed.op.as_deref().and_then(|raw| Write::op(raw).ok());
-    let message = "the role it was sent under is not known; name one as `role`";
+    let message = "no role of its user is known here any more; name one as `role`";
     op.map_or_else(|| failed.verdict.clone(), |op| plan::rejected(&op, "forbidden", message))
 }
 

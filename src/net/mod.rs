@@ -5,7 +5,8 @@
 //! [`api`], [`admin`] and [`members`] are the same commands for those who cannot hold a socket, for backends and
 //! for operators, `lane` and `status` tell of failed operations, `cors` lets browsers read them; `changes` and
 //! `checksum` are delta sync, `policies` say how to cache; `notifications` and `push` are the inbox and the
-//! devices of users; `demo` is a page for development; `guest` counts connections that are no WebSocket;
+//! devices of users; `demo` is a page for development; `guest` counts connections that are no
+//! WebSocket, `patience` closes those that stop reading;
 //! [`problem`] is the one mapping of refusals to
 //! HTTP; [`operator`] is the second listener.
 
@@ -22,6 +23,7 @@ mod lane;
 pub mod members;
 mod notifications;
 pub mod operator;
+mod patience;
 mod policies;
 pub mod problem;
 pub mod publish;

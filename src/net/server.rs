@@ -77,7 +77,10 @@ async fn begin(shard: Rc<Shard>, socket: TcpStream, guest: Guest, api: Router) {
             upgrade::accept(shard, socket, handshake, early, guest).await;
         }
         // On the heap, so that a handshake's task has no room for an HTTP server.
-        Ok(First::Other(read)) => Box::pin(http(shard, rewind(socket, read), guest, api)).await,
+        Ok(First::Other(read)) => {
+            let socket = rewind(socket, read, shard.hub.config.server.write_timeout);
+            Box::pin(http(shard, socket, guest, api)).await;
+        }
         Ok(First::Gone) | Err(_) => {}
     }
 }

@@ -210,10 +210,11 @@ impl Presence {
         }
     }
 
-    /// A delta, of this instance or another, is about to be delivered to this instance's clients.
-    pub fn heard(&self, delta: &Delta) {
-        if let Kind::Redis(redis) = &self.kind {
-            redis.heard(delta);
+    /// Whether a delta, of this instance or another, is to be delivered to this instance's clients.
+    pub fn heard(&self, delta: &Delta) -> bool {
+        match &self.kind {
+            Kind::Redis(redis) => redis.heard(delta),
+            _ => true,
         }
     }
 

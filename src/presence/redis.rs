@@ -61,12 +61,17 @@ impl Redis {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A delta is about to be delivered to this instance's clients.
-    pub(crate) fn heard(&self, delta: &Delta) {
-        let counts = delta.version > 0 && self.registry().has_room(&delta.room);
-        if counts && self.told().delta(delta) {
+    /// Whether a delta that arrived is to be delivered to this instance's clients.
+    pub(crate) fn heard(&self, delta: &Delta) -> bool {
+        if delta.version == 0 || !self.registry().has_room(&delta.room) {
+            return true;
+        }
+        let mut told = self.told();
+        let deliver = told.delta(delta);
+        if told.is_behind() {
             self.wake.notify_one();
         }
+        deliver
     }
 
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {

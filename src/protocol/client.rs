@@ -160,8 +160,11 @@ impl Write {
     /// That the operations arrived as they were sent.
     ///
     /// # Errors
-    /// `checksum_mismatch`: none of them is to be applied.
-    pub fn check(&self) -> Result<(), Refusal> {
+    /// `checksum_mismatch`, or `limit_exceeded` if they are more than `most`: none of them is to be applied.
+    pub fn check(&self, most: usize) -> Result<(), Refusal> {
+        if self.ops.len() > most {
+            return Err(Refusal::limit("ops_per_write", most as u64));
+        }
         if self.intact {
             return Ok(());
         }

@@ -11,8 +11,9 @@ use tokio::task::spawn_local;
 use super::delivery::Way;
 use super::shard::Shard;
 use super::table::ConnRef;
+use crate::fanout::registry::Slot;
 use crate::fanout::{EncodedChange, Feed};
-use crate::id::{EntityKey, Room, Seq};
+use crate::id::{EntityKey, ProjectId, Room, Seq};
 use crate::protocol::server::ResyncReason;
 use crate::sync::pages::Page;
 use crate::telemetry::{CatchUpSource, Delivery};
@@ -143,7 +144,7 @@ impl Shard {
     /// there is nothing more to do for it.
     fn read_recent(&self, reader: &mut CatchUp) -> Progress {
         let Some(cursor) = self.cursor(reader) else { return Progress::Live };
-        if reader.until.is_some_and(|until| cursor >= until) {
+        if reader.until.is_some_and(|until| cursor >= until) && self.hands_over(reader) {
             self.pass(reader, cursor, &[], cursor, true);
             return Progress::Live;
         }
@@ -161,8 +162,30 @@ impl Shard {
         }
         self.hub.metrics.catch_ups.of(CatchUpSource::Recent).inc();
         let upto = changes.last().map_or(cursor, |last| last.seq);
-        let live = whole || reader.until.is_some_and(|until| upto >= until);
+        let live = match reader.until {
+            None => whole,
+            Some(until) => (whole || upto >= until) && self.hands_over(reader),
+        };
         self.pass(reader, cursor, &changes, upto, live);
         if live { Progress::Live } else { Progress::More }
+    }
+
+    /// At the end of its part, whether the project's room brings an entity's reader the rest. That room may
+    /// have been left meanwhile: then the reader goes on, up to where the room was joined again if it was.
+    fn hands_over(&self, reader: &mut CatchUp) -> bool {
+        if reader.entity.is_none() {
+            return true;
+        }
+        let covered = self.covered_since(reader.conn.slot, reader.feed.project());
+        let hands_over = covered.is_some_and(|since| reader.until >= Some(since));
+        if !hands_over {
+            reader.until = covered;
+        }
+        hands_over
+    }
+
+    /// Since when a connection's entities of this project come by the project's room, if it is there.
+    pub(super) fn covered_since(&self, slot: Slot, project: &ProjectId) -> Option<Seq> {
+        self.state.borrow().registry.get(project)?.reads_all_since(slot)
     }
 }

@@ -110,21 +110,21 @@ impl Shard {
 
     fn write(self: &Rc<Self>, conn: ConnRef, id: Option<RequestId>, write: &Write) {
         let project = write.project.as_ref().expect("a decoded frame has its project");
-        let submitted = self
-            .permit(conn, Command::Write(project))
-            .and_then(|permit| {
-                write.check()?;
-                let count = u32::try_from(write.ops.len()).unwrap_or(u32::MAX);
-                self.spend(&permit, Kind::Ops, count)?;
-                Ok(permit)
-            })
-            .and_then(|permit| {
-                let client = self
-                    .with_identity(conn, |identity| identity.client.clone())
-                    .ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
-                let (verdicts, places) = self.hub.engine.write(&permit, client.as_str(), write)?;
-                Ok((verdicts, places, permit))
-            });
+        let submitted = self.permit(conn, Command::Write(project)).and_then(|permit| {
+            let client = self
+                .with_identity(conn, |identity| identity.client.clone())
+                .ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
+            write.check(self.hub.config.limits.ops_per_write).inspect_err(|refusal| {
+                if refusal.code == ErrorCode::LimitExceeded {
+                    self.hub.metrics.rate_limited.of(RateLimit::Connection).inc();
+                }
+                self.hub.note_refused(&permit, client.as_str(), Some(write), refusal);
+            })?;
+            let count = u32::try_from(write.ops.len()).unwrap_or(u32::MAX);
+            self.spend(&permit, Kind::Ops, count)?;
+            let (verdicts, places) = self.hub.engine.write(&permit, client.as_str(), write)?;
+            Ok((verdicts, places, permit))
+        });
         let (verdicts, places, permit) = match submitted {
             Ok(submitted) => submitted,
             Err(refusal) => {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::delivery::Way;
 use super::state::Tick;
 use super::table::{Closing, ConnRef, State};
-use crate::auth::{Claims, Disconnect, concerns};
+use crate::auth::{Claims, concerns};
 use crate::clock;
 use crate::fanout::ToShard;
 use crate::fanout::registry::Slot;
@@ -118,8 +118,8 @@ impl Shard {
                 self.close_revoked(|claims| concerns(&revocation, claims));
             }
             ToShard::Regrant(user) => self.regrant_user(&user),
-            ToShard::Disconnect(Disconnect { user, at }) => {
-                for slot in self.sessions_until(&user, at) {
+            ToShard::Disconnect(user, until) => {
+                for slot in self.sessions_until(&user, until) {
                     self.close(slot, Closing::Code(CloseCode::Forbidden));
                 }
             }
@@ -204,7 +204,8 @@ impl Shard {
             .collect();
         drop(state);
         for (conn, entity) in refs {
-            self.catch_up_later(conn, &feed, entity, None, None);
+            let until = entity.as_ref().and_then(|_| self.covered_since(conn.slot, project));
+            self.catch_up_later(conn, &feed, entity, None, until);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::shard::Shard;
@@ -106,7 +107,7 @@ impl Shard {
             named: named.is_some(),
             client: named.unwrap_or_else(nameless),
             active: connect.and_then(|c| c.active).unwrap_or(true),
-            opened_at: clock::now_ms(),
+            opened_at: Instant::now(),
         }));
         users.add(&user, conn.slot);
         drop(state);

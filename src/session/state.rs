@@ -18,7 +18,7 @@ use crate::quota::TokenBucket;
 pub struct Session {
     phase: Phase,
     heard_at: Instant,
-    pinged: bool,
+    pinged_at: Option<Instant>,
     in_flight: u32,
     ops: TokenBucket,
     broadcasts: TokenBucket,
@@ -90,7 +90,7 @@ impl Session {
         Self {
             phase: Phase::Waiting { since: now },
             heard_at: now,
-            pinged: false,
+            pinged_at: None,
             in_flight: 0,
             ops: TokenBucket::new(limits.ops_per_second, now),
             broadcasts: TokenBucket::new(limits.broadcasts_per_second, now),
@@ -114,7 +114,7 @@ impl Session {
     /// Something arrived from the peer: it lives.
     pub fn heard(&mut self, now: Instant) {
         self.heard_at = now;
-        self.pinged = false;
+        self.pinged_at = None;
     }
 
     /// A request that [`Self::frame`] let through was answered.
@@ -200,9 +200,6 @@ impl Session {
             return Err(Refusal::limit("requests_in_flight", limit).retry_after(100));
         }
         match frame {
-            ClientFrame::Write(write) if write.ops.len() > limits.ops_per_write => {
-                Err(Refusal::limit("ops_per_write", limits.ops_per_write as u64))
-            }
             ClientFrame::Presence(p) if p.state.get().len() > limits.presence_bytes => {
                 Err(Refusal::limit("presence_bytes", limits.presence_bytes as u64))
             }
@@ -233,14 +230,18 @@ impl Session {
             return tick;
         }
         let silent = now.saturating_duration_since(self.heard_at);
-        if silent >= server.ping_interval + server.pong_timeout {
-            return Tick::Close(CloseCode::NoPong);
+        match self.pinged_at {
+            // Since the ping, not since the last word: an instance that was too busy to ping gave no chance to
+            // answer.
+            Some(pinged) if now.saturating_duration_since(pinged) >= server.pong_timeout => {
+                Tick::Close(CloseCode::NoPong)
+            }
+            None if silent >= server.ping_interval => {
+                self.pinged_at = Some(now);
+                Tick::Ping
+            }
+            _ => Tick::Idle,
         }
-        if silent >= server.ping_interval && !self.pinged {
-            self.pinged = true;
-            return Tick::Ping;
-        }
-        Tick::Idle
     }
 
     fn token_tick(
@@ -318,6 +319,21 @@ mod tests {
         assert_eq!(refused(session.frame(connect, now, &limits)), ErrorCode::Unauthorized);
         session.not_authenticated();
         assert!(matches!(session.frame(connect, now, &limits), Step::Authenticate { .. }));
+    }
+
+    #[test]
+    fn nobody_counts_as_dead_who_was_not_pinged() {
+        let (mut session, _, now) = open();
+        let (server, auth) = (Server::default(), Auth::default());
+        // The instance was busy for longer than a ping and its answer may take.
+        let late = now + server.ping_interval + 2 * server.pong_timeout;
+        assert_eq!(session.tick(late, 0, &server, &auth), Tick::Ping);
+        let waiting = late + server.pong_timeout - Duration::from_millis(1);
+        assert_eq!(session.tick(waiting, 0, &server, &auth), Tick::Idle);
+        let over = late + server.pong_timeout;
+        assert_eq!(session.tick(over, 0, &server, &auth), Tick::Close(CloseCode::NoPong));
+        session.heard(over);
+        assert_eq!(session.tick(over, 0, &server, &auth), Tick::Idle);
     }
 
     #[test]

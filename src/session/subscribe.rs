@@ -346,11 +346,8 @@ impl Shard {
             self.set_cursor(conn, room, entity.as_ref(), start.head);
             return self.catch_up_later(conn, feed, entity, None, Some(start.head));
         };
-        let covered_since = entity.as_ref().and_then(|_| {
-            let state = self.state.borrow();
-            let rooms = room.project().and_then(|project| state.registry.get(project));
-            rooms.and_then(|rooms| rooms.reads_all_since(conn.slot))
-        });
+        let covered_since =
+            entity.as_ref().and_then(|_| self.covered_since(conn.slot, feed.project()));
         // What the project's room brings already is not sent again.
         let until = covered_since.map(|since| since.max(from));
         self.catch_up_later(conn, feed, entity, start.page, until);

@@ -84,8 +84,8 @@ pub(super) struct Identity {
     pub(super) named: bool,
     /// Whether the app is in the foreground.
     pub(super) active: bool,
-    /// When the session was opened, in milliseconds since the Unix epoch.
-    pub(super) opened_at: i64,
+    /// When the session was opened.
+    pub(super) opened_at: Instant,
 }
 
 /// A room a connection is in.
@@ -129,12 +129,12 @@ impl Closing {
 }
 
 impl Shard {
-    /// A user's sessions that were opened until `at`, in milliseconds since the Unix epoch.
-    pub(super) fn sessions_until(&self, user: &UserId, at: i64) -> Vec<Slot> {
+    /// A user's sessions that were opened until a moment.
+    pub(super) fn sessions_until(&self, user: &UserId, until: Instant) -> Vec<Slot> {
         let state = self.state.borrow();
         let opened = |slot: &Slot| {
             let identity = state.conns.get(*slot as usize).and_then(|c| c.identity.as_ref());
-            identity.is_some_and(|who| who.opened_at <= at)
+            identity.is_some_and(|who| who.opened_at <= until)
         };
         state.users.of(user).filter(opened).collect()
     }

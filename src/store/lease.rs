@@ -88,7 +88,10 @@ impl Store {
     }
 
     /// The database's clock, in milliseconds since the Unix epoch.
-    pub(super) async fn now_ms(&self) -> Result<i64, StoreError> {
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn now_ms(&self) -> Result<i64, StoreError> {
         let sql = self.with_clock("SELECT {now}");
         Ok(on_reader!(self, |db| sqlx::query_scalar(sql).fetch_one(db).await)?)
     }

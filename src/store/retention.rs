@@ -2,7 +2,8 @@
 //!
 //! Every transaction renews the purger's [`Lease`] first. The log and the tombstones of a project are purged
 //! under the project's own lock, never beyond a device that may still come back, and the floor rises in the
-//! same transaction: a cursor from before is told to resync. `sync::retention` decides what and when.
+//! same transaction: a cursor from before is told to resync. A device that needs what is too old to be kept
+//! for anybody is not waited for. `sync::retention` decides what and when.
 
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub struct Ages {
     pub keep: Duration,
     /// Devices seen within this time are waited for.
     pub consumers: Duration,
+    /// But not those that need something older than this.
+    pub max_lag: Duration,
 }
 
 /// Projects whose oldest change, or oldest tombstone, is older than `$3`.
@@ -75,12 +78,13 @@ const DUE_TOMBSTONES: &str = "
         ORDER BY version LIMIT 1
     ) < $3 ORDER BY project LIMIT $2";
 
-/// The project's lock, as every commit takes it.
-const LOCK: &str = "
-    SELECT head_seq FROM sync_head WHERE project = $1";
-/// The position before which no device is that may still come back.
+/// The floor of either kind. With `FOR UPDATE` it is the project's lock, as every commit takes it.
+const FLOOR_LOG: &str = "SELECT log_floor FROM sync_head WHERE project = $1";
+const FLOOR_TOMBSTONES: &str = "SELECT tombstone_floor FROM sync_head WHERE project = $1";
+/// The position before which no device is that may still come back. One before `$3` needs what nobody is
+/// given any more: it will be told to resync, and holds back nothing.
 const REACHED: &str = "
-    SELECT MIN(acked) FROM device_cursors WHERE project = $1 AND last_seen >= $2";
+    SELECT MIN(acked) FROM device_cursors WHERE project = $1 AND last_seen >= $2 AND acked >= $3";
 
 const OLDEST_LOG: &str = "
     SELECT seq, at FROM changes WHERE project = $1 ORDER BY seq LIMIT $2";
@@ -95,6 +99,16 @@ const DELETE_LOG: &str = "DELETE FROM changes WHERE project = $1 AND seq <= $2";
 const DELETE_TOMBSTONES: &str =
     "DELETE FROM entities WHERE project = $1 AND deleted_at IS NOT NULL AND version <= $2";
 
+/// The last position of which everything up to it is older than `$2`.
+const STALE_LOG: &str = "
+    SELECT MAX(seq) FROM changes WHERE project = $1 AND seq < COALESCE(
+        (SELECT seq FROM changes WHERE project = $1 AND at >= $2 ORDER BY seq LIMIT 1),
+        9223372036854775807)";
+const STALE_TOMBSTONES: &str = "
+    SELECT MAX(version) FROM entities
+    WHERE project = $1 AND deleted_at IS NOT NULL AND version < COALESCE(
+        (SELECT version FROM entities WHERE project = $1 AND deleted_at >= $2
+         ORDER BY version LIMIT 1), 9223372036854775807)";
 /// Counts what a run would purge, by the same rules.
 const COUNT_LOG: &str = "
     SELECT COUNT(*) FROM changes WHERE project = $1 AND seq <= $2 AND seq < COALESCE(
@@ -122,6 +136,20 @@ impl Past {
         }
     }
 
+    fn floor(self) -> &'static str {
+        match self {
+            Self::Log => FLOOR_LOG,
+            Self::Tombstones => FLOOR_TOMBSTONES,
+        }
+    }
+
+    fn stale(self) -> &'static str {
+        match self {
+            Self::Log => STALE_LOG,
+            Self::Tombstones => STALE_TOMBSTONES,
+        }
+    }
+
     fn oldest(self) -> &'static str {
         match self {
             Self::Log => OLDEST_LOG,
@@ -144,7 +172,7 @@ impl Past {
     }
 }
 
-/// The last position that may go: everything up to it is old, and no device still needs it.
+/// The last position up to which everything is older than `cutoff` and not beyond `reached`.
 fn upto(oldest: &[(i64, i64)], cutoff: i64, reached: Option<i64>) -> Option<i64> {
     let may_go = |(seq, at): &&(i64, i64)| *at < cutoff && reached.is_none_or(|to| *seq <= to);
     oldest.iter().take_while(may_go).last().map(|(seq, _)| *seq)
@@ -185,19 +213,25 @@ impl Store {
         ages: Ages,
         batch: u32,
     ) -> Result<Option<u64>, StoreError> {
-        let lock = if self.groups_projects() { LOCK.into() } else { format!("{LOCK} FOR UPDATE") };
+        let lock = if self.groups_projects() { "" } else { " FOR UPDATE" };
+        let lock = format!("{}{lock}", past.floor());
         let purged = in_transaction!(self, |tx| {
             let Some(now) = renewed!(self, tx, lease) else { return Ok(None) };
-            sqlx::query(AssertSqlSafe(lock)).bind(project.as_str()).execute(&mut *tx).await?;
-            let reached: Option<i64> = sqlx::query_scalar(REACHED)
+            let floor: Option<i64> = sqlx::query_scalar(AssertSqlSafe(lock))
                 .bind(project.as_str())
-                .bind(now.saturating_sub(ms(ages.consumers)))
-                .fetch_one(&mut *tx)
+                .fetch_optional(&mut *tx)
                 .await?;
             let oldest: Vec<(i64, i64)> = sqlx::query_as(past.oldest())
                 .bind(project.as_str())
                 .bind(i64::from(batch))
                 .fetch_all(&mut *tx)
+                .await?;
+            let stale = upto(&oldest, now.saturating_sub(ms(ages.max_lag)), None);
+            let reached: Option<i64> = sqlx::query_scalar(REACHED)
+                .bind(project.as_str())
+                .bind(now.saturating_sub(ms(ages.consumers)))
+                .bind(stale.or(floor).unwrap_or(0))
+                .fetch_one(&mut *tx)
                 .await?;
             let mut purged = 0;
             if let Some(upto) = upto(&oldest, now.saturating_sub(ms(ages.keep)), reached) {
@@ -256,9 +290,17 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let now = self.now_ms().await?;
         let count: i64 = on_reader!(self, |db| {
+            let floor: Option<i64> =
+                sqlx::query_scalar(past.floor()).bind(project.as_str()).fetch_optional(db).await?;
+            let stale: Option<i64> = sqlx::query_scalar(past.stale())
+                .bind(project.as_str())
+                .bind(now.saturating_sub(ms(ages.max_lag)))
+                .fetch_one(db)
+                .await?;
             let reached: Option<i64> = sqlx::query_scalar(REACHED)
                 .bind(project.as_str())
                 .bind(now.saturating_sub(ms(ages.consumers)))
+                .bind(stale.or(floor).unwrap_or(0))
                 .fetch_one(db)
                 .await?;
             sqlx::query_scalar(past.count())

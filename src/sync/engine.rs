@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -120,6 +121,14 @@ impl Engine {
         let sent = Sent { raws: &write.ops, client, clock_offset };
         let read = Submission::read(permit, sent, &self.0.writes, &self.0.rules);
         self.take(permit, read, write.ops.len(), request)
+    }
+
+    /// Leaves a record of a request that is refused as a whole.
+    pub fn refused(&self, permit: &Permit, client: &str, ops: &[Box<RawValue>], code: ErrorCode) {
+        if let Some(mut request) = self.0.journal.request(Kind::Write, permit, client) {
+            request.holds(ops.len(), ops.iter().map(|op| op.get().len()).sum(), 0);
+            request.refused(code.as_str());
+        }
     }
 
     /// Queues operations of the failed lane, to be decided anew, and says where the answers belong.

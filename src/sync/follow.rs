@@ -223,19 +223,19 @@ impl Follower {
         if began < *self.revocations_at.lock().await {
             return;
         }
-        match self.store.revocations(clock::now_s()).await {
-            Ok(rows) => {
+        match self.revocations().await {
+            Ok((now, rows)) => {
                 let missed = rows.iter().filter(|row| self.enforce(row)).count();
                 if missed > 0 {
                     tracing::info!(missed, "revocations were missed on the bus; now in force");
                 }
+                self.relay.disconnects.purge(now);
             }
             Err(error) => {
                 self.metrics.store_errors.inc();
                 tracing::warn!(%error, "cannot read revocations");
             }
         }
-        self.relay.disconnects.purge(clock::now_ms());
         *self.revocations_at.lock().await = Instant::now() + began.elapsed() * REVOCATIONS_SHARE;
     }
 
@@ -251,6 +251,14 @@ impl Follower {
                 tracing::warn!(%error, "cannot read memberships");
             }
         }
+    }
+
+    /// What is in force by the store's clock, and what that says: an instance whose own is wrong misses nothing.
+    async fn revocations(&self) -> Result<(i64, Vec<RevocationRow>), StoreError> {
+        let now = self.store.now_ms().await?;
+        self.relay.disconnects.set_clock(now, Instant::now());
+        let rows = self.store.revocations(now / 1000).await?;
+        Ok((now, rows))
     }
 
     /// Whether the revocation was news.

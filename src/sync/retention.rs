@@ -146,7 +146,7 @@ impl Retention {
     }
 
     fn ages(&self, keep: Duration) -> Ages {
-        Ages { keep, consumers: self.config.consumers }
+        Ages { keep, consumers: self.config.consumers, max_lag: self.config.max_lag }
     }
 
     async fn past(

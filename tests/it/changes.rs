@@ -1,5 +1,7 @@
 //! Delta sync over HTTP: long replies, compressed ones, parts of the state, checksums.
 
+use std::time::Duration;
+
 use reqwest::Response;
 use serde_json::{Value, json};
 use syncline::protocol::sums::bucket;
@@ -8,6 +10,7 @@ use crate::support::client::{Client, create};
 use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 use crate::support::plan::task;
+use crate::support::raw::Raw;
 
 async fn send(hub: &TestHub, role: &str, path: &str, gzip: bool) -> Response {
     let token = token("ana", &json!({ "p": role }));
@@ -72,6 +75,35 @@ async fn a_long_reply_is_written_while_it_is_read_and_says_the_same() {
     assert_eq!(since, 2_000);
     assert_eq!(pages[..1_800], whole["changes"].as_array().unwrap()[..]);
     assert_eq!(pages.len(), 2_000);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_is_cut_off() {
+    let patience = Duration::from_millis(200);
+    let hub = TestHub::start_with(|config| config.server.write_timeout = patience).await;
+    // More than the kernel keeps for a connection: 12 MB.
+    let text = "x".repeat(60_000);
+    for n in 0..40 {
+        let row = |m: u32| {
+            let name = format!("{n}-{m}");
+            create(&name, &name, &json!({ "a": text, "b": text, "c": text }))
+        };
+        write(&hub, &[row(0), row(1)]).await;
+    }
+    let mut reader = Raw::open_narrow(&hub.ws()).await;
+    let token = token("ana", &json!({ "p": "editor" }));
+    let request = "GET /v1/projects/p/changes?limit=1000 HTTP/1.1\r\nhost: hub\r\n";
+    reader.send(format!("{request}authorization: Bearer {token}\r\n\r\n")).await;
+    assert!(reader.head().await.starts_with("HTTP/1.1 200"));
+    let connections = || hub.metric("syncline_http_connections");
+    eventually("its connection is closed", || async { connections() == 0.0 }).await;
+    let read = reader.read_out().await;
+    assert!(read.len() < 12_000_000 && !read.ends_with("\r\n0\r\n\r\n"), "{}", read.len());
+
+    // Whoever reads is served.
+    let whole = get(&hub, "/v1/projects/p/changes?limit=1000").await;
+    assert_eq!(whole["changes"].as_array().unwrap().len(), 80);
     hub.stop().await;
 }
 

@@ -311,6 +311,92 @@ async fn an_administrator_retries_under_the_role_of_then_or_a_named_one() {
 }
 
 #[tokio::test]
+async fn an_administrator_retries_under_the_role_that_is_stored_if_there_is_one() {
+    let hub = TestHub::start().await;
+    let admin = Api::admin(&hub);
+    let failed = "/v1/admin/projects/p/sync/failed/retry";
+    let retry = async |user: &str, op: &str| {
+        let body = json!({ "user": user, "op_ids": [op] });
+        list(&admin.post(failed, body).await, "verdicts")[0].clone()
+    };
+    let member = async |method: Method, user: &str, role: &Value| {
+        let url = format!("{}/v1/admin/projects/p/members/{user}", admin.base);
+        let request = reqwest::Client::new().request(method, url).bearer_auth(&admin.token);
+        let answer = request.body(role.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 204);
+    };
+    let sent = async |api: &Api, op: &str| {
+        let rejected = api.write("c", json!([create(op, op, &json!({}))])).await;
+        assert_eq!(rejected[0]["code"], "forbidden");
+    };
+    // Sent as a viewer, who was made an editor since.
+    sent(&Api::of(&hub, "ana", "viewer"), "a").await;
+    member(Method::PUT, "ana", &json!({ "role": "editor" })).await;
+    assert_eq!(retry("ana", "a").await["outcome"], "applied");
+    // Sent under a role that may not write, by one who was taken out since: nothing of hers is decided.
+    let ben = Api::of(&hub, "ben", "viewer");
+    sent(&ben, "b").await;
+    member(Method::DELETE, "ben", &Value::Null).await;
+    let taken_out = retry("ben", "b").await;
+    assert_eq!(taken_out["code"], "forbidden");
+    let message = taken_out["message"].as_str().unwrap();
+    assert!(message.contains("name one as `role`"), "{message}");
+    // Nothing is stored of her any more: the role of then.
+    member(Method::DELETE, "ben?forget=true", &Value::Null).await;
+    let as_then = retry("ben", "b").await;
+    assert_eq!(as_then["code"], "forbidden");
+    assert_ne!(as_then["message"], taken_out["message"]);
+    // And a role that is named goes before all.
+    let named = json!({ "user": "ben", "op_ids": ["b"], "role": "editor" });
+    assert_eq!(list(&admin.post(failed, named).await, "verdicts")[0]["outcome"], "applied");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_as_a_whole_is_logged_within_the_rate_of_its_user() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.ops_per_write = 2;
+        config.limits.user_ops_per_second = 2;
+    })
+    .await;
+    let ana = Api::of(&hub, "ana", "editor");
+    let path = "/v1/projects/p/ops";
+    let ops: Vec<_> = (0..3).map(|n| create(&format!("{n}"), "t", &json!({}))).collect();
+    let many = json!({ "client": "phone", "ops": ops });
+    assert_eq!(ana.refused(Method::POST, path, many).await, "limit_exceeded");
+    let changed = json!({ "client": "phone", "ops": ops[..1], "checksum": "00000000" });
+    assert_eq!(ana.refused(Method::POST, path, changed.clone()).await, "checksum_mismatch");
+    assert_eq!(ana.refused(Method::POST, path, json!({ "ops": 7 })).await, "bad_request");
+    let mut socket = Client::connect(&hub.ws(), &ana.token).await;
+    socket.ask(json!({ "type": "connect", "client": "tab" })).await;
+    let refused = socket.ask(json!({ "type": "write", "project": "p", "ops": ops })).await;
+    assert_eq!(refused["code"], "limit_exceeded");
+    // Who is beyond the own rate leaves no more records; others do.
+    for _ in 0..100 {
+        ana.refused(Method::POST, path, changed.clone()).await;
+    }
+    let ben = Api::of(&hub, "ben", "editor");
+    assert_eq!(ben.refused(Method::POST, path, changed.clone()).await, "checksum_mismatch");
+    let log = async || list(&ben.get("/v1/sync/log?project=p").await, "log");
+    eventually("the last record is written", || async { !log().await.is_empty() }).await;
+    let mut records = list(&ana.get("/v1/sync/log?project=p").await, "log");
+    assert!((4..60).contains(&records.len()), "{}", records.len());
+    records.reverse();
+    let kept: Vec<_> = records[..4]
+        .iter()
+        .map(|record| json!([record["client"], record["result"], record["ops"]]))
+        .collect();
+    let expected = [
+        json!(["phone", "limit_exceeded", 3]),
+        json!(["phone", "checksum_mismatch", 1]),
+        json!(["ana", "bad_request", 0]),
+        json!(["tab", "limit_exceeded", 3]),
+    ];
+    assert_eq!(kept, expected);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn requests_are_logged_and_the_status_shows_the_last() {
     let hub = TestHub::start().await;
     let (viewer, editor) = (Api::of(&hub, "ana", "viewer"), Api::of(&hub, "ana", "editor"));
@@ -425,7 +511,7 @@ async fn two_instances_retry_at_once_and_the_devices_of_both_hear() {
         (&json!(30), &json!(0))
     );
     for device in &mut devices {
-        for _ in 0..30 {
+        for _ in 0..100 {
             assert_eq!(device.expect("verdict").await["verdict"]["outcome"], "applied");
         }
     }

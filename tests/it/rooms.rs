@@ -1,12 +1,14 @@
 //! One hub on SQLite: rooms, changes in order, conflicts, resume.
 
 use serde_json::json;
+use syncline::fanout::ToShard;
 use tokio::sync::watch;
 
 use crate::support::client::{Client, create, seqs, update};
 use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 use crate::support::process::unlimited;
+use crate::support::raw::{Heard, Raw, text};
 
 #[tokio::test]
 async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
@@ -192,5 +194,73 @@ async fn a_connection_never_inherits_the_rooms_of_one_that_left() {
         assert_eq!(client.settle().await, [] as [serde_json::Value; 0]);
     }
     assert_eq!(hub.metric("syncline_subscriptions"), 0.0);
+    hub.stop().await;
+}
+
+/// A project with one entity of 200 changes, larger together than what the kernel keeps for a socket, and who
+/// wrote it.
+async fn long_history() -> (TestHub, Client) {
+    let hub = TestHub::start_with(|config| {
+        unlimited(config);
+        config.limits.catch_up_bytes = 32 << 10;
+    })
+    .await;
+    let mut writer = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let filler = "x".repeat(4000);
+    let fields = |n: u64| json!({ "x": format!("{n} {filler}") });
+    let updates = (1..200).map(|n| update(&n.to_string(), "t1", n, &fields(n)));
+    let ops: Vec<_> = std::iter::once(create("0", "t1", &fields(0))).chain(updates).collect();
+    writer.write("p", ops.into()).await;
+    (hub, writer)
+}
+
+#[tokio::test]
+async fn an_entity_reads_on_if_the_projects_room_is_left_before_it_took_over() {
+    let (hub, mut writer) = long_history().await;
+    let mut reader = Raw::open_narrow(&hub.ws()).await;
+    reader.upgrade(&token("bo", &json!({ "p": "viewer" }))).await;
+    let subscribe = |rooms| text(&json!({ "type": "subscribe", "rooms": rooms }));
+    reader.send(subscribe(json!([{ "room": "project:p" }]))).await;
+    reader.expect("subscribed").await;
+    // It stops reading, so its catch-up stands still far before where the project's room takes over.
+    reader.send(subscribe(json!([{ "room": "entity:p:task:t1", "since": 0 }]))).await;
+    eventually("it stands still", || async { hub.metric("syncline_outbox_bytes") > 0.0 }).await;
+    writer.write("p", json!([update("200", "t1", 200, &json!({ "by": "project" }))])).await;
+    reader.send(text(&json!({ "type": "unsubscribe", "rooms": ["project:p"] }))).await;
+    eventually("it left", || async { hub.metric("syncline_subscriptions") == 1.0 }).await;
+    writer.write("p", json!([update("201", "t1", 201, &json!({ "by": "itself" }))])).await;
+
+    let mut heard = Vec::new();
+    while !heard.contains(&202) {
+        match reader.hear().await {
+            Some(Heard::Text(frame)) if frame["type"] == "change" => {
+                heard.push(frame["seq"].as_u64().unwrap());
+            }
+            Some(_) => {}
+            None => panic!("the connection ended after {heard:?}"),
+        }
+    }
+    // What the project's room brought came before the rest of the entity's past.
+    heard.sort_unstable();
+    assert_eq!(heard, (1..=202).collect::<Vec<_>>());
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_overlapping_rooms_brought_does_not_come_again_after_an_overflow() {
+    let hub = TestHub::start().await;
+    let mut writer = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let mut reader = Client::connect(&hub.ws(), &token("bo", &json!({ "p": "viewer" }))).await;
+    let rooms = json!([{ "room": "project:p" }, { "room": "entity:p:task:t1" }]);
+    reader.subscribe(rooms).await;
+    let ops = [create("0", "t1", &json!({})), update("1", "t1", 1, &json!({ "n": 1 }))];
+    writer.write("p", json!(ops)).await;
+    for seq in 1..=2 {
+        assert_eq!(reader.expect("change").await["seq"], seq);
+    }
+    hub.hub().relay.fanout.to_all(&ToShard::Overflow("p".parse().unwrap()));
+    writer.write("p", json!([update("2", "t1", 2, &json!({ "n": 2 }))])).await;
+    assert_eq!(reader.expect("change").await["seq"], 3);
+    assert_eq!(seqs(&reader.settle().await), [] as [u64; 0], "nothing came twice");
     hub.stop().await;
 }

@@ -7,6 +7,7 @@ use tokio::time::Duration;
 
 use crate::support::client::{Client, End, create, seqs, update};
 use crate::support::hub::{ADMIN_TOKEN, TestHub, token, token_with};
+use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Heard, Raw, text};
 use crate::support::{eventually, postgres, redis};
@@ -343,6 +344,44 @@ async fn an_instance_that_is_cut_off_ends_sessions_too() {
     proxy.forward();
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_whose_clock_is_wrong_ends_the_sessions_there_are_and_no_later_ones() {
+    const HOURS: i64 = 2 * 3600 * 1000;
+    for wrong_by in [HOURS, -HOURS] {
+        // No bus between them: all they hear of each other stands in the store.
+        let database = postgres::fresh_database().await;
+        let before = start_at(&database, "local").await;
+        let mut ana = Client::connect(&before.ws(), &editor("ana")).await;
+        let mut config = before.hub().config.clone();
+        config.server.listen.set_port(0);
+        config.server.admin_listen.set_port(0);
+        let variable = "CLOCK_WRONG_BY_MS_FOR_TESTS";
+        let wrong = Process::start_with_env(config, variable, &wrong_by.to_string()).await;
+        let tell = async |path: &str, body: Value| {
+            let request = reqwest::Client::new().post(format!("{}{path}", wrong.http()));
+            let answer = request.bearer_auth(ADMIN_TOKEN).body(body.to_string()).send().await;
+            assert_eq!(answer.unwrap().status(), 204, "{path}");
+        };
+        tell("/v1/admin/users/ana/disconnect", json!({})).await;
+        assert_eq!(ana.end().await.1, End::Closed(4403), "wrong by {wrong_by}");
+
+        // An instance that hears of it only once she has come back, and reads the store twice.
+        let after = start_at(&database, "local").await;
+        let mut again = Client::connect(&after.ws(), &editor("ana")).await;
+        for user in ["bo", "cy"] {
+            let mut other = Client::connect(&after.ws(), &editor(user)).await;
+            let issued_before = clock::now_s() + 1;
+            let revocation =
+                json!({ "kind": "user", "user": user, "issued_before": issued_before });
+            tell("/v1/admin/tokens/revoke", revocation).await;
+            assert_eq!(other.end().await.1, End::Closed(4101), "wrong by {wrong_by}");
+        }
+        again.settle().await;
+        before.stop().await;
+        after.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ use crate::support::site::Site;
 on_both_engines!(
     what_is_past_its_time_goes_and_the_rest_stays,
     a_device_that_may_come_back_is_waited_for,
+    a_device_that_stays_too_far_behind_is_waited_for_no_more,
     a_cursor_from_before_a_purge_is_told_and_misses_nothing,
     two_instances_never_purge_at_once,
     who_was_killed_in_the_middle_is_replaced,
@@ -46,6 +47,10 @@ async fn commit_now(store: &Store, project: &ProjectId, ops: &[PendingOp]) {
 
 fn sets(name: &str, range: std::ops::Range<u32>) -> Vec<PendingOp> {
     range.map(|i| set(&format!("{name}{i}"), &format!("t{i}"), json!({}))).collect()
+}
+
+fn deletes(range: std::ops::Range<u32>) -> Vec<PendingOp> {
+    range.map(|i| delete(&format!("d{i}"), &format!("t{i}"))).collect()
 }
 
 /// Of each something old; a conflict that is open, one decided yesterday, and something new.
@@ -126,15 +131,15 @@ async fn a_device_that_may_come_back_is_waited_for(site: Site) {
     let store = site.open().await;
     let p = project("p");
     commit(&store, &p, &sets("c", 0..20)).await.unwrap();
-    let gone: Vec<_> = (0..10).map(|i| delete(&format!("d{i}"), &format!("t{i}"))).collect();
-    commit(&store, &p, &gone).await.unwrap();
+    commit(&store, &p, &deletes(0..10)).await.unwrap();
     let user = "ana".parse().unwrap();
     let [phone, tablet, lost] = ["phone", "tablet", "lost"].map(|name| name.parse().unwrap());
     let now = clock::now_ms();
     store.ack(&p, &user, &phone, Seq(23), false, now).await.unwrap();
     store.ack(&p, &user, &tablet, Seq(30), true, now).await.unwrap();
     store.ack(&p, &user, &lost, Seq(2), true, now - 31 * 24 * 3600 * 1000).await.unwrap();
-    let (retention, stop) = (retention(&store, |_| {}), CancellationToken::new());
+    let retention = retention(&store, |config| config.max_lag = Duration::MAX);
+    let stop = CancellationToken::new();
     let floors = async || {
         let counted = retention.look().await.unwrap();
         let purged = retention.purge(&stop).await.unwrap().unwrap();
@@ -147,6 +152,53 @@ async fn a_device_that_may_come_back_is_waited_for(site: Site) {
     assert_eq!(floors().await, (24, 24));
     store.ack(&p, &user, &phone, Seq(30), false, now).await.unwrap();
     assert_eq!(floors().await, (30, 30));
+}
+
+async fn a_device_that_stays_too_far_behind_is_waited_for_no_more(site: Site) {
+    const DAY: i64 = 24 * 3600 * 1000;
+    let store = site.open().await;
+    let p = project("p");
+    let now = clock::now_ms();
+    // Positions 1 to 20: 100 days old. 21 to 30, all tombstones: 95 days. 31 to 40, tombstones: 80 days.
+    for (days, ops) in [(100, sets("c", 0..20)), (95, deletes(0..10)), (80, deletes(10..20))] {
+        let batches = [Batch { project: &p, ops: &ops }];
+        store.commit(&batches, now - days * DAY, &last_wins).await.unwrap();
+    }
+    let user = "ana".parse().unwrap();
+    let [stuck, slow, quick] = ["stuck", "slow", "quick"].map(|name| name.parse().unwrap());
+    // Each was here today.
+    store.ack(&p, &user, &stuck, Seq(23), true, now).await.unwrap();
+    store.ack(&p, &user, &slow, Seq(35), true, now).await.unwrap();
+    store.ack(&p, &user, &quick, Seq(40), true, now).await.unwrap();
+
+    // Without a limit the device that is stuck holds back everything; with one only the others count.
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    let purge = async |max_lag| {
+        let retention = retention(&store, |config| {
+            (config.log, config.tombstones, config.max_lag) = (days(30), days(30), max_lag);
+        });
+        let counted = retention.look().await.unwrap();
+        let purged = retention.purge(&CancellationToken::new()).await.unwrap().unwrap();
+        assert_eq!(counted[..2], purged[..2]);
+        let log = store.page(&p, Seq::ZERO, 1, u64::MAX).await.unwrap().floor;
+        (log.0, store.delta(&p, Seq::ZERO, 1, u64::MAX).await.unwrap().tombstone_floor.0)
+    };
+    assert_eq!(purge(days(1000)).await, (23, 23));
+    assert_eq!(purge(days(90)).await, (35, 35));
+    assert_eq!(purge(days(1000)).await, (35, 35), "who is below the floor is waited for no more");
+
+    // The one that was stuck is told, the others read on; and once it is back it is waited for again.
+    let deltas = Deltas::new(store.clone(), &site.config);
+    let epoch = Some(store.open_project(&p).await.unwrap().epoch);
+    for (since, told) in [(23, Some(ResyncReason::CursorTooOld)), (35, None), (40, None)] {
+        let cursor = Cursor { since: Seq(since), epoch, begun: None, scope_changed: false };
+        let room = Room { rows: 100, bytes: u64::MAX };
+        let (reading, _) = deltas.begin(&p, wanted(&["*"]), cursor, room).await.unwrap();
+        assert_eq!(reading.resync(), told, "from {since}");
+    }
+    store.ack(&p, &user, &stuck, Seq(38), true, now).await.unwrap();
+    store.ack(&p, &user, &slow, Seq(40), true, now).await.unwrap();
+    assert_eq!(purge(days(90)).await, (38, 38));
 }
 
 /// A client: its copy, where it stands, and how often it was told to begin anew.
@@ -191,7 +243,7 @@ async fn a_cursor_from_before_a_purge_is_told_and_misses_nothing(site: Site) {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let deltas = Deltas::new(store.clone(), &site.config);
-    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO };
+    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO, max_lag: Duration::MAX };
     let lease = store.lease("retention", "test", Duration::from_secs(60)).await.unwrap().unwrap();
     let mut clients: [Client; 8] = Default::default();
     let mut reads = 0;
@@ -249,7 +301,7 @@ async fn two_instances_never_purge_at_once(site: Site) {
 
     // A holder that slept too long is not believed any more, whoever has the lease now.
     let short = here.lease("retention", "here", Duration::from_millis(1)).await.unwrap().unwrap();
-    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO };
+    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO, max_lag: Duration::MAX };
     let taken = Arc::new(std::sync::Mutex::new(None));
     eventually("the lease ends", || {
         let (there, taken) = (there.clone(), taken.clone());
@@ -283,7 +335,7 @@ async fn who_was_killed_in_the_middle_is_replaced(site: Site) {
     let p = project("p");
     let store = site.open().await;
     commit(&store, &p, &sets("c", 0..40)).await.unwrap();
-    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO };
+    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO, max_lag: Duration::MAX };
     let lease =
         store.lease("retention", "dead", Duration::from_millis(300)).await.unwrap().unwrap();
     assert_eq!(store.purge_past(&lease, Past::Log, &p, ages, 5).await.unwrap(), Some(5));

@@ -1,5 +1,7 @@
 //! From a filled store of the first release to the schema of now: what it wrote is read as it was meant.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -9,6 +11,7 @@ use syncline::app;
 use syncline::id::Seq;
 use syncline::store::Store;
 use syncline::store::push::{Decided, View};
+use syncline::store::retention::DEVICES;
 
 use crate::support::hub::{config, token};
 use crate::support::plan::{commit, project, set, task};
@@ -101,6 +104,7 @@ async fn a_store_of_the_first_release_is_read_as_it_was_meant(site: Site) {
     let store = site.open().await;
     assert!(store.schema_is_current().await.unwrap());
     entities_and_log(&store).await;
+    devices(&site, &store).await;
     notifications(&store).await;
     answered_by_a_hub(&site).await;
     let write = [set("o9", "t2", json!({ "title": "again" }))];
@@ -141,7 +145,7 @@ async fn entities_and_log(store: &Store) {
 async fn answered_by_a_hub(site: &Site) {
     let mut config = config(site.directory.path());
     config.store = site.config.clone();
-    config.retention.interval = std::time::Duration::ZERO;
+    config.retention.interval = Duration::ZERO;
     let hub = app::start(config).await.unwrap();
     let url = format!("http://{}/v1/projects/a", hub.address);
     let token = token("ana", &json!({ "a": "editor" }));
@@ -170,6 +174,23 @@ async fn answered_by_a_hub(site: &Site) {
     let count = sums["buckets"].as_array().unwrap().iter().map(|b| b["count"].as_u64().unwrap());
     assert_eq!(count.sum::<u64>(), 2);
     assert!(hub.stop().await.is_empty());
+}
+
+/// How far a device was is still known, and those of long ago are found by their index.
+async fn devices(site: &Site, store: &Store) {
+    assert_eq!(store.count_aged(DEVICES, Duration::ZERO).await.unwrap(), 1);
+    let definition = if site.config.url.starts_with("sqlite:") {
+        let mut db = SqliteConnection::connect(&site.config.url).await.unwrap();
+        let sql = "SELECT sql FROM sqlite_master WHERE name = 'device_cursors_by_age'";
+        sqlx::query_scalar::<_, String>(sql).fetch_one(&mut db).await.unwrap()
+    } else {
+        let mut db = PgConnection::connect(&site.config.url).await.unwrap();
+        let sql = "SELECT indexdef FROM pg_indexes JOIN pg_index i
+            ON i.indexrelid = indexname::regclass AND i.indisvalid
+            WHERE indexname = 'device_cursors_by_age'";
+        sqlx::query_scalar::<_, String>(sql).fetch_one(&mut db).await.unwrap()
+    };
+    assert!(definition.contains("(last_seen)"), "{definition}");
 }
 
 /// What waited then is due, and an acknowledgement answers it still.

@@ -137,13 +137,15 @@ async fn accept(
     loop {
         let (client, _) = listener.accept().await.unwrap();
         while links.try_join_next().is_some() {}
-        if state.borrow().mode == Mode::Refuse {
+        // As of now: a link is cut too if that happens before both of its sides are there.
+        let State { mode, cuts, .. } = *state.borrow();
+        if mode == Mode::Refuse {
             continue;
         }
         let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { continue };
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
-        links.spawn(link(client, server, state.clone(), lost.clone()));
+        links.spawn(link(client, server, cuts, state.clone(), lost.clone()));
     }
 }
 
@@ -151,13 +153,13 @@ async fn accept(
 async fn link(
     client: TcpStream,
     server: TcpStream,
+    cuts: u64,
     mut state: watch::Receiver<State>,
     lost: Arc<AtomicBool>,
 ) {
     let trap = Trap { seen: AtomicUsize::new(0), lost };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let cuts = state.borrow().cuts;
     let (up, down) = (state.clone(), state.clone());
     tokio::select! {
         () = pump(from_client, to_server, Way::ToServer, up, &trap) => {}

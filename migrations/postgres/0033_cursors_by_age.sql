@@ -1,0 +1,3 @@
+-- no-transaction
+-- The devices that were not seen for longest, to purge.
+CREATE INDEX CONCURRENTLY device_cursors_by_age ON device_cursors (last_seen);
