@@ -33,7 +33,7 @@ pub use memberships::Memberships;
 pub use mint::{MintError, mint};
 pub use permit::{
     Act, AdminPermit, Command, IngestAuthority, Permit, authorize, authorize_admin,
-    ingest_authority,
+    ingest_authority, role_changed,
 };
 pub use policy::{Grants, Role, Roles};
 pub use revocation::{Revocation, RevocationEntry, Revocations, concerns};

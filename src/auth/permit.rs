@@ -123,8 +123,7 @@ impl Permit {
         if class(self) == class(now) {
             return Ok(());
         }
-        let message = "the role changed meanwhile; send the same again";
-        Err(Refusal::new(ErrorCode::Unavailable, message).retry_after(1))
+        Err(role_changed())
     }
 
     /// Whether it covers this operation. Reading is part of it: a conflict is answered with the entity.
@@ -194,6 +193,13 @@ pub fn authorize(grants: &Grants, command: Command<'_>) -> Result<Permit, Refusa
     };
     let device = grants.device().map(str::to_owned);
     Ok(Permit { act, user: grants.user().clone(), device, scope })
+}
+
+/// The refusal of what was allowed under a role the user does not have any more.
+#[must_use]
+pub fn role_changed() -> Refusal {
+    let message = "the role changed meanwhile; send the same again";
+    Refusal::new(ErrorCode::Unavailable, message).retry_after(1)
 }
 
 fn forbidden() -> Refusal {

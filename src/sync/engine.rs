@@ -24,7 +24,7 @@ use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
 use super::tally;
-use crate::auth::Permit;
+use crate::auth::{Permit, role_changed};
 use crate::clock;
 use crate::config;
 use crate::fanout::Relay;
@@ -264,8 +264,13 @@ impl Inner {
     }
 
     async fn commit_group(&self, jobs: Vec<Job>) {
+        // They were authorised when they came, and may have waited since.
+        let (outdated, mut jobs) = jobs.into_iter().partition(|job| self.role_changed(job));
+        turn_away(outdated, &role_changed());
+        if jobs.is_empty() {
+            return;
+        }
         // One batch a project; a stable sort keeps each project's order.
-        let mut jobs = jobs;
         jobs.sort_by(|a, b| a.project.cmp(&b.project));
         let mut batches: Vec<(ProjectId, Vec<PendingOp>)> = Vec::new();
         for job in &mut jobs {
@@ -283,6 +288,13 @@ impl Inner {
             }
             Err(error) => refuse(jobs, &error),
         }
+    }
+
+    /// Whether its user has another role now. Backends have none, and what is tried again may be decided
+    /// under one an administrator chose.
+    fn role_changed(&self, job: &Job) -> bool {
+        let op = job.ops.first().filter(|op| !op.retry && !op.access.role.is_empty());
+        op.is_some_and(|op| self.relay.role_changed(&op.actor.user, &job.project, &op.access.role))
     }
 
     /// Runs a commit until its outcome is known, or patience ends.
@@ -395,6 +407,10 @@ fn refuse(jobs: Vec<Job>, error: &StoreError) {
     } else {
         Refusal::internal(error)
     };
+    turn_away(jobs, &refusal);
+}
+
+fn turn_away(jobs: Vec<Job>, refusal: &Refusal) {
     for job in jobs {
         if let Some(request) = job.request {
             request.refused(refusal.code.as_str());
