@@ -53,18 +53,18 @@ impl Planner<'_> {
     /// Decides a group, or an operation alone.
     pub(super) fn unit(&mut self, unit: &[PendingOp]) {
         if let [op] = unit {
-            self.op(op, Course::Open);
+            self.op(op, &Course::Open);
             return;
         }
         self.group = Some(State::at(self.done.head));
-        let failed: Vec<_> = unit.iter().map(|op| self.op(op, Course::Open)).collect();
+        let failed: Vec<_> = unit.iter().map(|op| self.op(op, &Course::Open)).collect();
         let Some(group) = self.group.take() else { return };
         if failed.iter().all(Option::is_none) {
             return self.done.absorb(group);
         }
         for (op, failed) in unit.iter().zip(failed) {
             let others = || Course::Rejected(group_failed("another operation of its group failed"));
-            self.op(op, failed.unwrap_or_else(others));
+            self.op(op, &failed.unwrap_or_else(others));
         }
     }
 

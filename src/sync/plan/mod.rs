@@ -48,9 +48,10 @@ pub fn plan(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, rules: &Rules) 
 #[must_use]
 pub fn reject(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, rules: &Rules) -> Effects {
     let mut planner = Planner::new(snapshot, now_ms, rules);
+    let message = "the store cannot hold this data".into();
+    let course = Course::Rejected(Refused { code: "unstorable", message });
     for op in ops {
-        let message = "the store cannot hold this data".into();
-        planner.op(op, Course::Rejected(Refused { code: "unstorable", message }));
+        planner.op(op, &course);
     }
     planner.finish()
 }
@@ -179,7 +180,7 @@ impl<'a> Planner<'a> {
 
     /// Decides one operation, unless it is decided already. If it fails a group it is in, returns how it is
     /// decided once the others are out of the way.
-    fn op(&mut self, pending: &PendingOp, course: Course) -> Option<Course> {
+    fn op(&mut self, pending: &PendingOp, course: &Course) -> Option<Course> {
         let op_id = &pending.op.op_id;
         if let Some(known) = self.verdict(op_id) {
             let theirs = known.user.is_empty() || known.user == pending.actor.user;
@@ -204,7 +205,7 @@ impl<'a> Planner<'a> {
             }
         };
         let key = EntityKey { kind: pending.op.entity_type.clone(), id };
-        let decision = self.follow(&course, &pending, &key);
+        let decision = self.follow(course, &pending, &key);
         let mut verdict =
             verdict(&pending, EntityRef::Id(key.id.clone()), &decision, self.entity(&key));
         if let Some(local) = &local

@@ -287,10 +287,10 @@ impl Device {
         let Some(key) = alive else { return };
         let group = json!(format!("{}-group-{}", self.client, self.made));
         let first = if decided.is_some() { "update" } else { "delete" };
-        let mut ops = vec![self.op_on(key.clone(), first, &view, now)];
+        let mut ops = vec![self.op_on(&key, first, &view, now)];
         ops.push(match decided {
             Some(_) => self.decision().expect("it is not decided"),
-            None => self.op_on(key, "update", &view, now),
+            None => self.op_on(&key, "update", &view, now),
         });
         for mut op in ops {
             op["group"] = group.clone();
@@ -329,13 +329,13 @@ impl Device {
                 (self.new_key(), "create")
             }
         };
-        self.op_on(key, kind, &view, now)
+        self.op_on(&key, kind, &view, now)
     }
 
-    fn op_on(&mut self, key: Key, kind: &str, view: &BTreeMap<Key, Fields>, now: i64) -> Value {
+    fn op_on(&mut self, key: &Key, kind: &str, view: &BTreeMap<Key, Fields>, now: i64) -> Value {
         self.made += 1;
-        let base = self.rows.get(&key).map_or(0, |row| row.version);
-        let id = self.named(&key);
+        let base = self.rows.get(key).map_or(0, |row| row.version);
+        let id = self.named(key);
         let mut op = json!({
             "op_id": format!("{}-{}", self.client, self.made), "kind": kind, "type": key.0, "id": id,
             "base": base, "edited_at": now + self.skew,
@@ -345,8 +345,8 @@ impl Device {
             op["priority"] = json!(priority);
         }
         if kind != "delete" {
-            let seen = view.get(&key).filter(|_| kind == "update");
-            let (fields, was) = self.values(&key, seen, view);
+            let seen = view.get(key).filter(|_| kind == "update");
+            let (fields, was) = self.values(key, seen, view);
             op["fields"] = Value::Object(fields);
             // A counter and a set are merged only with it; whoever leaves it out sets them.
             if kind == "update" {
