@@ -33,7 +33,7 @@ pub use memberships::Memberships;
 pub use mint::{MintError, mint};
 pub use permit::{
     Act, AdminPermit, Command, InboxPermit, IngestAuthority, Permit, authorize, authorize_admin,
-    authorize_inbox, ingest_authority,
+    authorize_inbox, ingest_authority, role_changed,
 };
 pub use policy::{Grants, Role, Roles};
 pub use revocation::{Revocation, RevocationEntry, Revocations, concerns};

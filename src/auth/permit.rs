@@ -123,8 +123,7 @@ impl Permit {
         if class(self) == class(now) {
             return Ok(());
         }
-        let message = "the role changed meanwhile; send the same again";
-        Err(Refusal::new(ErrorCode::Unavailable, message).retry_after(1))
+        Err(role_changed())
     }
 
     /// Whether it covers this operation. Reading is part of it: a conflict is answered with the entity.
@@ -228,6 +227,13 @@ pub fn authorize_inbox(grants: &Grants, only: Option<&ProjectId>) -> Result<Inbo
         None => own().collect(),
     };
     Ok(InboxPermit { user: grants.user().clone(), projects })
+}
+
+/// The refusal of what was allowed under a role the user does not have any more.
+#[must_use]
+pub fn role_changed() -> Refusal {
+    let message = "the role changed meanwhile; send the same again";
+    Refusal::new(ErrorCode::Unavailable, message).retry_after(1)
 }
 
 fn forbidden() -> Refusal {

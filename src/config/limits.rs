@@ -18,7 +18,7 @@ pub struct Limits {
     pub notify_users: usize,
     /// Operations in one group. Default 100.
     pub ops_per_group: usize,
-    /// Fields in one operation. Default 256.
+    /// Fields in one operation, or in an event of a backend. Default 256.
     pub op_fields: usize,
     /// How deep arrays and objects nest in a field's value. Default 16, at most 60.
     pub op_depth: usize,

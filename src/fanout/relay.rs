@@ -22,7 +22,7 @@ use crate::protocol::notify::Lane;
 use crate::protocol::op::{StoredVerdict, Verdict};
 use crate::protocol::server::{Notification, PresenceDelta, PresenceList, ServerFrame};
 use crate::store::push::Due;
-use crate::store::{Committed, Membership, NewNotification, Parked};
+use crate::store::{Committed, Membership, NewNotification, Parked, Standing};
 use crate::telemetry::{Dropped, Metrics};
 
 use super::feed::Offered;
@@ -274,6 +274,17 @@ impl Relay {
             self.fanout.regrant(user);
         }
         news.len()
+    }
+
+    /// Whether a user has another role in a project now than this one, as far as that is stored.
+    #[must_use]
+    pub fn role_changed(&self, user: &str, project: &ProjectId, role: &str) -> bool {
+        let Ok(user) = UserId::new(user) else { return false };
+        match self.access.standing(&user, project) {
+            Standing::Role(now) => now.as_str() != role,
+            Standing::Removed => true,
+            Standing::Forgotten => false,
+        }
     }
 
     /// Ends a user's sessions, on every instance.

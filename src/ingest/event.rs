@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Limits;
 use crate::id::{EntityKey, EntityRef, OpId, ProjectId, RoleName, Room, Seq, UserId};
+use crate::protocol::error::Refusal;
 use crate::protocol::json;
 use crate::protocol::op::{Fields, Lane, Notify, Op, OpKind};
 use crate::store::{Actor, MemberEvent, PendingOp, SourceVersion};
-use crate::sync::submission;
+use crate::sync::{limits, submission};
 
 /// Who acts if the event names nobody.
 const NOBODY: &str = "backend";
@@ -33,9 +34,9 @@ pub enum EventError {
     /// Not JSON, a member of the wrong form, or an unknown one.
     #[error("the event is malformed: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// A value that a reader could not read as it was written.
-    #[error("{0}")]
-    Value(String),
+    /// A value that a reader could not read as it was written, or beyond a limit of fields.
+    #[error("{}", .0.message)]
+    Value(Refusal),
     /// A member is missing, or does not belong to the kind.
     #[error("{0}")]
     Unfit(&'static str),
@@ -47,7 +48,8 @@ impl EventError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLarge(_) | Self::TooManyRecipients(_) => "limit_exceeded",
-            Self::Malformed(_) | Self::Value(_) | Self::Unfit(_) => "bad_request",
+            Self::Value(refusal) => refusal.code.as_str(),
+            Self::Malformed(_) | Self::Unfit(_) => "bad_request",
         }
     }
 }
@@ -154,10 +156,13 @@ impl Event {
             return Err(EventError::TooLarge(limits.op_bytes));
         }
         let text: &RawValue = serde_json::from_slice(raw)?;
-        json::check(text).map_err(|refusal| EventError::Value(refusal.message))?;
+        json::check(text).map_err(EventError::Value)?;
         let mut event: Raw = serde_json::from_str(text.get())?;
         if let Some(notify) = &event.notify {
-            notify.check().map_err(|refusal| EventError::Value(refusal.message))?;
+            notify.check().map_err(EventError::Value)?;
+        }
+        if let Some(fields) = &event.fields {
+            limits::fields(fields, limits).map_err(EventError::Value)?;
         }
         if event.source.as_ref().is_some_and(|name| !is_name(name)) {
             return Err(EventError::Unfit("`source` must have 1 to 64 printable characters"));
@@ -445,6 +450,23 @@ mod tests {
         assert!(matches!(notify(r#""a","b","c""#), Err(EventError::TooManyRecipients(2))));
         let large = format!("\"{}\"", "x".repeat(1000));
         assert!(matches!(decode(&large), Err(EventError::TooLarge(1000))));
+    }
+
+    #[test]
+    fn an_events_fields_have_the_limits_of_an_operations() {
+        let code = |fields: &str| {
+            let text = format!(
+                r#"{{"project":"p","kind":"upsert","entity":{{"type":"task","id":"1"}},"fields":{fields}}}"#
+            );
+            let limits =
+                Limits { op_fields: 2, op_string_bytes: 4, op_depth: 2, ..Limits::default() };
+            Event::decode(text.as_bytes(), &limits).map_or_else(|error| error.code(), |_| "taken")
+        };
+        assert_eq!(code(r#"{"a":"four","b":[[1]]}"#), "taken");
+        assert_eq!(code(r#"{"":1}"#), "bad_request", "the name stands for all fields in stamps");
+        for fields in [r#"{"a":1,"b":2,"c":3}"#, r#"{"a":"fives"}"#, r#"{"a":[[[1]]]}"#] {
+            assert_eq!(code(fields), "limit_exceeded", "{fields}");
+        }
     }
 
     #[test]

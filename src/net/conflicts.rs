@@ -159,7 +159,7 @@ pub(super) async fn explain(
         let stamp = stamps.of(&field)?;
         let op_id = operation_of(stamp);
         let operation = operations.iter().find(|one| Some(&one.op_id) == op_id.as_ref()).cloned();
-        let (seq, client, edited_at) = (stamp.0, stamp.1.to_string(), stamp.3);
+        let (seq, client, edited_at) = (stamp.0, stamp.client().to_owned(), stamp.3);
         let names = |conflict: &&Conflict| conflict.fields.iter().any(|f| f.name == field);
         let conflicts = conflicts.iter().filter(names).cloned().collect();
         let set = Setting { seq, client, op_id, edited_at, operation };

@@ -23,7 +23,8 @@ const MOST: usize = 100_000;
 /// Writes to the store at once.
 const AT_ONCE: usize = 4;
 
-type Key = (ProjectId, UserId, ClientId);
+/// Of connections that name no installation, the user's count as one.
+type Key = (ProjectId, UserId, Option<ClientId>);
 
 #[derive(Debug, Clone, Copy)]
 struct Noted {
@@ -40,8 +41,11 @@ pub struct Acks {
 
 impl Acks {
     /// Notes that a client has stored everything of a project up to `seq`.
-    pub fn note(&self, permit: &Permit, client: ClientId, seq: Seq, active: bool) {
+    pub fn note(&self, permit: &Permit, client: Option<ClientId>, seq: Seq, active: bool) {
         let Some(project) = permit.project() else { return };
+        if client.is_none() && !active {
+            return; // nothing is kept of it, and nobody has seen anything
+        }
         self.put((project.clone(), permit.user().clone(), client), Noted { seq, active });
     }
 
@@ -73,7 +77,11 @@ impl Acks {
             .for_each_concurrent(AT_ONCE, |(key, noted)| async move {
                 let (project, user, client) = &key;
                 let Noted { seq, active } = noted;
-                match store.ack(project, user, client, seq, active, now).await {
+                let told = match client {
+                    Some(client) => store.ack(project, user, client, seq, active, now).await,
+                    None => store.ack_unnamed(project, user, seq, now).await,
+                };
+                match told {
                     Ok(canceled) => {
                         metrics.push_intents.of(PushState::Canceled).inc_by(canceled);
                     }

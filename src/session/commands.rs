@@ -13,7 +13,7 @@ use super::shard::Shard;
 use super::state::{Step, too_fast};
 use super::table::{ConnRef, Identity, State};
 use crate::auth::{Command, Permit, authorize};
-use crate::id::Room;
+use crate::id::{ClientId, Room};
 use crate::presence::Departure;
 use crate::protocol::client::{
     Ack, Broadcast, PushDevice, RequestId, SetPresence, Unsubscribe, Write,
@@ -191,10 +191,10 @@ impl Shard {
     }
 
     fn push_device(self: &Rc<Self>, conn: ConnRef, id: Option<RequestId>, device: PushDevice) {
-        let client = self.with_identity(conn, |identity| identity.client.clone());
+        let client = self.installation(conn);
         let asked = self.permit(conn, Command::Own).and_then(|permit| {
-            let client =
-                client.ok_or_else(|| Refusal::new(ErrorCode::Unauthorized, "not connected"))?;
+            let message = "name this installation first: send `connect` with its `client`";
+            let client = client.ok_or_else(|| Refusal::new(ErrorCode::BadRequest, message))?;
             Ok((permit, client))
         });
         let shard = self.clone();
@@ -226,11 +226,14 @@ impl Shard {
             };
         };
         let permit = self.permit(conn, Command::Ack(project))?;
-        let who = self.with_identity(conn, |identity| (identity.client.clone(), identity.active));
-        if let Some((client, active)) = who {
-            self.hub.acks.note(&permit, client, seq, active);
-        }
+        let active = self.with_identity(conn, |identity| identity.active).unwrap_or(false);
+        self.hub.acks.note(&permit, self.installation(conn), seq, active);
         Ok(())
+    }
+
+    /// The installation on a connection, if it was named.
+    fn installation(&self, conn: ConnRef) -> Option<ClientId> {
+        self.with_identity(conn, |identity| identity.named.then(|| identity.client.clone()))?
     }
 
     /// Takes from what the user may do per second, over all instances.

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use tokio::task::spawn_local;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::shard::Shard;
 use super::table::{Closing, ConnRef, Identity, State};
@@ -98,14 +99,13 @@ impl Shard {
         let mut state = self.state.borrow_mut();
         let State { conns, users, .. } = &mut *state;
         let Some(known) = conns.get_mut(conn.slot as usize) else { return };
-        let client = connect.and_then(|c| c.client.clone()).unwrap_or_else(|| {
-            ClientId::new(&format!("{:x}", conn.id)).expect("hexadecimal digits are valid")
-        });
+        let named = connect.and_then(|c| c.client.clone());
         known.session.authenticated(claims.expires_at);
         known.identity = Some(Box::new(Identity {
             grants: self.hub.access.grants(&claims),
             claims,
-            client,
+            named: named.is_some(),
+            client: named.unwrap_or_else(nameless),
             active: connect.and_then(|c| c.active).unwrap_or(true),
             opened_at: Instant::now(),
         }));
@@ -127,7 +127,7 @@ impl Shard {
     pub(super) fn introduce(&self, conn: ConnRef, id: Option<&RequestId>, connect: &Connect) {
         self.with_identity(conn, |identity| {
             if let Some(client) = &connect.client {
-                identity.client = client.clone();
+                (identity.client, identity.named) = (client.clone(), true);
             }
             identity.active = connect.active.unwrap_or(identity.active);
         });
@@ -187,4 +187,10 @@ impl Shard {
             None => self.send(conn.slot, &ServerFrame::Refreshed { id, ttl }.encode()),
         }
     }
+}
+
+/// What stands for the installation of a connection that does not name it: over all instances and restarts
+/// no other is called so, or one would count as the author of the other's edits.
+fn nameless() -> ClientId {
+    ClientId::new(&Uuid::new_v4().to_string()).expect("a UUID is a client's name")
 }

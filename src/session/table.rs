@@ -79,7 +79,9 @@ pub(super) struct Conn {
 pub(super) struct Identity {
     pub(super) claims: Claims,
     pub(super) grants: Grants,
+    /// The installation, if `connect` named it; otherwise a name no other connection has.
     pub(super) client: ClientId,
+    pub(super) named: bool,
     /// Whether the app is in the foreground.
     pub(super) active: bool,
     /// When the session was opened.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Actor;
 use crate::id::Seq;
 
 /// The name under which the stamp of all fields without one of their own stands; no field is called so.
@@ -15,13 +16,38 @@ const OTHERS: &str = "";
 pub struct Stamp(
     /// The change's position.
     pub Seq,
-    /// The installation that made it.
+    /// Who made it, `user:client`; of an older binary the client alone. See [`Stamp::by`].
     pub Arc<str>,
     /// The operation.
     pub Arc<str>,
     /// When the user made the edit, in milliseconds since the Unix epoch, corrected.
     pub i64,
 );
+
+impl Stamp {
+    /// The stamp of an edit by this actor.
+    #[must_use]
+    pub fn new(seq: Seq, actor: &Actor, op_id: &str, edited_at: i64) -> Self {
+        let Actor { user, client } = actor;
+        Self(seq, format!("{user}:{client}").into(), op_id.into(), edited_at)
+    }
+
+    /// Whether this actor made it: the same installation under another user is somebody else.
+    #[must_use]
+    pub fn by(&self, actor: &Actor) -> bool {
+        match self.1.split_once(':') {
+            Some((user, client)) => *user == actor.user && *client == actor.client,
+            None => *self.1 == actor.client,
+        }
+    }
+
+    /// The installation that made it.
+    #[must_use]
+    pub fn client(&self) -> &str {
+        // No user's name has a colon; what stands for a backend's installation may.
+        self.1.split_once(':').map_or(&*self.1, |(_, client)| client)
+    }
+}
 
 /// The stamps of an entity. What was set together at its creation, or by a deletion, has one in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,16 +78,16 @@ impl Stamps {
         self.0.values().map(|stamp| stamp.0).max().unwrap_or_default()
     }
 
-    /// The latest edit, by when it was made, that another client made after `base`.
+    /// The latest edit, by when it was made, that somebody else made after `base`.
     #[must_use]
-    pub fn foreign(&self, base: Seq, client: &str) -> Option<&Stamp> {
-        let foreign = |stamp: &&Stamp| stamp.0 > base && *stamp.1 != *client;
+    pub fn foreign(&self, base: Seq, actor: &Actor) -> Option<&Stamp> {
+        let foreign = |stamp: &&Stamp| stamp.0 > base && !stamp.by(actor);
         self.0.values().filter(foreign).max_by_key(|stamp| (stamp.3, stamp.0))
     }
 
     /// The client of the latest change.
     #[must_use]
     pub fn writer(&self) -> &str {
-        self.0.values().max_by_key(|stamp| stamp.0).map_or("", |stamp| &stamp.1)
+        self.0.values().max_by_key(|stamp| stamp.0).map_or("", Stamp::client)
     }
 }

@@ -24,7 +24,7 @@ use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
 use super::tally;
-use crate::auth::Permit;
+use crate::auth::{Permit, role_changed};
 use crate::clock;
 use crate::config;
 use crate::fanout::Relay;
@@ -229,8 +229,13 @@ impl Inner {
     }
 
     async fn commit_group(&self, jobs: Vec<Job>) {
+        // They were authorised when they came, and may have waited since.
+        let (outdated, mut jobs) = jobs.into_iter().partition(|job| self.role_changed(job));
+        turn_away(outdated, &role_changed());
+        if jobs.is_empty() {
+            return;
+        }
         // One batch a project; a stable sort keeps each project's order.
-        let mut jobs = jobs;
         jobs.sort_by(|a, b| a.project.cmp(&b.project));
         let mut batches: Vec<(ProjectId, Vec<PendingOp>)> = Vec::new();
         for job in &mut jobs {
@@ -248,6 +253,13 @@ impl Inner {
             }
             Err(error) => refuse(jobs, &error),
         }
+    }
+
+    /// Whether its user has another role now. Backends have none, and what is tried again may be decided
+    /// under one an administrator chose.
+    fn role_changed(&self, job: &Job) -> bool {
+        let op = job.ops.first().filter(|op| !op.retry && !op.access.role.is_empty());
+        op.is_some_and(|op| self.relay.role_changed(&op.actor.user, &job.project, &op.access.role))
     }
 
     /// Runs a commit until its outcome is known, or patience ends.
@@ -278,7 +290,7 @@ impl Inner {
                         self.relay.committed(one);
                         retold::verdicts(&self.relay, one, batch.ops, again);
                         if again {
-                            retold::tell(&self.store, &self.relay, one).await;
+                            retold::tell(&self.store, &self.relay, one, batch.ops).await;
                         }
                     }
                     return Ok(committed);
@@ -360,6 +372,10 @@ fn refuse(jobs: Vec<Job>, error: &StoreError) {
     } else {
         Refusal::internal(error)
     };
+    turn_away(jobs, &refusal);
+}
+
+fn turn_away(jobs: Vec<Job>, refusal: &Refusal) {
     for job in jobs {
         if let Some(request) = job.request {
             request.refused(refusal.code.as_str());

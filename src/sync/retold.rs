@@ -12,14 +12,10 @@ use crate::id::Seq;
 use crate::store::{Answer, Committed, PendingOp, Store};
 
 /// Passes on what an earlier try of this commit made true, if one did.
-pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed) {
-    let known = |answer: &Answer| matches!(answer, Answer::Replayed(_));
-    if !committed.answers.iter().all(known) {
-        return; // a transaction is whole: the earlier try was rolled back
-    }
+pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, ops: &[PendingOp]) {
+    let Some(seqs) = untold(ops, &committed.answers) else { return };
     let project = &committed.project;
     relay.behind(project);
-    let seqs: Vec<Seq> = committed.answers.iter().filter_map(seq).collect();
     match store.waiting_notifications(project, &seqs).await {
         Ok(notifications) => {
             for (notification, kind) in notifications {
@@ -31,6 +27,19 @@ pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed) {
             tracing::warn!(%project, %error, "notifications of a commit are left to their pushes");
         }
     }
+}
+
+/// Where the log has what an earlier try of a commit wrote; none if that was rolled back.
+fn untold(ops: &[PendingOp], answers: &[Answer]) -> Option<Vec<Seq>> {
+    // A transaction is whole: one new verdict, and there was no earlier one. But what is tried again and
+    // rejected again has a new one at every run.
+    let rolled_back =
+        |(op, answer): (&PendingOp, &Answer)| matches!(answer, Answer::New(_)) && !op.retry;
+    if ops.iter().zip(answers).any(rolled_back) {
+        return None;
+    }
+    let replayed = answers.iter().filter(|answer| matches!(answer, Answer::Replayed(_)));
+    Some(replayed.filter_map(seq).collect())
 }
 
 /// Where the log has the change of an applied operation.
@@ -50,5 +59,47 @@ pub(super) fn verdicts(relay: &Relay, committed: &Committed, ops: &[PendingOp], 
             let (project, kind) = (committed.project.clone(), Some(op.op.entity_type.clone()));
             relay.decided_again(&About { project, kind }, &op.actor.user, answer.verdict());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+    use crate::protocol::op::Outcome;
+    use crate::store::{Actor, Given};
+
+    fn op(retry: bool) -> PendingOp {
+        let op = json!({ "op_id": "1", "kind": "update", "type": "task", "id": "t1", "base": 1 });
+        let actor = Actor { user: "ana".into(), client: "phone".into() };
+        let op = serde_json::from_value(op).unwrap();
+        PendingOp { retry, ..PendingOp::new(op, actor, [0; 32]) }
+    }
+
+    fn replayed(seq: u64) -> Answer {
+        Answer::Replayed(to_raw_value(&json!({ "outcome": "applied", "seq": seq })).unwrap())
+    }
+
+    fn new(seq: Option<u64>) -> Answer {
+        Answer::New(Given {
+            verdict: to_raw_value(&json!({ "outcome": "rejected", "seq": seq })).unwrap(),
+            outcome: Outcome::Rejected,
+            code: None,
+            id: "t1".parse().unwrap(),
+            again: true,
+        })
+    }
+
+    #[test]
+    fn what_is_rejected_again_hides_no_earlier_try() {
+        let ops = [op(false), op(true), op(true)];
+        let told = |answers: [Answer; 3]| untold(&ops, &answers);
+        let tried_before = [replayed(7), new(None), replayed(8)];
+        assert_eq!(told(tried_before), Some(vec![Seq(7), Seq(8)]));
+        assert_eq!(told([new(Some(7)), new(None), new(Some(8))]), None, "it was rolled back");
+        // The commit itself tells of what is new in it.
+        assert_eq!(told([replayed(7), new(None), new(Some(8))]), Some(vec![Seq(7)]));
     }
 }

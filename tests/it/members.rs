@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
 use syncline::config::{Config, Memberships};
 use syncline::store::{Membership, Standing};
 
@@ -215,6 +216,38 @@ async fn another_role_is_in_force_at_once_and_told() {
     let mut other = connect(&hub, "cy", json!({ "q": "editor" })).await;
     other.write("q", json!([create("9", "t9", &json!({}))])).await;
     assert_eq!(ana.expect("change").await["project"], "q", "the first change since is another's");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() {
+    let store = postgres::fresh_database().await;
+    let hub = start_at(&store, "local").await;
+    give(&hub, "ana", "editor").await;
+    let mut bo = connect(&hub, "bo", json!({ "p": "editor" })).await;
+    let mut ana = connect(&hub, "ana", json!({})).await;
+    bo.write("p", json!([create("1", "t1", &json!({}))])).await;
+    let mut other = PgConnection::connect(&store).await.unwrap();
+    other.execute("BEGIN; SELECT 1 FROM sync_head WHERE project = 'p' FOR UPDATE").await.unwrap();
+    let write = |op: Value| json!({ "type": "write", "id": "w", "project": "p", "ops": [op] });
+    bo.send(&write(create("2", "t2", &json!({})))).await;
+    let mut watching = PgConnection::connect(&store).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() == 0 {}
+    // The lane is busy: this waits behind it.
+    ana.send(&write(create("3", "t3", &json!({})))).await;
+    ana.settle().await;
+    take_out(&hub, "ana", "").await;
+    other.execute("COMMIT").await.unwrap();
+    let answer = ana.find("the answer", |frame| frame["id"] == "w").await;
+    assert_eq!(answer["code"], "unavailable", "{answer}");
+    let written = bo.find("the answer", |frame| frame["id"] == "w").await;
+    assert_eq!(written["verdicts"][0]["seq"], 2, "{written}");
+    let verdicts = bo.write("p", json!([create("4", "t4", &json!({}))])).await;
+    assert_eq!(verdicts[0]["seq"], 3, "nothing of ana's is in the log");
+    ana.send(&write(create("3", "t3", &json!({})))).await;
+    let again = ana.find("the answer", |frame| frame["id"] == "w").await;
+    assert_eq!(again["code"], "forbidden", "{again}");
     hub.stop().await;
 }
 

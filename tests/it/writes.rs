@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use syncline::config::Config;
 
 use crate::support::client::Client;
-use crate::support::hub::ADMIN_TOKEN;
+use crate::support::hub::{ADMIN_TOKEN, token};
 use crate::support::schema::{Hubs, op};
 
 /// Makes each named test, an `async fn(Hubs)`, a test on both engines.
@@ -37,6 +37,7 @@ on_both_engines!(
     a_decision_on_what_has_moved_is_asked_for_again,
     conflicts_are_listed_by_filter_and_page,
     a_field_is_explained,
+    connections_without_a_name_are_strangers_to_each_other,
     a_local_id_is_known_after_a_reconnect_and_everywhere,
     a_wrong_clock_is_corrected_by_sent_at,
     a_backend_overrules_what_waits_for_its_user,
@@ -382,6 +383,24 @@ async fn a_field_is_explained(hubs: Hubs) {
     let names: Vec<_> = all["fields"].as_array().unwrap().iter().map(|f| &f["field"]).collect();
     assert_eq!(names.len(), 2);
     assert_eq!(hubs.get(0, "ana", &format!("{path}?field=none")).await.0, 404);
+    hubs.stop().await;
+}
+
+async fn connections_without_a_name_are_strangers_to_each_other(hubs: Hubs) {
+    let ana = token("ana", &json!({ "p": "editor" }));
+    // The first connection of each instance.
+    let mut here = Client::connect(&hubs.hub(0).ws(), &ana).await;
+    let mut there = Client::connect(&hubs.hub(1).ws(), &ana).await;
+    let edit = |op_id: &str, kind: &str, text: &str| {
+        op(op_id, kind, ("note", "n1"), &json!({ "base": 0, "fields": { "text": text } }))
+    };
+    here.write("p", json!([edit("1", "create", "here")])).await;
+    let verdicts = there.write("p", json!([edit("2", "update", "there")])).await;
+    assert!(verdicts[0]["conflict"].is_string(), "nobody's own edit: {verdicts:?}");
+    let local = |op_id: &str, kind: &str| op(op_id, kind, ("note", "local:1"), &json!({}));
+    here.write("p", json!([local("3", "create")])).await;
+    let verdicts = there.write("p", json!([local("4", "update")])).await;
+    assert_eq!(codes(&verdicts), ["unknown_local_id"]);
     hubs.stop().await;
 }
 

@@ -41,17 +41,46 @@ impl Store {
         active: bool,
         now_ms: i64,
     ) -> Result<u64, StoreError> {
+        self.acknowledge(project, user, Some(client), seq, active, now_ms).await
+    }
+
+    /// The same for a person who has seen it on an installation without a name: nothing is kept of that.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn ack_unnamed(
+        &self,
+        project: &ProjectId,
+        user: &UserId,
+        seq: Seq,
+        now_ms: i64,
+    ) -> Result<u64, StoreError> {
+        self.acknowledge(project, user, None, seq, true, now_ms).await
+    }
+
+    async fn acknowledge(
+        &self,
+        project: &ProjectId,
+        user: &UserId,
+        client: Option<&ClientId>,
+        seq: Seq,
+        active: bool,
+        now_ms: i64,
+    ) -> Result<u64, StoreError> {
         let (dialect, seq) = (self.dialect(), value::from_seq(seq));
+        let client = client.map(ClientId::as_str);
         let canceled = in_transaction!(self, |tx| {
-            sqlx::query(dialect.sql(UPSERT_CURSOR))
-                .bind(user.as_str())
-                .bind(client.as_str())
-                .bind(project.as_str())
-                .bind(seq)
-                .bind(active)
-                .bind(now_ms)
-                .execute(&mut *tx)
-                .await?;
+            if let Some(client) = client {
+                sqlx::query(dialect.sql(UPSERT_CURSOR))
+                    .bind(user.as_str())
+                    .bind(client)
+                    .bind(project.as_str())
+                    .bind(seq)
+                    .bind(active)
+                    .bind(now_ms)
+                    .execute(&mut *tx)
+                    .await?;
+            }
             let (p, u) = (project.as_str(), user.as_str());
             if active {
                 let intents = sqlx::query(dialect.sql(CANCEL_INTENTS)).bind(p).bind(u).bind(seq);
@@ -60,7 +89,7 @@ impl Store {
                 intents + sent.execute(&mut *tx).await?.rows_affected()
             } else {
                 let sent = sqlx::query(dialect.sql(CANCEL_OF_DEVICE)).bind(p).bind(u).bind(seq);
-                sent.bind(client.as_str()).execute(&mut *tx).await?.rows_affected()
+                sent.bind(client).execute(&mut *tx).await?.rows_affected()
             }
         });
         Ok(canceled)

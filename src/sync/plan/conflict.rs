@@ -3,6 +3,8 @@
 //! Every real conflict leaves an entry in the conflict log with both sides' values, so that whoever lost
 //! can be helped. An entry is open while its operation is parked for the user; a resolve closes it.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -119,7 +121,7 @@ impl Meeting<'_> {
         let Some(server) = self.row.fields.get(name) else { return false };
         let Op { base, was, .. } = &self.pending.op;
         let base = self.planner.known(*base);
-        let foreign = |stamp: &Stamp| stamp.0 > base && *stamp.1 != *self.pending.actor.client;
+        let foreign = |stamp: &Stamp| stamp.0 > base && !stamp.by(&self.pending.actor);
         server != client
             && self.row.stamps.of(name).is_some_and(foreign)
             && was.get(name).is_none_or(|was| was != server)
@@ -182,10 +184,9 @@ impl Meeting<'_> {
             strategy: self.planner.rules.entity(&self.key.kind).strategy,
         };
         if self.kind == ConflictKind::Changed {
-            let (base, client) = (self.planner.known(*base), self.pending.actor.client.as_str());
-            let foreign = |name: &str| {
-                self.row.stamps.of(name).is_some_and(|s| s.0 > base && *s.1 != *client)
-            };
+            let (base, actor) = (self.planner.known(*base), &self.pending.actor);
+            let foreign =
+                |name: &str| self.row.stamps.of(name).is_some_and(|s| s.0 > base && !s.by(actor));
             let changed = self.row.fields.iter().filter(|(name, _)| foreign(name));
             return changed.map(|(name, server)| field(name, None, Some(server))).collect();
         }
@@ -272,8 +273,9 @@ impl Planner<'_> {
         let open = |parked: &&Parked| {
             parked.conflict.state == ConflictState::Open && parked.conflict.entity == *key
         };
-        let waiting: Vec<_> = self.snapshot.conflicts.keys().copied().collect();
-        let waiting = waiting.iter().filter_map(|id| self.conflict(*id)).filter(open);
+        let parked = self.states().flat_map(|state| state.conflicts.keys());
+        let known: HashSet<_> = self.snapshot.conflicts.keys().chain(parked).collect();
+        let waiting = known.into_iter().filter_map(|id| self.conflict(*id)).filter(open);
         let overruled: Vec<_> =
             waiting.filter_map(|parked| self.overruled(parked, write)).collect();
         for entry in overruled {
@@ -348,7 +350,7 @@ fn revive(row: &EntityRow, edit: &Fields) -> Decision {
 }
 
 fn edit(stamp: &Stamp) -> Edit<'_> {
-    Edit { at: stamp.3, client: &stamp.1, op: &stamp.2 }
+    Edit { at: stamp.3, client: stamp.client(), op: &stamp.2 }
 }
 
 fn code(kind: ConflictKind) -> &'static str {

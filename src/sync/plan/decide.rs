@@ -36,7 +36,7 @@ impl Planner<'_> {
                 self.meeting(pending, key, row, kind).fields()
             };
         }
-        match row.stamps.foreign(self.known(op.base), &pending.actor.client) {
+        match row.stamps.foreign(self.known(op.base), &pending.actor) {
             Some(theirs) if !pending.upsert => {
                 self.meeting(pending, key, row, ConflictKind::Changed).whole(theirs)
             }
@@ -46,7 +46,7 @@ impl Planner<'_> {
 
     fn on_tombstone(&self, pending: &PendingOp, key: &EntityKey, row: &EntityRow) -> Decision {
         let op = &pending.op;
-        let theirs = row.stamps.foreign(self.known(op.base), &pending.actor.client);
+        let theirs = row.stamps.foreign(self.known(op.base), &pending.actor);
         match (op.kind, theirs) {
             (OpKind::Delete, _) => Decision::new(Outcome::Noop),
             (OpKind::Create, _) if pending.upsert => create(pending),

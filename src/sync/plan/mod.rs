@@ -3,8 +3,8 @@
 //! Called by the store inside the transaction, under the project's lock; it reads no clock and touches
 //! nothing. Each operation gets one verdict and each verdict one place to be decided: `decide` looks at
 //! what is there, `conflict` at what two sides did to the same, [`super::merge`] at a single field.
-//! Here the decisions become effects, in order, each on the state the earlier ones leave; the operations
-//! of a group on a state of their own, which counts only if none of them failed.
+//! Here the decisions become effects, in order, each on the state the earlier ones leave; `group` sees to it
+//! that the operations of a group take effect together or not at all.
 
 use std::collections::HashMap;
 
@@ -21,10 +21,12 @@ use crate::store::{
 mod change;
 mod conflict;
 mod decide;
+mod group;
 mod identity;
 mod verdict;
 
 use change::{Write, edited_at, next_row};
+use group::Course;
 pub(super) use identity::local_id;
 pub use verdict::rejected;
 use verdict::{reused, verdict};
@@ -46,8 +48,10 @@ pub fn plan(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, rules: &Rules) 
 #[must_use]
 pub fn reject(snapshot: &Snapshot, ops: &[PendingOp], now_ms: i64, rules: &Rules) -> Effects {
     let mut planner = Planner::new(snapshot, now_ms, rules);
+    let message = "the store cannot hold this data".into();
+    let course = Course::Rejected(Refused { code: "unstorable", message });
     for op in ops {
-        planner.op(op, Some(Decision::reject("unstorable", "the store cannot hold this data")));
+        planner.op(op, &course);
     }
     planner.finish()
 }
@@ -174,46 +178,24 @@ impl<'a> Planner<'a> {
         given.or_else(|| self.snapshot.verdicts.get(op_id))
     }
 
-    /// Decides a group, or an operation alone.
-    fn unit(&mut self, unit: &[PendingOp]) {
-        if let [op] = unit {
-            return self.op(op, None);
-        }
-        self.group = Some(State::at(self.done.head));
-        for op in unit {
-            self.op(op, None);
-        }
-        let Some(group) = self.group.take() else { return };
-        // What failed before fails its group still.
-        let failed = |op: &PendingOp| {
-            let verdict = group.given.get(&op.op.op_id).or_else(|| self.verdict(&op.op.op_id));
-            verdict.is_some_and(|v| matches!(v.outcome, Outcome::Rejected | Outcome::Conflict))
-        };
-        let failed: Vec<bool> = unit.iter().map(failed).collect();
-        if !failed.contains(&true) {
-            return self.done.absorb(group);
-        }
-        for (op, failed) in unit.iter().zip(failed) {
-            let aborted = || {
-                let message = "another operation of its group failed; none of them took effect";
-                Decision::reject("group_failed", message)
-            };
-            self.op(op, (!failed).then(aborted));
-        }
-    }
-
-    /// Decides one operation, unless it is decided already.
-    fn op(&mut self, pending: &PendingOp, forced: Option<Decision>) {
+    /// Decides one operation, unless it is decided already. If it fails a group it is in, returns how it is
+    /// decided once the others are out of the way.
+    fn op(&mut self, pending: &PendingOp, course: &Course) -> Option<Course> {
         let op_id = &pending.op.op_id;
         if let Some(known) = self.verdict(op_id) {
             let theirs = known.user.is_empty() || known.user == pending.actor.user;
             let same = theirs && known.payload_hash == pending.payload_hash;
             if !(same && pending.retry && known.outcome == Outcome::Rejected) {
+                let failed = !same || group::fails(known.outcome);
                 let answer = if same { known.verdict.clone() } else { reused(pending) };
-                return self.state().effects.answers.push(Answer::Replayed(answer));
+                self.state().effects.answers.push(Answer::Replayed(answer));
+                return failed.then_some(Course::Open);
             }
         }
-        let identified = pending.refused.clone().map_or_else(|| self.identify(pending), Err);
+        let identified = match &pending.refused {
+            Some(refused) => Err(refused.clone()),
+            None => self.identify(pending).map_err(|unknown| course.refusal().unwrap_or(unknown)),
+        };
         let (pending, id, local) = match identified {
             Ok(identified) => identified,
             Err(Refused { code, message }) => {
@@ -223,8 +205,7 @@ impl<'a> Planner<'a> {
             }
         };
         let key = EntityKey { kind: pending.op.entity_type.clone(), id };
-        let decision = forced.unwrap_or_else(|| self.decide(&pending, &key));
-        let decision = self.bounded(&key, decision);
+        let decision = self.follow(course, &pending, &key);
         let mut verdict =
             verdict(&pending, EntityRef::Id(key.id.clone()), &decision, self.entity(&key));
         if let Some(local) = &local
@@ -239,7 +220,7 @@ impl<'a> Planner<'a> {
             }
         }
         self.carry_out(&pending, key, &decision, &mut verdict);
-        self.answer(&pending, verdict, decision);
+        self.answer(&pending, verdict, decision)
     }
 
     /// Makes the decision's changes.
@@ -271,13 +252,18 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn answer(&mut self, pending: &PendingOp, verdict: Verdict, decision: Decision) {
+    fn answer(
+        &mut self,
+        pending: &PendingOp,
+        verdict: Verdict,
+        decision: Decision,
+    ) -> Option<Course> {
         let again = self.verdict(&pending.op.op_id).is_some();
         let given = Given {
             again,
             verdict: to_raw_value(&verdict).expect("a verdict has string keys"),
             outcome: verdict.outcome,
-            code: decision.because.map(|refused| refused.code.to_owned()),
+            code: decision.because.as_ref().map(|refused| refused.code.to_owned()),
             id: verdict.id,
         };
         let recorded = Recorded {
@@ -289,6 +275,7 @@ impl<'a> Planner<'a> {
         let state = self.state();
         state.given.insert(pending.op.op_id.clone(), recorded);
         state.effects.answers.push(Answer::New(given));
+        Course::after(decision)
     }
 
     fn write(&mut self, pending: &PendingOp, key: EntityKey, write: &Write) {
@@ -297,12 +284,8 @@ impl<'a> Planner<'a> {
         let old = self.entity(&key);
         let prev = old.map_or(Seq::ZERO, |row| row.version);
         let seq = self.group.as_ref().unwrap_or(&self.done).head.next();
-        let stamp = Stamp(
-            seq,
-            pending.actor.client.as_str().into(),
-            pending.op.op_id.as_str().into(),
-            edited_at(pending, now),
-        );
+        let op_id = pending.op.op_id.as_str();
+        let stamp = Stamp::new(seq, &pending.actor, op_id, edited_at(pending, now));
         let row = next_row(pending, old, write, stamp);
         let fields = (*kind != ChangeKind::Delete).then(|| text.clone());
         let change = (&key, *kind);

@@ -303,6 +303,43 @@ fn a_clients_queued_edits_do_not_conflict_with_each_other() {
 }
 
 #[test]
+fn the_same_installation_under_another_user_is_somebody_else() {
+    let mut world = World::new();
+    let of = |user: &str, op: Value| {
+        let mut pending = pending("phone", &op);
+        pending.actor.user = user.into();
+        pending
+    };
+    world.run(&[
+        of("ana", op("1", "create", 0, json!({"title": "x", "done": false}))),
+        of("ana", op("2", "update", 1, json!({"title": "y"}))),
+    ]);
+    let late = world.run(&[
+        of("bo", op("3", "update", 1, json!({"title": "z"}))),
+        of("bo", op("4", "delete", 1, json!({}))),
+        of("ana", op("5", "update", 1, json!({"title": "w"}))),
+    ]);
+    assert_eq!(outcomes(&late), [Outcome::Superseded, Outcome::Superseded, Outcome::Applied]);
+    let unseen = &world.logged(&late[1]).conflict.fields;
+    assert_eq!(unseen.iter().map(|field| &*field.name).collect::<Vec<_>>(), ["title"]);
+}
+
+#[test]
+fn a_stamp_without_a_user_is_the_clients() {
+    let stamp = |by: &str| Stamp(Seq(1), by.into(), "1".into(), 0);
+    let actor = |user: &str| Actor { user: user.into(), client: "phone".into() };
+    assert!(stamp("phone").by(&actor("ana")) && !stamp("tablet").by(&actor("ana")));
+    let new = Stamp::new(Seq(1), &actor("ana"), "1", 0);
+    assert!(new.by(&actor("ana")) && !new.by(&actor("bo")));
+    let client = "source:erp".into();
+    let backend = Stamp::new(Seq(1), &Actor { client, ..actor("erp") }, "1", 0);
+    assert_eq!(
+        [&stamp("phone"), &new, &backend].map(Stamp::client),
+        ["phone", "phone", "source:erp"]
+    );
+}
+
+#[test]
 fn queued_edits_of_a_counter_and_a_set_each_count_once() {
     let mut world = World::new();
     world.one("a", &op("1", "create", 0, json!({"count": 5, "tags": ["a"]})));
@@ -395,6 +432,71 @@ fn a_group_takes_effect_together_or_not_at_all() {
         ],
     );
     assert_eq!(outcomes(&verdicts), [Outcome::Applied; 2]);
+    assert_eq!(world.snapshot.head, Seq(2));
+}
+
+/// Runs a group whose members fail only because of each other, on `t1` with a title.
+fn failing_together(world: &mut World, ops: &[Value]) -> Vec<String> {
+    let (head, before) = (world.snapshot.head, world.fields());
+    let verdicts = world.group("a", ops);
+    assert!(verdicts.iter().all(|verdict| verdict.seq.is_none()), "{verdicts:?}");
+    assert_eq!((world.snapshot.head, world.fields()), (head, before), "{verdicts:?}");
+    verdicts.into_iter().map(|verdict| verdict.code.unwrap()).collect()
+}
+
+#[test]
+fn what_fails_only_because_of_its_group_takes_no_effect_alone() {
+    let mut world = World::new();
+    world.one("a", &op("1", "create", 0, json!({"title": "x"})));
+    let update = |id: &str, fields| op(id, "update", 1, fields);
+    let long = json!({"text": "x".repeat(600)});
+    let more = json!({"more": "y".repeat(600)});
+    for (ops, codes) in [
+        (
+            vec![op("2", "delete", 1, json!({})), update("3", json!({"title": "y"}))],
+            ["group_failed", "deleted"],
+        ),
+        (vec![update("4", long), update("5", more)], ["group_failed", "limit_exceeded"]),
+        (
+            vec![
+                with(op("6", "create", 0, json!({})), "id", "local:1"),
+                with(update("7", json!({"text": "x".repeat(2000)})), "id", "local:1"),
+            ],
+            ["group_failed", "limit_exceeded"],
+        ),
+        (
+            vec![update("8", json!({"title": "y"})), update("8", json!({"title": "z"}))],
+            ["group_failed", "op_id_reused"],
+        ),
+    ] {
+        assert_eq!(failing_together(&mut world, &ops), codes);
+    }
+    let alone = world.one("a", &update("9", json!({"title": "y"})));
+    assert_eq!(alone.outcome, Outcome::Applied);
+}
+
+#[test]
+fn a_decision_that_its_own_group_makes_stale_takes_no_effect_alone() {
+    let (mut world, conflict) = parked();
+    let edit = op("4", "update", 2, json!({"title": "y"}));
+    let decision = resolve("5", &conflict, 2, json!({"choose": "client"}));
+    let before = world.logged(&conflict).clone();
+    assert_eq!(failing_together(&mut world, &[edit, decision]), ["group_failed"; 2]);
+    assert_eq!(world.logged(&conflict), &before, "it is still to be decided");
+    let decision = resolve("6", &conflict, 2, json!({"choose": "client"}));
+    assert_eq!(world.one("a", &decision).outcome, Outcome::Applied);
+}
+
+#[test]
+fn a_lost_operation_stops_its_group_and_is_logged() {
+    let mut world = World::new();
+    world.one("a", &op("1", "create", 0, json!({"title": "x"})));
+    world.one("b", &op("2", "update", 1, json!({"title": "y"})));
+    let other = with(op("3", "create", 0, json!({})), "id", "other");
+    let verdicts = world.group("a", &[other, op("4", "update", 1, json!({"title": "z"}))]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Rejected, Outcome::Superseded]);
+    assert_eq!(verdicts[0].code.as_deref(), Some("group_failed"));
+    assert_eq!(world.logged(&verdicts[1]).conflict.fields[0].client, Some(json!("z")));
     assert_eq!(world.snapshot.head, Seq(2));
 }
 
@@ -567,6 +669,20 @@ fn a_backend_that_overrules_a_parked_operation_leaves_a_trace() {
     );
     world.run(&[event("5", "update", None, json!({"other": 1}))]);
     assert_eq!(overruled(&world), 1, "another field is no matter of it");
+}
+
+#[test]
+fn a_backend_overrules_what_was_parked_in_the_same_commit() {
+    let mut world = World::new();
+    world.one("a", &op("1", "create", 0, json!({"approval": "none"})));
+    world.one("b", &op("2", "update", 1, json!({"approval": "bo"})));
+    let late = pending("a", &op("3", "update", 1, json!({"approval": "ana"})));
+    let overrule = event("4", "update", None, json!({"approval": "erp"}));
+    let again = event("5", "update", None, json!({"approval": "crm"}));
+    let verdicts = world.run(&[late, overrule, again]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Conflict, Outcome::Applied, Outcome::Applied]);
+    let kinds = world.snapshot.conflicts.values().map(|parked| parked.conflict.kind);
+    assert_eq!(kinds.filter(|kind| *kind == ConflictKind::Overruled).count(), 2, "one for each");
 }
 
 #[test]

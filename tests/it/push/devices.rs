@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{expo, get, hub_and_stand_in, notify, post, publish, register, sent, settled, titles};
+use super::{
+    expo, get, hub_and_stand_in, notify, number, post, publish, register, sent, settled, titles,
+};
 use crate::support::client::Client;
+use crate::support::eventually;
 use crate::support::hub::{TestHub, token};
 
 async fn devices(hub: &TestHub, user: &str) -> Vec<Value> {
@@ -46,6 +49,38 @@ async fn a_device_registers_over_a_socket_with_all_there_is_to_know() {
 }
 
 #[tokio::test]
+async fn of_an_installation_without_a_name_nothing_is_kept() {
+    let (hub, _stand_in) = hub_and_stand_in(|_| {}).await;
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let device =
+        json!({ "type": "push_device", "provider": "expo", "token": expo("x"), "platform": "ios" });
+    let refused = ana.ask(device.clone()).await;
+    assert_eq!(refused["code"], "bad_request", "{refused}");
+    let forget = json!({ "type": "push_device", "provider": "expo", "token": null });
+    assert_eq!(ana.ask(forget).await["code"], "bad_request");
+    eventually("the store knows that ana is here", || async {
+        number(&hub, "SELECT count(*) FROM live_users").await == 1
+    })
+    .await;
+    let seq = publish(&hub, &[notify("ana", "t", "normal")]).await.remove(0)["seq"].clone();
+    let ack = json!({ "type": "ack", "project": "p", "seq": seq });
+    assert_eq!(ana.ask(ack.clone()).await["type"], "ok");
+    eventually("what a person saw is not pushed", || async {
+        number(&hub, "SELECT count(*) FROM push_intents WHERE state = 'canceled'").await == 1
+    })
+    .await;
+    assert_eq!(number(&hub, "SELECT count(*) FROM device_cursors").await, 0);
+    ana.ask(json!({ "type": "connect", "client": "phone" })).await;
+    assert_eq!(ana.ask(device).await["type"], "ok", "once it has a name");
+    ana.ask(ack).await;
+    eventually("its cursor is kept", || async {
+        number(&hub, "SELECT count(*) FROM device_cursors WHERE client = 'phone'").await == 1
+    })
+    .await;
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_device_says_of_itself_is_checked() {
     let (hub, _stand_in) = hub_and_stand_in(|_| {}).await;
     for (field, value) in [
@@ -67,6 +102,7 @@ async fn what_a_device_says_of_itself_is_checked() {
     }
     assert_eq!(devices(&hub, "ana").await, [] as [Value; 0]);
     let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({}))).await;
+    ana.send(&json!({ "type": "connect", "client": "c" })).await;
     let bad = json!({ "type": "push_device", "provider": "expo", "token": "x", "platform": "ios" });
     assert_eq!(ana.ask(bad).await["code"], "bad_request");
     hub.stop().await;
@@ -79,8 +115,8 @@ async fn one_logs_out_and_another_in_on_the_same_device() {
     register(&hub, "ana", "tablet", json!({})).await;
     register(&hub, "ana", "phone", json!({ "token": expo("anas") })).await;
     publish(&hub, &[notify("ana", "for ana alone", "normal")]).await;
-    crate::support::eventually("it waits for the provider", || async {
-        super::number(&hub, "SELECT count(*) FROM push_deliveries WHERE state = 'retry'").await == 2
+    eventually("it waits for the provider", || async {
+        number(&hub, "SELECT count(*) FROM push_deliveries WHERE state = 'retry'").await == 2
     })
     .await;
     register(&hub, "bo", "tablet", json!({})).await;

@@ -267,8 +267,9 @@ fn groups(told: &BTreeMap<String, Told<'_>>) {
         }
     }
     for (group, verdicts) in groups {
-        let failed =
-            |verdict: &&Value| matches!(verdict["outcome"].as_str(), Some("rejected" | "conflict"));
+        let failed = |verdict: &&Value| {
+            matches!(verdict["outcome"].as_str(), Some("rejected" | "conflict" | "superseded"))
+        };
         if verdicts.iter().any(failed) {
             let applied = verdicts.iter().find(|verdict| verdict.get("seq").is_some());
             assert!(applied.is_none(), "{group} failed, and yet {applied:?}");

@@ -175,6 +175,11 @@ impl Device {
                 let open = self.open.iter_mut().find(|open| open.id == id).unwrap();
                 (open.version, open.asked) = (version(), false);
             }
+            (Some("resolve"), Some("rejected"), _) => {
+                assert_eq!(verdict["code"], "group_failed", "{verdict} to {op}");
+                let open = self.open.iter_mut().find(|open| op["conflict"] == open.id).unwrap();
+                open.asked = false;
+            }
             (Some("resolve"), outcome, _) => {
                 assert!(matches!(outcome, Some("applied" | "noop")), "{verdict} to {op}");
                 self.open.retain(|open| op["conflict"] != open.id);
@@ -254,6 +259,9 @@ impl Device {
 
     /// The user does something: one edit, a few that belong together, or a decision.
     pub(crate) fn act(&mut self, now: i64) {
+        if self.outbox.len() <= 30 && self.random.random_ratio(1, 16) {
+            return self.quarrel(now);
+        }
         if self.decide() || self.outbox.len() > 30 {
             return;
         }
@@ -269,31 +277,65 @@ impl Device {
         }
     }
 
+    /// A group that cannot take effect as a whole although its last member could alone: an edit of what is
+    /// deleted, or a decision on what is edited, in the same group.
+    fn quarrel(&mut self, now: i64) {
+        let view = self.view();
+        let undecided = self.open.iter().find(|open| !open.asked).map(|open| open.key.clone());
+        let decided = undecided.filter(|key| view.contains_key(key));
+        let alive = decided.clone().or_else(|| view.keys().choose(&mut self.random).cloned());
+        let Some(key) = alive else { return };
+        let group = json!(format!("{}-group-{}", self.client, self.made));
+        let first = if decided.is_some() { "update" } else { "delete" };
+        let mut ops = vec![self.op_on(&key, first, &view, now)];
+        ops.push(match decided {
+            Some(_) => self.decision().expect("it is not decided"),
+            None => self.op_on(&key, "update", &view, now),
+        });
+        for mut op in ops {
+            op["group"] = group.clone();
+            self.outbox.push_back(op);
+        }
+    }
+
     /// Decides an open conflict that was not decided yet; whether there was one.
     pub(crate) fn decide(&mut self) -> bool {
-        let Some(open) = self.open.iter_mut().find(|open| !open.asked) else { return false };
+        let decision = self.decision();
+        let decides = decision.is_some();
+        self.outbox.extend(decision);
+        decides
+    }
+
+    fn decision(&mut self) -> Option<Value> {
+        let open = self.open.iter_mut().find(|open| !open.asked)?;
         open.asked = true;
         self.made += 1;
         let choose = if self.random.random() { "client" } else { "server" };
-        self.outbox.push_back(json!({
+        Some(json!({
             "op_id": format!("{}-{}", self.client, self.made), "kind": "resolve",
             "type": open.key.0, "id": open.key.1, "conflict": open.id,
             "expected_version": open.version, "choose": choose,
-        }));
-        true
+        }))
     }
 
     fn edit(&mut self, now: i64) -> Value {
-        self.made += 1;
         let view = self.view();
         let alive = view.keys().choose(&mut self.random).cloned();
         let (key, kind) = match (alive, self.random.random_range(0..100)) {
             (Some(key), 0..60) => (key, "update"),
             (Some(key), 60..70) => (key, "delete"),
-            _ => (self.new_key(), "create"),
+            _ => {
+                self.made += 1;
+                (self.new_key(), "create")
+            }
         };
-        let base = self.rows.get(&key).map_or(0, |row| row.version);
-        let id = self.named(&key);
+        self.op_on(&key, kind, &view, now)
+    }
+
+    fn op_on(&mut self, key: &Key, kind: &str, view: &BTreeMap<Key, Fields>, now: i64) -> Value {
+        self.made += 1;
+        let base = self.rows.get(key).map_or(0, |row| row.version);
+        let id = self.named(key);
         let mut op = json!({
             "op_id": format!("{}-{}", self.client, self.made), "kind": kind, "type": key.0, "id": id,
             "base": base, "edited_at": now + self.skew,
@@ -303,8 +345,8 @@ impl Device {
             op["priority"] = json!(priority);
         }
         if kind != "delete" {
-            let seen = view.get(&key).filter(|_| kind == "update");
-            let (fields, was) = self.values(&key, seen, &view);
+            let seen = view.get(key).filter(|_| kind == "update");
+            let (fields, was) = self.values(key, seen, view);
             op["fields"] = Value::Object(fields);
             // A counter and a set are merged only with it; whoever leaves it out sets them.
             if kind == "update" {

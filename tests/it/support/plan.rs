@@ -121,12 +121,7 @@ fn next_row(old: Option<&EntityRow>, pending: &PendingOp, version: Seq) -> Entit
         deleted,
         fields: if deleted { Fields::new() } else { fields.clone() },
         buried: if deleted { fields.clone() } else { Fields::new() },
-        stamps: Stamps::whole(Stamp(
-            version,
-            pending.actor.client.as_str().into(),
-            pending.op.op_id.as_str().into(),
-            1000,
-        )),
+        stamps: Stamps::whole(Stamp::new(version, &pending.actor, pending.op.op_id.as_str(), 1000)),
         source_versions: BTreeMap::from([("erp".into(), 3)]),
         bytes: serde_json::to_string(&fields).unwrap().len(),
     }
