@@ -16,6 +16,7 @@ mod gate;
 mod inbox;
 mod live;
 mod receipts;
+mod recent;
 mod stats;
 mod tend;
 
@@ -25,4 +26,5 @@ pub use dispatch::{Decided, Due, NewDelivery, View};
 pub use gate::{Gate, GateSettings, Outcome};
 pub use inbox::{InboxQuery, InboxRow};
 pub use receipts::{Awaiting, ReceiptVerdict};
+pub use recent::Recent;
 pub use stats::{QueueLine, Stat};
