@@ -43,7 +43,8 @@ class World {
       const { id: _id, type: _type, ...said } = frame;
       this.devices.push({ user: this.user, ...said });
       const code = this.refuse("device");
-      socket.tell((code ? { type: "error", id, code, message: code } : { type: "ok", id }) as ServerFrame);
+      if (code === "lost") this.hub.cut();
+      else socket.tell((code ? { type: "error", id, code, message: code } : { type: "ok", id }) as ServerFrame);
       return true;
     };
   }
@@ -181,6 +182,14 @@ test("a user who logs out takes the device along, and is told if the hub could n
   await client.connect();
   await settle();
   assert.deepEqual([world.devices.at(-1)!["user"], world.devices.at(-1)!["token"]], ["ana", null]);
+
+  await push.register(PHONE);
+  world.refuse = () => "lost";
+  await assert.rejects(push.unregister(), /broke before the answer/);
+  world.refuse = () => undefined;
+  await push.register(PHONE);
+  await world.clock.advance(5000);
+  assert.equal(world.devices.at(-1)!["token"], PHONE.token, "the hub may have forgotten it all the same");
   stop();
 });
 
