@@ -11,8 +11,9 @@ use crate::support::hub::{TestHub, token};
 use crate::support::raw::{Raw, text};
 
 const OUTBOX: usize = 64 << 10;
-/// More rounds than any kernel buffer and outbox together can hold back.
-const MOST_ROUNDS: u64 = 400;
+/// More rounds than the outbox and what the kernel is told to keep unsent can hold back; a send buffer left
+/// to itself holds back several times as many.
+const MOST_ROUNDS: u64 = 40;
 
 /// How many never read; a full test takes ten times as many.
 fn stalled_count() -> usize {
@@ -129,11 +130,11 @@ async fn a_client_that_asks_for_more_than_it_reads_is_sent_away() {
         }
     }
     eventually("it is sent away", || async {
-        hub.metric("syncline_connections_closed_total{reason=\"slow_consumer\"}") == 1.0
+        hub.metric("syncline_drops_total{reason=\"outbox\"}") == 1.0
     })
     .await;
     let (_, code) = raw.end().await;
-    assert!(matches!(code, Some(4001) | None), "{code:?}");
+    assert_eq!(code, Some(4001));
     eventually("it is gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
     hub.stop().await;
 }

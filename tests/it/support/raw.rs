@@ -80,9 +80,7 @@ impl Raw {
     /// The same with a receive buffer of a few kilobytes.
     pub(crate) async fn open_narrow(url: &str) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        // Small segments keep the kernel's send buffer on the other side small too.
-        socket2::SockRef::from(&socket).set_tcp_mss(1000).unwrap();
+        socket.set_recv_buffer_size(32 << 10).unwrap();
         Self::of(socket.connect(authority(url).parse().unwrap()).await.unwrap())
     }
 

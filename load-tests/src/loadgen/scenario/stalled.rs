@@ -32,7 +32,7 @@ pub(crate) struct Options {
     in_flight: usize,
     #[arg(long, default_value_t = 4096)]
     bytes: usize,
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 600)]
     publications: u64,
 }
 
