@@ -12,7 +12,7 @@ let page: Page;
 const errors: string[] = [];
 
 before(async () => {
-  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 636 } });
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 652 } });
   page = await browser.newPage();
   page.on("pageerror", (error) => errors.push(String(error)));
   await page.goto(DEV);

@@ -9,7 +9,6 @@ import { SynclineProvider, useConflicts, useEntity, useMutation, usePendingOps, 
 
 function Board({ push }: { push: Push }) {
   const inbox = useNotifications(push);
-  const unread = useUnread(push);
   const status = useSyncStatus();
   const cards = useQuery<{ title: string }>("demo", "card");
   const one = useEntity<{ title: string }>("demo", "card", "react-1");
@@ -25,16 +24,21 @@ function Board({ push }: { push: Push }) {
     pending: pending.filter(({ state }) => state === "queued").length,
     conflicts: conflicts.filter(({ state }) => state === "open").length,
     news: inbox.notifications.map(({ title }) => title),
-    unread,
   };
   return (
     <>
       <pre id="shown">{JSON.stringify(shown)}</pre>
+      <Unread push={push} />
       <button id="insert" onClick={() => edit?.insert("card", { title: "from React" }, { id: "react-1" })} />
       <button id="update" onClick={() => edit?.update("card", "react-1", { title: "changed" })} />
       <button id="read" onClick={() => void push.inbox.readAll()} />
     </>
   );
+}
+
+/** A component of its own: it hears of changes by itself. */
+function Unread({ push }: { push: Push }) {
+  return <b id="unread">{useUnread(push)}</b>;
 }
 
 const getToken = async () => {
