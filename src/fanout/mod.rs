@@ -82,6 +82,14 @@ pub enum ToShard {
     Drain,
 }
 
+impl ToShard {
+    /// Whether no connection gets more than one frame of it.
+    #[must_use]
+    pub fn is_one_frame(&self) -> bool {
+        !matches!(self, Self::Changes(_, changes) if changes.len() > 1)
+    }
+}
+
 /// What a frame for a user is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {

@@ -76,8 +76,9 @@ impl Shard {
                     if count == 0 {
                         return;
                     }
-                    // One message alone is written straight to the sockets: there is nothing to join.
-                    let way = if count == 1 { Way::Direct } else { Way::Joined };
+                    // One frame alone is written straight to the sockets: there is nothing to join.
+                    let alone = count == 1 && batch[0].is_one_frame();
+                    let way = if alone { Way::Direct } else { Way::Joined };
                     for message in batch.drain(..) {
                         self.take(message, way);
                     }
