@@ -10,7 +10,8 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
 use crate::protocol::client::{
-    Ack, Broadcast, Connect, Refresh, RequestId, SentWrite, SetPresence, Subscribe, Unsubscribe,
+    Ack, Broadcast, Connect, PushDevice, Refresh, RequestId, SentWrite, SetPresence, Subscribe,
+    Unsubscribe,
 };
 use crate::protocol::conflict::Conflict;
 use crate::protocol::error::{CloseCode, ErrorCode};
@@ -43,6 +44,7 @@ fn client_schema() -> Value {
         request::<Broadcast>(of, "broadcast", "BroadcastFrame"),
         request::<SetPresence>(of, "presence", "PresenceFrame"),
         request::<Ack>(of, "ack", "AckFrame"),
+        request::<PushDevice>(of, "push_device", "PushDeviceFrame"),
         request::<Ping>(of, "ping", "PingFrame"),
     ];
     json!({

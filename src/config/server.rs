@@ -18,8 +18,8 @@ pub struct Server {
     /// Browser origins that may connect, e.g. `https://app.example.org`; `*` allows all; empty allows only
     /// clients that send no `Origin`. Default `["*"]`: tokens, not cookies, authenticate.
     pub allowed_origins: Vec<String>,
-    /// Whether `/` is a page to try the hub with, and whoever opens it gets tokens for the project `demo`.
-    /// For development alone: `serve --dev` turns it on. Default false.
+    /// Whether `/` is a page to try the hub with, and whoever opens it gets tokens for the project `demo` and
+    /// sees its pushes. For development alone: `serve --dev` turns it on. Default false.
     pub demo: bool,
     /// Addresses of proxies whose `X-Forwarded-For` is believed, as IPs. Default the loopback addresses.
     pub trusted_proxies: Vec<std::net::IpAddr>,

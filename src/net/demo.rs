@@ -1,7 +1,8 @@
 //! `/`: a page to try the hub with, for development. Served only with `server.demo`.
 //!
 //! The page is `clients/typescript/demo/`, with the client in it, bundled into `demo/` here so that it
-//! works without any other tool. `POST /demo/token` makes the tokens it connects with.
+//! works without any other tool. `POST /demo/token` makes the tokens it connects with, `GET /demo/pushes` is
+//! its push log.
 
 use std::sync::Arc;
 
@@ -19,8 +20,9 @@ use crate::auth::mint;
 use crate::clock;
 use crate::config::Server;
 use crate::hub::Hub;
-use crate::id::UserId;
+use crate::id::{ProjectId, UserId};
 use crate::protocol::error::{ErrorCode, Refusal};
+use crate::store::push::Recent;
 
 const PAGE: &str = include_str!("demo/index.html");
 const STYLE: &str = include_str!("demo/demo.css");
@@ -28,6 +30,11 @@ const SCRIPT: &str = include_str!("demo/demo.js");
 
 /// Seconds a token is good for: short, so that the page shows how tokens are renewed.
 const TTL: i64 = 600;
+
+/// The project of the page.
+const PROJECT: &str = "demo";
+/// Pushes in the log.
+const PUSHES: u32 = 20;
 
 /// The page, or nothing.
 pub(super) fn router(server: &Server) -> Router<Arc<Hub>> {
@@ -39,6 +46,7 @@ pub(super) fn router(server: &Server) -> Router<Arc<Hub>> {
         .route("/demo.css", get(async || asset(STYLE, "text/css; charset=utf-8")))
         .route("/demo.js", get(async || asset(SCRIPT, "text/javascript; charset=utf-8")))
         .route("/demo/token", post(token))
+        .route("/demo/pushes", get(pushes))
 }
 
 fn asset(text: &'static str, kind: &'static str) -> Response {
@@ -72,9 +80,22 @@ async fn token(
     let key = key.ok_or_else(|| refuse("tokens are made with a shared secret: `auth.hmac`"))?;
     let now = clock::now_s();
     let claims =
-        json!({ "sub": user, "projects": { "demo": "editor" }, "iat": now, "exp": now + TTL });
+        json!({ "sub": user, "projects": { PROJECT: "editor" }, "iat": now, "exp": now + TTL });
     let token = mint(key, &claims).map_err(|error| refuse(&error.to_string()))?;
     Ok(Json(json!({ "token": token })))
+}
+
+/// The latest pushes of the page's project, whoever they are for: for who may be in it.
+async fn pushes(
+    State(hub): State<Arc<Hub>>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<Recent>>, Problem> {
+    let project: ProjectId = api::name(PROJECT)?;
+    if api::grants(&hub, &headers).await?.role(&project).is_none() {
+        return Err(Refusal::new(ErrorCode::Forbidden, "the token does not grant this").into());
+    }
+    let recent = hub.store.recent_pushes(&project, PUSHES).await;
+    Ok(Json(recent.map_err(|error| api::unavailable(&error))?))
 }
 
 /// Whether a `Host` is this machine by a name that nobody else can give out.

@@ -227,6 +227,7 @@ pub struct Ack {
 /// `push_device`: the full state of this installation, as it is now. The token belongs to the connection's
 /// user from then on, whoever had it before.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PushDevice {
     /// Whose token it is, e.g. `expo`.
     pub provider: String,

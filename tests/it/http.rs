@@ -333,3 +333,36 @@ async fn the_demo_page_and_its_tokens_are_for_development_alone() {
     let rebound = request.header("host", "rebound.example").send().await.unwrap();
     assert_eq!(rebound.status(), 403);
 }
+
+#[tokio::test]
+async fn the_demo_pages_push_log_is_for_development_and_for_whom_the_project_is() {
+    let hub = TestHub::start().await;
+    let api = Api { hub: &hub, token: token("ana", &json!({ "demo": "editor" })) };
+    assert_eq!(api.problem(Method::GET, "/demo/pushes", "").await.0, 404);
+
+    let hub = TestHub::start_with(|config| config.server.demo = true).await;
+    let api = Api { hub: &hub, token: token("ana", &json!({ "demo": "editor" })) };
+    assert_eq!(api.get("/demo/pushes").await, json!([]));
+    let op = |n: usize| {
+        json!({ "op_id": format!("o{n}"), "kind": "create", "type": "sos", "id": format!("s{n}"), "fields": {},
+            "notify": { "users": ["bo"], "title": format!("SOS {n}"), "lane": "critical" } })
+    };
+    let ops: Vec<Value> = (0..22).map(op).collect();
+    let body = json!({ "ops": ops }).to_string();
+    assert_eq!(api.send(Method::POST, "/v1/projects/demo/ops", body).await.status(), 200);
+    crate::support::eventually("the log provider has them", || async {
+        let pushes = api.get("/demo/pushes").await;
+        let pushes = pushes.as_array().unwrap();
+        pushes.len() == 20 && pushes.iter().all(|push| push["state"] == "handed")
+    })
+    .await;
+    let last = &api.get("/demo/pushes").await[0];
+    assert_eq!((&last["title"], &last["user_id"]), (&json!("SOS 21"), &json!("bo")));
+    assert!(last["accepted_at"].as_i64() >= last["created_at"].as_i64(), "{last}");
+
+    let elsewhere = Api::new(&hub, "editor");
+    assert_eq!(elsewhere.problem(Method::GET, "/demo/pushes", "").await.0, 403);
+    let nobody = Api { hub: &hub, token: "none".into() };
+    assert_eq!(nobody.problem(Method::GET, "/demo/pushes", "").await.0, 401);
+    hub.stop().await;
+}

@@ -1,6 +1,9 @@
 /** The demo page: two clients of one hub beside each other, each with a store and a network of its own. */
 
 import { type Client, createClient, type Entity, type KnownConflict, openIndexedDb, type Project, room } from "../src/index.js";
+import { type InboxItem, openPush, type Push } from "../src/push/index.js";
+import { make, NAMES } from "./dom.js";
+import { followPushes } from "./pushes.js";
 
 interface Card {
   title: string;
@@ -13,20 +16,10 @@ interface Pointer {
   y: number;
 }
 
-const NAMES: Record<string, string> = { ana: "Ana", bo: "Bo" };
-
 async function token(user: string): Promise<string> {
   const response = await fetch("/demo/token", { method: "POST", body: JSON.stringify({ user }) });
   if (!response.ok) throw new Error("the hub makes no token");
   return ((await response.json()) as { token: string }).token;
-}
-
-/** A new element. */
-function make<Tag extends keyof HTMLElementTagNameMap>(tag: Tag, className = "", text = ""): HTMLElementTagNameMap[Tag] {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.textContent = text;
-  return element;
 }
 
 class Pane {
@@ -43,6 +36,7 @@ class Pane {
     private readonly user: string,
     private readonly client: Client,
     private readonly project: Project,
+    private readonly push: Push,
   ) {}
 
   start(): void {
@@ -53,6 +47,7 @@ class Pane {
     this.client.status.subscribe(() => this.showState());
     this.project.conflictsChanged(() => this.showNotes());
     this.project.pendingChanged(() => this.showNotes());
+    this.push.inbox.state.subscribe(() => this.showNotes());
     this.presence();
     this.project.subscribe();
     show();
@@ -64,7 +59,6 @@ class Pane {
 
   private bar(): HTMLElement {
     const bar = make("div", "bar");
-    const toggle = make("label", "switch");
     this.online.type = "checkbox";
     this.online.addEventListener("change", () => {
       if (this.online.checked) {
@@ -75,9 +69,24 @@ class Pane {
         this.client.disconnect();
       }
     });
-    toggle.append(this.online, "Network");
-    bar.append(make("span", `avatar ${this.user}`, NAMES[this.user]![0]), make("span", "who", NAMES[this.user]), this.state, this.here, toggle);
+    const screen = make("input");
+    screen.type = "checkbox";
+    screen.checked = true;
+    // An app that nobody looks at acknowledges nothing for its user.
+    screen.addEventListener("change", () => this.client.hint(screen.checked ? "foreground" : "background"));
+    const toggles = ([[screen, "Screen"], [this.online, "Network"]] as const).map(([input, name]) => {
+      const toggle = make("label", `switch ${name.toLowerCase()}`);
+      toggle.append(input, name);
+      return toggle;
+    });
+    bar.append(make("span", `avatar ${this.user}`, NAMES[this.user]![0]), make("span", "who", NAMES[this.user]), this.state, this.here, ...toggles);
     return bar;
+  }
+
+  private sos(): void {
+    const users = Object.keys(NAMES).filter((user) => user !== this.user);
+    const notify = { users, title: `SOS from ${NAMES[this.user]}`, lane: "critical" as const, link: "app://sos" };
+    this.project.insert("sos", { by: this.user }, { priority: "critical", notify });
   }
 
   private form(): HTMLElement {
@@ -86,7 +95,11 @@ class Pane {
     title.type = "text";
     title.placeholder = "What is to be done?";
     title.setAttribute("aria-label", "New card");
-    form.append(title, make("button", "main", "Add"));
+    const sos = make("button", "sos", "SOS");
+    sos.type = "button";
+    sos.title = "Notify the other one";
+    sos.addEventListener("click", () => this.sos());
+    form.append(title, make("button", "main", "Add"), sos);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       if (title.value.trim() === "") return;
@@ -147,7 +160,17 @@ class Pane {
     const notes: HTMLElement[] = [];
     if (waiting > 0) notes.push(make("div", "note waiting", `${waiting} edit${waiting > 1 ? "s" : ""} kept on this device until the hub has decided`));
     notes.push(...open.map((conflict) => this.conflict(conflict)));
+    const unread = this.push.inbox.state.get().notifications.filter(({ read_at }) => read_at === undefined);
+    notes.push(...unread.slice(0, 3).map((item) => this.notification(item)));
     this.notes.replaceChildren(...notes);
+  }
+
+  private notification(item: InboxItem): HTMLElement {
+    const note = make("div", "note alarm");
+    const read = make("button", "read", "Read");
+    read.addEventListener("click", () => void this.push.inbox.read(item.nid).catch(() => {}));
+    note.append(make("b", "", item.title), make("span", "", new Date(item.at).toLocaleTimeString()), read);
+    return note;
   }
 
   private conflict(conflict: KnownConflict): HTMLElement {
@@ -200,9 +223,12 @@ class Pane {
   }
 }
 
+const log = document.querySelector<HTMLElement>(".pushes ul")!;
 for (const root of document.querySelectorAll<HTMLElement>(".pane")) {
   const user = root.dataset["user"]!;
   const storage = openIndexedDb({ name: `syncline-demo-${user}` });
   const client = await createClient({ url: location.origin, getToken: () => token(user), storage });
-  new Pane(root, user, client, await client.project("demo")).start();
+  const push = await openPush(client, { schemes: ["app"], inbox: { project: "demo" } });
+  new Pane(root, user, client, await client.project("demo"), push).start();
+  if (user === "ana") followPushes(client, log);
 }

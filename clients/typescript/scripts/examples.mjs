@@ -14,6 +14,10 @@ declare global {
   const taskManager: TaskManagerLike;
   const backgroundTask: BackgroundTaskLike;
   const network: NetworkLike;
+  const notifications: import("@syncline/client/push").NotificationsLike<unknown>;
+  const device: import("@syncline/client/push").DeviceLike;
+  const localization: import("@syncline/client/push").LocalizationLike;
+  const application: import("@syncline/client/push").ApplicationLike;
   const queryClient: import("@syncline/client/query").QueryClientLike;
   const session: { token: string; renew(): Promise<string> };
   const render: (what: unknown) => void;

@@ -93,7 +93,8 @@ export async function createClient(options: ClientOptions): Promise<Client> {
     clientId = uuid(clock);
     await store.commit([{ table: "meta", key: "client", value: clientId }]);
   }
-  const client = new Client(options, store, clock, clientId);
+  const shown = (await store.get<string[]>("meta", "shown")) ?? [];
+  const client = new Client(options, store, clock, clientId, new Set(shown));
   // What waits from the last time is to be sent even if nobody opens its project.
   for (const [name] of await store.list("ops")) await client.project(name.split("\u001f")[0]!);
   return client;
@@ -103,6 +104,9 @@ export async function createClient(options: ClientOptions): Promise<Client> {
 const LIMITS = { ops_per_write: 500, frame_bytes: 1 << 20, op_bytes: 1 << 18, body_bytes: 4 << 20 };
 /** Operations in one request: enough to be fast, few enough that one lost answer costs little. */
 const OPS = 200;
+
+/** Notifications remembered, so that none is shown twice: on a device, a push and a frame are never so far apart. */
+const SHOWN = 200;
 
 /** A connection to a hub, and what it brought. Made by `createClient`. */
 export class Client {
@@ -114,14 +118,19 @@ export class Client {
   private readonly rooms: Rooms;
   private readonly opened = new Map<string, Promise<Project>>();
   private readonly projects = new Map<string, Project>();
-  private readonly shown = new Set<string>();
   private readonly stopHints: () => void;
   private roles: ServerConnectedFrame["projects"] = {};
   private user: string | undefined;
   private storageProblem: StorageError | undefined;
 
   /** @internal */
-  constructor(options: ClientOptions, store: Store, clock: Clock, readonly clientId: string) {
+  constructor(
+    options: ClientOptions,
+    store: Store,
+    clock: Clock,
+    readonly clientId: string,
+    private readonly shown: Set<string>,
+  ) {
     const base = options.url.replace(/\/+$/, "").replace(/^ws/, "http");
     const tokens = new TokenKeeper(options.getToken, clock);
     const http = new Http(base, options.fetch ?? globalFetch, tokens, clock);
@@ -307,7 +316,9 @@ export class Client {
   firstTime(nid: string): boolean {
     if (this.shown.has(nid)) return false;
     this.shown.add(nid);
-    if (this.shown.size > 1000) this.shown.delete([...this.shown][0]!);
+    if (this.shown.size > SHOWN) this.shown.delete([...this.shown][0]!);
+    // A store that fails says so in `status`; at worst something is shown twice.
+    this.parts.store.commit([{ table: "meta", key: "shown", value: [...this.shown] }]).catch(() => {});
     return true;
   }
 

@@ -12,7 +12,7 @@ let page: Page;
 const errors: string[] = [];
 
 before(async () => {
-  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 560 } });
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"], defaultViewport: { width: 1220, height: 652 } });
   page = await browser.newPage();
   page.on("pageerror", (error) => errors.push(String(error)));
   await page.goto(DEV);
@@ -28,7 +28,9 @@ const pane = (user: string) => `.pane[data-user="${user}"]`;
 const titles = (user: string) => page.$$eval(`${pane(user)} .card input[type=text]`, (inputs) => inputs.map(({ value }) => value));
 const votes = (user: string) => page.$eval(`${pane(user)} .votes`, ({ textContent }) => textContent);
 const text = (user: string) => page.$eval(pane(user), (element) => (element as HTMLElement).innerText);
-const network = (user: string) => page.click(`${pane(user)} .switch input`);
+const network = (user: string) => page.click(`${pane(user)} .switch.network input`);
+const screen = (user: string) => page.click(`${pane(user)} .switch.screen input`);
+const pushes = () => page.$$eval(".pushes li", (items) => items.map(({ innerText }) => innerText.replaceAll("\n", " ")));
 
 async function add(user: string, title: string): Promise<void> {
   await page.type(`${pane(user)} .add input`, title);
@@ -63,6 +65,31 @@ test("offline edits wait, survive a reload, and merge", async () => {
   await network("bo");
   await eventually("both votes count", async () => (await votes("ana")) === "▲ 2" && (await votes("bo")) === "▲ 2");
   await eventually("nothing waits", async () => !(await text("bo")).includes("kept"));
+});
+
+test("an SOS that is acknowledged is no push; whose network or screen is off gets one", async () => {
+  const sos = async (from: string, outcome: RegExp) => {
+    const before = (await pushes()).length;
+    await page.click(`${pane(from)} button.sos`);
+    await eventually(`it is in the log: ${outcome}`, async () => (await pushes()).length === before + 1 && outcome.test((await pushes())[0]!));
+  };
+  await sos("ana", /SOS from Ana acknowledged: no push/);
+  await eventually("bo sees it", async () => (await text("bo")).includes("SOS from Ana"));
+  await page.click(`${pane("bo")} .alarm .read`);
+  await eventually("bo has read it", async () => !(await text("bo")).includes("SOS from Ana"));
+  await network("bo");
+  await eventually("bo is away", async () => (await page.$$(`${pane("bo")} .state.online`)).length === 0);
+  await sos("ana", /SOS from Ana pushed to Bo's phone/);
+  assert.doesNotMatch(await text("bo"), /SOS from Ana/);
+  await network("bo");
+  await eventually("it waited in the inbox", async () => (await text("bo")).includes("SOS from Ana"));
+  await screen("ana");
+  await sos("bo", /SOS from Bo pushed to Ana's phone/);
+  await screen("ana");
+  await eventually("ana sees it all the same", async () => (await text("ana")).includes("SOS from Bo"));
+  await page.click(`${pane("ana")} .alarm .read`);
+  await page.click(`${pane("bo")} .alarm .read`);
+  await eventually("all is read", async () => (await page.$$(".alarm")).length === 0);
 });
 
 test("a title that both changed is decided by its author", async () => {

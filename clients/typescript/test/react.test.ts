@@ -15,6 +15,17 @@ interface Shown {
   here: string[];
   pending: number;
   conflicts: number;
+  news: string[];
+}
+
+/** Writes as somebody else, who tells this page's user. */
+async function notify(title: string): Promise<void> {
+  const answer = await fetch(`${DEV}/demo/token`, { method: "POST", body: JSON.stringify({ user: "dan" }) });
+  const { token } = (await answer.json()) as { token: string };
+  const op = { op_id: title, kind: "create", type: "news", id: title, fields: {}, notify: { users: ["cy"], title } };
+  const headers = { authorization: `Bearer ${token}` };
+  const written = await fetch(`${DEV}/v1/projects/demo/ops`, { method: "POST", headers, body: JSON.stringify({ ops: [op] }) });
+  assert.equal(written.status, 200);
 }
 
 test("every hook shows what is, and what waits", async () => {
@@ -50,6 +61,12 @@ test("every hook shows what is, and what waits", async () => {
     await eventually("we are here", async () => (await shown()).here.includes("cy"));
     await page.click("#update");
     await eventually("the change shows", async () => (await shown()).one === "changed" && (await shown()).pending === 0);
+    const unread = () => page.$eval("#unread", ({ textContent }) => textContent);
+    await notify("first");
+    await eventually("the news shows", async () => (await unread()) === "1" && (await shown()).news[0] === "first");
+    await page.click("#read");
+    await eventually("it is read", async () => (await unread()) === "0");
+    assert.deepEqual((await shown()).news, ["first"]);
     assert.deepEqual(errors, []);
   } finally {
     await browser.close();

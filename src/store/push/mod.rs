@@ -18,6 +18,7 @@ mod gate;
 mod inbox;
 mod live;
 mod receipts;
+mod recent;
 mod stats;
 mod tend;
 
@@ -27,5 +28,6 @@ pub use dispatch::{Decided, NewDelivery};
 pub use gate::{Gate, GateSettings, Outcome};
 pub use inbox::{InboxQuery, InboxRow, Reads};
 pub use receipts::{Awaiting, ReceiptVerdict};
+pub use recent::Recent;
 pub use stats::{QueueLine, Stat};
 pub use view::{Due, Unread, View};

@@ -23,6 +23,7 @@ on_both_engines!(
     a_token_belongs_to_who_registered_it_last,
     a_dead_token_is_disabled_unless_it_came_back,
     an_inbox_is_paged_counted_and_read,
+    the_latest_pushes_are_told_with_what_became_of_them,
 );
 
 const SETTINGS: GateSettings = GateSettings { rate: 100_000, batch: 7, open_ms: 1000 };
@@ -292,4 +293,30 @@ async fn an_inbox_is_paged_counted_and_read(site: Site) {
     assert_eq!(unread.iter().map(|row| &row.nid).collect::<Vec<_>>(), [&nids[1]]);
     assert_eq!(store.mark_read(&ben, &both, None, None).await.unwrap(), 1);
     assert_eq!(due(&store).await.len(), 0);
+}
+
+async fn the_latest_pushes_are_told_with_what_became_of_them(site: Site) {
+    let store = site.open().await;
+    let (p, ben) = (project("p"), user("ben"));
+    let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
+    arm(&store, "p", 3).await;
+    arm(&store, "q", 1).await;
+    let client = ClientId::new("phone").unwrap();
+    assert_eq!(store.ack(&p, &ben, &client, Seq(1), true, 1200).await.unwrap(), 1);
+    let states = async |limit| {
+        let recent = store.recent_pushes(&p, limit).await.unwrap();
+        let state = |push: syncline::store::push::Recent| (push.state, push.reason, push.provider);
+        recent.into_iter().map(state).collect::<Vec<_>>()
+    };
+    let canceled = ("canceled".to_owned(), Some("acknowledged".to_owned()), None);
+    let waiting = ("waiting".to_owned(), None, None);
+    assert_eq!(states(9).await, [waiting.clone(), waiting.clone(), canceled.clone()]);
+    assert_eq!(states(1).await, [waiting]);
+    store.dispatch(9, &to_device(device)).await.unwrap();
+    let (state, _, provider) = states(9).await.remove(0);
+    assert_eq!((state.as_str(), provider.as_deref()), ("queued", Some("expo")));
+    assert_eq!(states(9).await[2], canceled);
+    let last = store.recent_pushes(&p, 1).await.unwrap().remove(0);
+    assert_eq!((last.user_id.as_str(), last.title.as_str()), ("ben", "hello"));
+    assert_eq!(last.accepted_at, None);
 }

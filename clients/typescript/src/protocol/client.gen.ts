@@ -12,6 +12,7 @@ export type ClientFrame =
   | BroadcastFrame
   | PresenceFrame
   | AckFrame
+  | PushDeviceFrame
   | PingFrame;
 /**
  * 1 to 64 letters, digits, `_` or `-`
@@ -381,6 +382,42 @@ export interface AckFrame {
    */
   seq?: Seq | null;
   type: "ack";
+}
+/**
+ * `push_device`: the full state of this installation, as it is now. The token belongs to the connection's
+ * user from then on, whoever had it before.
+ */
+export interface PushDeviceFrame {
+  /**
+   * The app's version.
+   */
+  app_version?: string | null;
+  id?: RequestId;
+  /**
+   * The language, e.g. `pt-BR`.
+   */
+  locale?: string | null;
+  /**
+   * The device's model.
+   */
+  model?: string | null;
+  /**
+   * `ios`, `android` or `web`.
+   */
+  platform?: string;
+  /**
+   * Whose token it is, e.g. `expo`.
+   */
+  provider: string;
+  /**
+   * The token; without one the installation is forgotten.
+   */
+  token?: string | null;
+  type: "push_device";
+  /**
+   * The time zone, e.g. `America/Sao_Paulo`.
+   */
+  tz?: string | null;
 }
 export interface PingFrame {
   id?: RequestId;

@@ -3,9 +3,12 @@
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { createClient, type Project } from "../../src/index.js";
+import { openPush, type Push } from "../../src/push/index.js";
+import { useNotifications, useUnread } from "../../src/push/react.js";
 import { SynclineProvider, useConflicts, useEntity, useMutation, usePendingOps, usePresence, useQuery, useSyncStatus } from "../../src/react.js";
 
-function Board() {
+function Board({ push }: { push: Push }) {
+  const inbox = useNotifications(push);
   const status = useSyncStatus();
   const cards = useQuery<{ title: string }>("demo", "card");
   const one = useEntity<{ title: string }>("demo", "card", "react-1");
@@ -20,14 +23,22 @@ function Board() {
     here: [...presence.members.keys()],
     pending: pending.filter(({ state }) => state === "queued").length,
     conflicts: conflicts.filter(({ state }) => state === "open").length,
+    news: inbox.notifications.map(({ title }) => title),
   };
   return (
     <>
       <pre id="shown">{JSON.stringify(shown)}</pre>
+      <Unread push={push} />
       <button id="insert" onClick={() => edit?.insert("card", { title: "from React" }, { id: "react-1" })} />
       <button id="update" onClick={() => edit?.update("card", "react-1", { title: "changed" })} />
+      <button id="read" onClick={() => void push.inbox.readAll()} />
     </>
   );
+}
+
+/** A component of its own: it hears of changes by itself. */
+function Unread({ push }: { push: Push }) {
+  return <b id="unread">{useUnread(push)}</b>;
 }
 
 const getToken = async () => {
@@ -35,14 +46,15 @@ const getToken = async () => {
   return ((await response.json()) as { token: string }).token;
 };
 
-void createClient({ url: location.origin, getToken }).then((client) => {
+void createClient({ url: location.origin, getToken }).then(async (client) => {
+  const push = await openPush(client, { schemes: [] });
   Object.assign(globalThis, { client, project: () => client.project("demo") as Promise<Project> });
   const root = document.createElement("div");
   document.body.replaceChildren(root);
   createRoot(root).render(
     <StrictMode>
       <SynclineProvider client={client}>
-        <Board />
+        <Board push={push} />
       </SynclineProvider>
     </StrictMode>,
   );

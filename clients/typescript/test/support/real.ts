@@ -5,9 +5,11 @@ import { WebSocket } from "ws";
 import { type Client, type ClientOptions, createClient } from "../../src/client.js";
 import type { OpenSocket } from "../../src/platform.js";
 
-const { SYNCLINE_TEST_EDGE = "", SYNCLINE_TEST_SECRET = "", SYNCLINE_TEST_DEV = "", SYNCLINE_TEST_ADMIN = "", SYNCLINE_TEST_PIDS = "" } = process.env;
+const { SYNCLINE_TEST_EDGE = "", SYNCLINE_TEST_SECRET = "", SYNCLINE_TEST_DEV = "", SYNCLINE_TEST_ADMIN = "", SYNCLINE_TEST_PIDS = "", SYNCLINE_TEST_EXPO = "" } = process.env;
 export const EDGE = SYNCLINE_TEST_EDGE;
 export const DEV = SYNCLINE_TEST_DEV;
+/** The stand-in for Expo that the edge's pushes go to. */
+export const EXPO = SYNCLINE_TEST_EXPO;
 /** The three instances behind the edge. */
 export const PIDS = SYNCLINE_TEST_PIDS.split(" ").map(Number);
 
