@@ -392,11 +392,11 @@ export interface ServerChangeFrame {
   /**
    * Who did it. This and what follows are absent for readers from whom all its fields are hidden.
    */
-  actor?: string | null;
+  actor: string;
   /**
    * When, in milliseconds since the Unix epoch by the hub's clock.
    */
-  at?: number | null;
+  at: number;
   /**
    * The entity changed.
    */
@@ -412,9 +412,9 @@ export interface ServerChangeFrame {
    */
   kind: ChangeKind;
   /**
-   * The operation that did it.
+   * 1 to 128 printable characters without `:`
    */
-  op_id?: OpId | null;
+  op_id: string;
   /**
    * The entity's version before; 0 for a create.
    */
