@@ -387,13 +387,13 @@ pub struct Change<'a> {
     #[cfg_attr(test, schemars(with = "Option<super::op::Fields>"))]
     pub fields: Option<&'a RawValue>,
     /// Who did it. This and what follows are absent for readers from whom all its fields are hidden.
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", skip_serializing_if = "Option::is_none"))]
     pub actor: &'a str,
     /// When, in milliseconds since the Unix epoch by the hub's clock.
-    #[cfg_attr(test, schemars(with = "Option<i64>"))]
+    #[cfg_attr(test, schemars(with = "Option<i64>", skip_serializing_if = "Option::is_none"))]
     pub at: i64,
     /// The operation that did it.
-    #[cfg_attr(test, schemars(with = "Option<OpId>"))]
+    #[cfg_attr(test, schemars(with = "Option<OpId>", skip_serializing_if = "Option::is_none"))]
     pub op_id: &'a OpId,
 }
 

@@ -22,13 +22,17 @@ async fn set(client: &mut Client, state: &Value) -> Value {
     client.ask(json!({ "type": "presence", "room": ROOM, "state": state })).await
 }
 
-/// The next delta that names `user`, as `joined`, `left` or `updated`.
+/// The next delta that names `user`, as `joined`, `left` or `updated`. A room that is told anew who is here
+/// tells of who joined as well.
 async fn delta(client: &mut Client, what: &str, user: &str) -> Value {
     let names = |frame: &Value| {
-        frame["type"] == "presence"
-            && frame[what].as_array().is_some_and(|users| {
+        let named = |users: &Value| {
+            users.as_array().is_some_and(|users| {
                 users.iter().any(|entry| *entry == json!(user) || entry["user"] == user)
             })
+        };
+        frame["type"] == "presence"
+            && (named(&frame[what]) || (what == "joined" && named(&frame["members"])))
     };
     client.find(&format!("{user} {what}"), names).await
 }

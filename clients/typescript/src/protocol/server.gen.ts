@@ -392,11 +392,11 @@ export interface ServerChangeFrame {
   /**
    * Who did it. This and what follows are absent for readers from whom all its fields are hidden.
    */
-  actor: string;
+  actor?: string;
   /**
    * When, in milliseconds since the Unix epoch by the hub's clock.
    */
-  at: number;
+  at?: number;
   /**
    * The entity changed.
    */
@@ -414,7 +414,7 @@ export interface ServerChangeFrame {
   /**
    * 1 to 128 printable characters without `:`
    */
-  op_id: string;
+  op_id?: string;
   /**
    * The entity's version before; 0 for a create.
    */
