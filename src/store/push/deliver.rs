@@ -121,7 +121,8 @@ const CLAIM: &str = "
         (SELECT entity_type FROM notifications n WHERE n.nid = push_deliveries.nid) AS entity_type,
         (SELECT COALESCE(m.role, '') FROM memberships m WHERE m.project = push_deliveries.project
             AND m.user_id = push_deliveries.user_id) AS standing,
-        (SELECT token FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS token,
+        (SELECT token FROM push_tokens t WHERE t.id = push_deliveries.token_id
+            AND t.user_id = push_deliveries.user_id) AS token,
         (SELECT scope FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS scope";
 
 const SETTLE: &str = "

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    expo, get, hub_and_stand_in, notify, number, post, publish, register, sent, settled, titles,
+    change, expo, get, hub_and_stand_in, notify, number, post, publish, register, sent, settled,
+    titles,
 };
 use crate::support::client::Client;
 use crate::support::eventually;
@@ -140,5 +141,27 @@ async fn one_logs_out_and_another_in_on_the_same_device() {
     assert_eq!(delete("ana").await.unwrap().status(), 404, "somebody else's");
     assert_eq!(delete("bo").await.unwrap().status(), 204);
     assert_eq!(devices(&hub, "bo").await, [] as [Value; 0]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_to_a_device_never_reaches_who_logs_in_there() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    stand_in.script(|script| script.down = true);
+    register(&hub, "ana", "tablet", json!({})).await;
+    publish(&hub, &[notify("ana", "for ana alone", "normal")]).await;
+    eventually("it waits for the provider", || async {
+        number(&hub, "SELECT count(*) FROM push_deliveries WHERE state = 'retry'").await == 1
+    })
+    .await;
+    // Accepted once, and to be sent again by its receipt, after another has logged in on the device.
+    change(&hub, "UPDATE push_deliveries SET state = 'accepted'").await;
+    register(&hub, "bo", "tablet", json!({})).await;
+    change(&hub, "UPDATE push_deliveries SET state = 'retry', next_at = 0").await;
+    stand_in.script(|script| script.down = false);
+    publish(&hub, &[notify("bo", "for bo", "high")]).await;
+    sent(&stand_in, 1).await;
+    settled(&hub).await;
+    assert_eq!(titles(&stand_in.sent()), ["for bo"]);
     hub.stop().await;
 }
