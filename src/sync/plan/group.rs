@@ -40,9 +40,13 @@ impl Course {
         match self {
             Self::Open => None,
             Self::Rejected(refused) => Some(refused.clone()),
-            Self::Only(_) => Some(group_failed("it does not go together with its group")),
+            Self::Only(_) => Some(out_of_place()),
         }
     }
+}
+
+fn out_of_place() -> Refused {
+    group_failed("it does not go together with its group")
 }
 
 fn group_failed(why: &str) -> Refused {
@@ -70,13 +74,16 @@ impl Planner<'_> {
 
     /// Decides an operation that has no verdict yet.
     pub(super) fn follow(&self, course: &Course, pending: &PendingOp, key: &EntityKey) -> Decision {
+        if let Course::Rejected(Refused { code, message }) = course {
+            return Decision::reject(code, message.clone());
+        }
         let decision = self.bounded(key, self.decide(pending, key));
-        match course.refusal() {
-            Some(_) if matches!(course, Course::Only(outcome) if *outcome == decision.outcome) => {
-                decision
+        match course {
+            Course::Only(outcome) if *outcome != decision.outcome => {
+                let Refused { code, message } = out_of_place();
+                Decision::reject(code, message)
             }
-            Some(Refused { code, message }) => Decision::reject(code, message),
-            None => decision,
+            _ => decision,
         }
     }
 }
