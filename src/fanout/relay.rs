@@ -110,14 +110,23 @@ impl Relay {
         }
     }
 
-    /// Sends a notification to its user's connections, on every instance.
+    /// Sends a notification to its user's connections, on every instance; a scheduled one is shown when its time
+    /// comes.
     pub fn notification(&self, about: &About, n: &NewNotification) {
-        let draft = &n.draft;
-        if draft.schedule.is_some() {
-            return; // shown when its time comes
+        if n.draft.schedule.is_none() {
+            self.to_user(&n.user, about, &Self::shown(about, n));
         }
+    }
+
+    /// Sends a notification to its user's connections on this instance.
+    pub fn notification_here(&self, about: &About, n: &NewNotification) {
+        self.to_user_here(&n.user, about, &Self::shown(about, n));
+    }
+
+    fn shown(about: &About, n: &NewNotification) -> Bytes {
+        let draft = &n.draft;
         let data = draft.data.as_deref().and_then(raw);
-        let frame = ServerFrame::Notification(Notification {
+        ServerFrame::Notification(Notification {
             nid: &n.nid,
             project: &about.project,
             seq: draft.seq,
@@ -129,8 +138,7 @@ impl Relay {
             category: draft.category.as_deref(),
             at: draft.created_at,
         })
-        .encode();
-        self.to_user(&n.user, about, &frame);
+        .encode()
     }
 
     /// Shows a user a notification whose time has come.

@@ -26,11 +26,36 @@ const AT_ONCE: usize = 4;
 /// Of connections that name no installation, the user's count as one.
 type Key = (ProjectId, UserId, Option<ClientId>);
 
-#[derive(Debug, Clone, Copy)]
+/// How far a client has come. The two are kept apart: what came after the app went to the background nobody has
+/// seen, whatever was seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Noted {
-    seq: Seq,
-    /// Whether the app was in the foreground: then it counts for the user, not for the device alone.
-    active: bool,
+    /// Acknowledged from the foreground: it counts for the user.
+    seen: Option<Seq>,
+    /// Acknowledged from the background: it counts for the device alone.
+    stored: Option<Seq>,
+}
+
+impl Noted {
+    fn new(seq: Seq, active: bool) -> Self {
+        if active {
+            Self { seen: Some(seq), stored: None }
+        } else {
+            Self { seen: None, stored: Some(seq) }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.seen = self.seen.max(other.seen);
+        self.stored = self.stored.max(other.stored);
+    }
+
+    /// What the store is told, in this order: each position, and whether it was in the foreground.
+    fn told(self) -> impl Iterator<Item = (Seq, bool)> {
+        let stored = self.stored.filter(|stored| Some(*stored) > self.seen);
+        let seen = self.seen.map(|seq| (seq, true));
+        seen.into_iter().chain(stored.map(|seq| (seq, false)))
+    }
 }
 
 /// Acknowledgements on their way to the store. Cheap to clone.
@@ -46,14 +71,13 @@ impl Acks {
         if client.is_none() && !active {
             return; // nothing is kept of it, and nobody has seen anything
         }
-        self.put((project.clone(), permit.user().clone(), client), Noted { seq, active });
+        self.put((project.clone(), permit.user().clone(), client), Noted::new(seq, active));
     }
 
     fn put(&self, key: Key, new: Noted) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(noted) = waiting.get_mut(&key) {
-            noted.seq = noted.seq.max(new.seq);
-            noted.active |= new.active;
+            noted.merge(new);
         } else if waiting.len() < MOST {
             waiting.insert(key, new);
         }
@@ -76,22 +100,45 @@ impl Acks {
         stream::iter(waiting)
             .for_each_concurrent(AT_ONCE, |(key, noted)| async move {
                 let (project, user, client) = &key;
-                let Noted { seq, active } = noted;
-                let told = match client {
-                    Some(client) => store.ack(project, user, client, seq, active, now).await,
-                    None => store.ack_unnamed(project, user, seq, now).await,
-                };
-                match told {
-                    Ok(canceled) => {
-                        metrics.push_intents.of(PushState::Canceled).inc_by(canceled);
-                    }
-                    Err(error) => {
-                        metrics.store_errors.inc();
-                        tracing::warn!(%project, %error, "an acknowledgement waits for the store");
-                        self.put(key, noted);
+                for (seq, active) in noted.told() {
+                    let told = match client {
+                        Some(client) => store.ack(project, user, client, seq, active, now).await,
+                        None => store.ack_unnamed(project, user, seq, now).await,
+                    };
+                    match told {
+                        Ok(canceled) => {
+                            metrics.push_intents.of(PushState::Canceled).inc_by(canceled);
+                        }
+                        Err(error) => {
+                            metrics.store_errors.inc();
+                            tracing::warn!(%project, %error, "an acknowledgement waits for the store");
+                            return self.put(key, noted);
+                        }
                     }
                 }
             })
             .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_the_app_went_to_the_background_is_seen_by_nobody() {
+        let acks = Acks::default();
+        let key = || ("p".parse().unwrap(), UserId::new("ana").unwrap(), None);
+        let told = |acks: &Acks| {
+            let noted = acks.waiting.lock().unwrap()[&key()];
+            noted.told().map(|(seq, active)| (seq.0, active)).collect::<Vec<_>>()
+        };
+        acks.put(key(), Noted::new(Seq(5), true));
+        acks.put(key(), Noted::new(Seq(10), false));
+        assert_eq!(told(&acks), [(5, true), (10, false)]);
+        // In the foreground again it has seen all that, and what an earlier write left undone adds nothing.
+        acks.put(key(), Noted::new(Seq(11), true));
+        acks.put(key(), Noted::new(Seq(5), true));
+        assert_eq!(told(&acks), [(11, true)]);
     }
 }

@@ -22,10 +22,11 @@ use crate::config;
 use crate::fanout::feed::{Offered, Stage};
 use crate::fanout::{EncodedChange, Feed, Relay};
 use crate::hub::Hub;
-use crate::id::{ProjectId, UserId};
+use crate::id::{ProjectId, Seq, UserId};
 use crate::presence::Presence;
 use crate::store::{RevocationRow, Store, StoreError};
 use crate::sync::members::Members;
+use crate::sync::retold;
 use crate::telemetry::{Dropped, Metrics};
 
 /// How long a feed nobody reads is kept: long enough for a storm of reconnects to find it warm.
@@ -184,7 +185,8 @@ impl Follower {
         feed.project().clone()
     }
 
-    /// Reads the log from where the feed is to its end.
+    /// Reads the log from where the feed is to its end. Whatever lost the changes may have lost what users were
+    /// to be notified of with them: that is told again, and clients show each `nid` once.
     async fn fill(&self, feed: &Feed) -> Result<(), StoreError> {
         loop {
             let Some((epoch, at)) = feed.head() else { return Ok(()) };
@@ -202,8 +204,14 @@ impl Follower {
             }
             self.metrics.gap_fills.inc();
             let last = page.entries.last().map(|entry| entry.seq);
+            // Read before anybody can acknowledge the changes, which disarms what is looked for.
+            let seqs: Vec<Seq> = page.entries.iter().map(|entry| entry.seq).collect();
+            let untold = retold::notifications(&self.store, feed.project(), &seqs).await;
             let encode = |entry| Arc::new(EncodedChange::new(feed.project(), entry));
             let offered = feed.offer(epoch, page.entries.iter().map(encode));
+            for (about, notification) in &untold {
+                self.relay.notification_here(about, notification);
+            }
             if last == Some(page.head) && offered == Offered::InOrder {
                 return Ok(());
             }

@@ -1,5 +1,5 @@
 //! What a commit made true that nobody was told: operations were tried again on behalf of a user, or its
-//! outcome was unknown, and when it was run again every operation had its verdict already.
+//! outcome was unknown, and when it was run again every operation had its verdict already, or the bus lost it.
 //!
 //! The changes are in the log, so the feed is made to look there. The notifications are in the store, and
 //! have to be sent as well: a client that sees the changes acknowledges them, and with that disarms pushes
@@ -8,23 +8,30 @@
 use serde::Deserialize;
 
 use crate::fanout::{About, Relay};
-use crate::id::Seq;
-use crate::store::{Answer, Committed, PendingOp, Store};
+use crate::id::{ProjectId, Seq};
+use crate::store::{Answer, Committed, NewNotification, PendingOp, Store};
 
 /// Passes on what an earlier try of this commit made true, if one did.
 pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, ops: &[PendingOp]) {
     let Some(seqs) = untold(ops, &committed.answers) else { return };
-    let project = &committed.project;
-    relay.behind(project);
-    match store.waiting_notifications(project, &seqs).await {
-        Ok(notifications) => {
-            for (notification, kind) in notifications {
-                let about = About { project: project.clone(), kind: Some(kind) };
-                relay.notification(&about, &notification);
-            }
-        }
+    relay.behind(&committed.project);
+    for (about, notification) in notifications(store, &committed.project, &seqs).await {
+        relay.notification(&about, &notification);
+    }
+}
+
+/// The notifications of these changes whose push still waits: nobody may have been shown them.
+pub(super) async fn notifications(
+    store: &Store,
+    project: &ProjectId,
+    seqs: &[Seq],
+) -> Vec<(About, NewNotification)> {
+    let about = |kind| About { project: project.clone(), kind: Some(kind) };
+    match store.waiting_notifications(project, seqs).await {
+        Ok(waiting) => waiting.into_iter().map(|(n, kind)| (about(kind), n)).collect(),
         Err(error) => {
-            tracing::warn!(%project, %error, "notifications of a commit are left to their pushes");
+            tracing::warn!(%project, %error, "notifications of some changes are left to their pushes");
+            Vec::new()
         }
     }
 }

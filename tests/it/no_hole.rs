@@ -84,11 +84,11 @@ async fn chaos(cluster: &mut Cluster, mut random: SmallRng, stop: CancellationTo
     cluster.linked().await;
 }
 
-/// A writer on the first instance and a reader on the second.
+/// A writer, ana, on the first instance and a reader, bo, on the second.
 async fn pair(cluster: &Cluster) -> (Client, Client) {
-    let editor = token("ana", &json!({ PROJECT: "editor" }));
-    let writer = Client::connect(&cluster.instances[0].ws(), &editor).await;
-    let mut reader = Client::connect(&cluster.instances[1].ws(), &editor).await;
+    let [ana, bo] = ["ana", "bo"].map(|user| token(user, &json!({ PROJECT: "editor" })));
+    let writer = Client::connect(&cluster.instances[0].ws(), &ana).await;
+    let mut reader = Client::connect(&cluster.instances[1].ws(), &bo).await;
     reader.subscribe(json!([{ "room": "project:p" }])).await;
     (writer, reader)
 }
@@ -100,9 +100,13 @@ async fn the_last_message_is_lost_and_the_store_is_asked_for_it() {
     writer.write(PROJECT, json!([create("1", "t1", &json!({}))])).await;
     assert_eq!(reader.expect("change").await["seq"], 1);
     cluster.links[0].swallow(Way::ToServer);
-    writer.write(PROJECT, json!([create("2", "t2", &json!({}))])).await;
+    let mut op = create("2", "t2", &json!({}));
+    op["notify"] = json!({ "users": ["bo"], "title": "look" });
+    writer.write(PROJECT, json!([op])).await;
     // Nothing comes after it that could reveal the loss, and the reader's own link is well.
     assert_eq!(reader.expect("change").await["seq"], 2);
+    // The reader will acknowledge the change: what it is to be shown with it must have come as well.
+    assert_eq!(reader.expect("notification").await["title"], "look");
     assert_eq!(seqs(&reader.settle().await), [] as [u64; 0]);
 }
 
