@@ -74,9 +74,13 @@ Write in the second, and see the change arrive in the first:
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::auth::Authenticator;
     use crate::config;
+    use crate::protocol::client;
+    use crate::protocol::op::Op;
 
     #[test]
     fn the_tokens_shown_are_believed() {
@@ -94,5 +98,18 @@ mod tests {
             assert_eq!(claims.user.as_str(), name.to_lowercase());
         }
         assert!(!text.contains(&config.auth.hmac[0].secret), "the secret stays secret");
+    }
+
+    #[test]
+    fn what_is_shown_to_be_pasted_is_understood() {
+        let text = tour("ana", "bo", ([127, 0, 0, 1], 8080).into(), "syncline");
+        let frame = text.lines().find(|line| line.starts_with('{')).unwrap();
+        let frame = frame.trim_end_matches("):");
+        assert!(client::decode(frame).is_ok(), "{frame}");
+        let body = text.split_once("-d '").unwrap().1.trim_end().trim_end_matches('\'');
+        // As the shell puts it together.
+        let body = body.replace("'$(date +%s%N)'", "1").replace("'$(date +%s)'", "1");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert!(serde_json::from_value::<Op>(body["ops"][0].clone()).is_ok(), "{body}");
     }
 }

@@ -8,6 +8,7 @@ use syncline::config::Config;
 
 use crate::support::client::{Client, create, seqs, update};
 use crate::support::process::{Cluster, Process};
+use crate::support::redis::Server;
 use crate::support::{eventually, hub};
 
 const SCREEN: &str = "room:p:screen";
@@ -21,7 +22,7 @@ fn patient(config: &mut Config) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_instances_with_postgres_and_redis_are_one_hub() {
     let cluster = Cluster::start(patient).await;
-    main_job(&cluster.instances).await;
+    main_job(&cluster.instances, Some(&cluster.redis)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,7 +30,7 @@ async fn one_instance_with_sqlite_is_a_whole_hub() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = hub::config(dir.path());
     patient(&mut config);
-    main_job(&[Process::start(config).await]).await;
+    main_job(&[Process::start(config).await], None).await;
 }
 
 /// Connects a user to one of the instances.
@@ -38,7 +39,7 @@ async fn connect(instances: &[Process], number: usize, user: &str) -> Client {
     Client::connect(&instances[number % instances.len()].ws(), &token).await
 }
 
-async fn main_job(instances: &[Process]) {
+async fn main_job(instances: &[Process], redis: Option<&Server>) {
     let mut ana = connect(instances, 0, "ana").await;
     let mut others = Vec::new();
     for (number, user) in ["bo", "cy", "di"].iter().enumerate() {
@@ -56,6 +57,9 @@ async fn main_job(instances: &[Process]) {
 
     changes_reach_everyone(&mut ana, &mut others).await;
     a_stale_write_conflicts(instances).await;
+    if let Some(redis) = redis {
+        backends_reach_everyone(redis, &mut others).await;
+    }
     presence_is_the_same_everywhere(&mut others).await;
     whoever_was_away_catches_up(instances, &mut ana, others.pop().unwrap()).await;
     pushes_go_to_those_who_did_not_acknowledge(instances, &mut ana, &mut others[1].0).await;
@@ -97,6 +101,25 @@ async fn a_stale_write_conflicts(instances: &[Process]) {
         assert_eq!(verdict["current"]["version"], 3);
         assert_eq!(verdict["current"]["fields"], json!({ "title": "one", "done": true }));
         late = connect(instances, 1, "eve").await; // a retry elsewhere is told the same
+    }
+}
+
+/// One backend adds to the stream, another publishes, which all instances hear.
+async fn backends_reach_everyone(redis: &Server, others: &mut [(Client, Client)]) {
+    let event = |id: &str, n: u64| {
+        json!({ "id": id, "project": "p", "kind": "upsert", "source": "erp",
+            "entity": { "type": "task", "id": "t3" }, "fields": { "n": n } })
+    };
+    let added = format!("XADD syncline:ingest * event {}", event("added", 1));
+    let _entry: String = redis.ask(&added).await.unwrap();
+    for (all, _) in &mut *others {
+        assert_eq!(all.expect("change").await["fields"], json!({ "n": 1 }));
+    }
+    let published = format!("PUBLISH syncline:publish {}", event("published", 2));
+    let _heard: u64 = redis.ask(&published).await.unwrap();
+    for (all, _) in &mut *others {
+        assert_eq!(all.expect("change").await["fields"], json!({ "n": 2 }));
+        assert_eq!(seqs(&all.settle().await), [] as [u64; 0], "each came once");
     }
 }
 

@@ -35,6 +35,7 @@ fn good_fields() -> Vec<String> {
         r#"{" ":{"":1},"__proto__":{"x":1},"$1":"$1","%s":"%n","a.b[0]":null}"#,
         r#"{"sql":"'; DROP TABLE changes; --","json":"{\"a\":\"\\u0000\"}","quote":"\"'`\\"}"#,
         r#"{"twice":1,"twice":2}"#,
+        r#"{"n":"NaN","m":"-Infinity","o":"1e999","p":"9007199254740993"}"#,
     ]
     .map(str::to_owned)
     .into();
@@ -204,6 +205,9 @@ async fn a_poisoned_frame_is_refused_and_the_connection_lives(hub: TestHub) {
         r#"{"type":"write","project":"p","ops":{}}"#.into(),
         broadcast(r#""\ud800""#),
         broadcast("1e400"),
+        broadcast("NaN"),
+        broadcast("-Infinity"),
+        r#"{"type":"write","project":"p","ops":[{"op_id":"1","fields":{"n":NaN}}]}"#.into(),
         broadcast(&nested(10_000)),
         presence("[18446744073709551616]"),
         presence(&nested(100)),

@@ -50,6 +50,24 @@ async fn a_change_reaches_every_room_it_belongs_to_once_and_in_order() {
     hub.stop().await;
 }
 
+#[tokio::test]
+async fn a_connection_has_so_many_rooms_however_many_frames_it_asks_in() {
+    let hub = TestHub::start_with(|config| config.limits.rooms = 2).await;
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let room = |name: &str| json!([{ "room": format!("room:p:{name}") }]);
+    for (name, fits) in [("a", true), ("b", true), ("c", false), ("a", true)] {
+        let answer = ana.subscribe(room(name)).await.remove(0);
+        assert_eq!(answer.get("error").is_none(), fits, "{name}: {answer}");
+        if !fits {
+            assert_eq!(answer["error"]["code"], "limit_exceeded");
+            assert_eq!(answer["error"]["detail"]["limit"], "rooms", "{answer}");
+        }
+    }
+    ana.ask(json!({ "type": "unsubscribe", "rooms": ["room:p:a"] })).await;
+    assert!(ana.subscribe(room("c")).await[0].get("error").is_none(), "the place is free again");
+    hub.stop().await;
+}
+
 async fn reader_write(hub: &TestHub) -> serde_json::Value {
     let mut other = Client::connect(&hub.ws(), &token("cy", &json!({ "p": "editor" }))).await;
     other.write("p", json!([update("4", "t1", 0, &json!({ "title": "late" }))])).await.remove(0)

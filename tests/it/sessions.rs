@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use syncline::auth::{Revocation, RevocationEntry};
 use syncline::clock;
+use syncline::config::Config;
 use tokio::time::Duration;
 
 use crate::support::client::{Client, End, create, seqs, update};
@@ -17,6 +18,22 @@ async fn start_at(store: &str, bus: &str) -> TestHub {
         config.bus.url = bus.into();
     })
     .await
+}
+
+/// Two instances that hear of each other by the bus alone: the store is not asked for what was missed.
+async fn pair_without_polls() -> (String, redis::Server, TestHub, TestHub) {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
+    let start = |config: &mut Config| {
+        (config.store.url, config.bus.url) = (database.clone(), redis.url());
+        (config.bus.head_poll, config.bus.head_poll_suspect) = (NEVER, NEVER);
+    };
+    let (a, b) = (TestHub::start_with(start).await, TestHub::start_with(start).await);
+    eventually("the bus is up", || async {
+        a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
+    })
+    .await;
+    (database, redis, a, b)
 }
 
 async fn admin(hub: &TestHub, path: &str, body: &Value) {
@@ -247,12 +264,7 @@ fn victims() -> Vec<(Value, Value)> {
 
 #[tokio::test]
 async fn a_revocation_ends_sessions_on_every_instance_and_survives_restarts() {
-    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
-    let (a, b) = (start_at(&database, &redis.url()).await, start_at(&database, &redis.url()).await);
-    eventually("the bus is up", || async {
-        a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
-    })
-    .await;
+    let (database, redis, a, b) = pair_without_polls().await;
     // Each has a neighbour the revocation does not concern.
     let now = clock::now_s();
     let neighbours = [
@@ -395,12 +407,7 @@ async fn what_the_bus_could_not_take_is_counted() {
 
 #[tokio::test]
 async fn an_administrator_ends_the_sessions_of_a_user_on_every_instance() {
-    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
-    let (a, b) = (start_at(&database, &redis.url()).await, start_at(&database, &redis.url()).await);
-    eventually("the bus is up", || async {
-        a.hub().relay.bus.link_up() && b.hub().relay.bus.link_up()
-    })
-    .await;
+    let (_database, _redis, a, b) = pair_without_polls().await;
     let mut clients = Vec::new();
     for hub in [&a, &b, &b] {
         clients.push(Client::connect(&hub.ws(), &editor("ana")).await);
