@@ -263,7 +263,7 @@ fn assemble(
         pages: Pages::new(store.clone(), &config.limits),
         guests: Tally::default(),
         deltas: Deltas::new(store.clone(), &config.store),
-        checksums: Checksums::new(store.clone(), Handle::current()),
+        checksums: Checksums::new(store.clone(), metrics.clone(), Handle::current()),
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),

@@ -167,6 +167,8 @@ metrics! {
     store_errors: Counter = both();
     /// Catch-ups of a subscription, by what they read.
     catch_ups: Counters<CatchUpSource> = Counters::new();
+    /// Seconds a scan of a project for its checksum took.
+    checksum_scan_seconds: Histogram = histogram(0.001, 2.0, 16);
     /// Cursors that were of no use, by reason.
     resyncs: Counters<Resync> = Counters::new();
     /// Events of backends, by the way they came and what became of them.

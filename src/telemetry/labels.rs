@@ -184,6 +184,8 @@ label! {
         ShardQueue = "shard_queue",
         /// A project writer's queue was full; the write was refused.
         WriteQueue = "write_queue",
+        /// A checksum, before its project was read: too many others waited for that.
+        Checksum = "checksum",
         /// A record of the log of requests: its queue was full, or the store did not take it.
         SyncLog = "sync_log",
     }
