@@ -34,6 +34,7 @@ use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
+use crate::sync::backlog;
 use crate::sync::checksums::Checksums;
 use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
@@ -293,6 +294,8 @@ fn assemble(
     let policy = hub.config.retention.clone();
     let retention = Retention::new(store, instance.to_string(), policy, metrics);
     shutdown.spawn("retention", retention.run(stop.clone()));
+    let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
+    shutdown.spawn("backlog", backlog::run(store, metrics, stop.clone()));
     let (live, relay) = (hub.live.clone(), hub.relay.clone());
     let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("who is here", live.run(instance, store, relay, metrics, stop.clone()));

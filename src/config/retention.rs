@@ -18,6 +18,9 @@ pub struct Retention {
     /// Verdicts: as long as an operation may be sent again. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub verdicts: Duration,
+    /// Operations in the failed lane of one user in one project; the oldest go first, their verdicts stay.
+    /// Default 10 000.
+    pub failed_ops: u32,
     /// Conflicts, after they were decided. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub conflicts: Duration,
@@ -49,6 +52,7 @@ impl Default for Retention {
             log: Duration::from_secs(30 * DAY),
             tombstones: Duration::from_secs(90 * DAY),
             verdicts: Duration::from_secs(180 * DAY),
+            failed_ops: 10_000,
             conflicts: Duration::from_secs(180 * DAY),
             sync_log: Duration::from_secs(30 * DAY),
             notifications: Duration::from_secs(90 * DAY),

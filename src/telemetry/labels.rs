@@ -402,6 +402,8 @@ label! {
         Tombstones = "tombstones",
         /// Verdicts of operations and events.
         Verdicts = "verdicts",
+        /// Operations of failed lanes that held too many; their verdicts stay.
+        FailedOps = "failed_ops",
         /// Ids given to what clients named themselves.
         Mappings = "mappings",
         /// Conflicts that are decided.

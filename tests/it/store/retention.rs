@@ -108,6 +108,7 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::Changes, 40),
         (Purged::Tombstones, 10),
         (Purged::Verdicts, 40),
+        (Purged::FailedOps, 0),
         (Purged::Mappings, 1),
         (Purged::Conflicts, 2),
         (Purged::Requests, 1),
