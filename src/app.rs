@@ -181,7 +181,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     Ok(Running { address, admin_address, hub, shutdown })
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Store> {
+/// The store, with its schema as this program expects it.
+pub(crate) async fn open_store(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.store).await.context("store.url")?;
     if config.store.migrate {
         store.migrate().await.context("cannot bring the store's schema up to date")?;
