@@ -1,9 +1,11 @@
 //! Reading: a page and its head are of one snapshot, nothing is lost between pages.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::json;
 use syncline::id::{Epoch, Seq};
+use syncline::store::retention::{Ages, Past};
 
 use crate::support::plan::{commit, commit_until_answered, delete, project, set, task};
 use crate::support::site::Site;
@@ -13,7 +15,7 @@ on_both_engines!(
     an_entity_that_moves_while_paging_is_not_lost,
     pages_end_where_they_should,
     heads_of_many_projects_are_one_query,
-    trimming_raises_the_floor,
+    a_purge_of_the_log_raises_the_floor_and_leaves_the_rest,
 );
 
 async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
@@ -150,27 +152,27 @@ async fn heads_of_many_projects_are_one_query(site: Site) {
     assert_ne!(epoch, opened.epoch);
     assert!(store.heads(&[]).await.unwrap().is_empty());
 
-    let restored = Epoch(uuid::Uuid::new_v4());
-    store.set_epoch(&a, restored).await.unwrap();
+    let restored = Epoch::random();
+    assert!(store.set_epoch(&a, restored).await.unwrap());
+    assert!(!store.set_epoch(&c, restored).await.unwrap(), "a sequence that has not begun");
     assert_eq!(store.heads(std::slice::from_ref(&a)).await.unwrap(), [(a, restored, Seq(2))]);
 }
 
-async fn trimming_raises_the_floor(site: Site) {
+async fn a_purge_of_the_log_raises_the_floor_and_leaves_the_rest(site: Site) {
     let store = site.open().await;
     let p = project("p");
     let ops: Vec<_> = (0..6).map(|i| set(&format!("o{i}"), &format!("t{i}"), json!({}))).collect();
     commit(&store, &p, &ops).await.unwrap();
-    let after_trim = |upto| {
-        let (store, p) = (&store, &p);
-        async move {
-            store.trim_log(p, Seq(upto)).await.unwrap();
-            let page = store.page(p, Seq::ZERO, 10, u64::MAX).await.unwrap();
-            (page.floor.0, page.entries.len(), page.head.0)
-        }
+    let lease = store.lease("retention", "test", Duration::from_secs(60)).await.unwrap().unwrap();
+    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO, max_lag: Duration::MAX };
+    let after_purge = async |rows| {
+        store.purge_past(&lease, Past::Log, &p, ages, rows).await.unwrap();
+        let page = store.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap();
+        (page.floor.0, page.entries.len(), page.head.0)
     };
-    assert_eq!(after_trim(2).await, (2, 4, 6));
-    assert_eq!(after_trim(1).await, (2, 4, 6));
-    assert_eq!(after_trim(99).await, (6, 0, 6));
+    assert_eq!(after_purge(2).await, (2, 4, 6));
+    assert_eq!(after_purge(99).await, (6, 0, 6));
+    assert_eq!(after_purge(99).await, (6, 0, 6));
     assert_eq!(store.open_project(&p).await.unwrap().floor, Seq(6));
     assert_eq!(store.delta(&p, Seq::ZERO, 10, u64::MAX).await.unwrap().rows.len(), 6);
     // Verdicts outlive the log.
