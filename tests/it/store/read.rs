@@ -12,6 +12,7 @@ use crate::support::site::Site;
 
 on_both_engines!(
     a_page_agrees_with_its_head_while_others_write,
+    a_delta_agrees_with_its_head_while_others_write,
     an_entity_that_moves_while_paging_is_not_lost,
     pages_end_where_they_should,
     heads_of_many_projects_are_one_query,
@@ -45,6 +46,37 @@ async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
         if page.entries.len() < LIMIT as usize {
             assert_eq!(cursor, page.head, "a change below the head is missing");
         }
+    }
+    writing.await.unwrap();
+}
+
+/// The head is the cursor of a page that is not full: were it read a moment later, whatever moved between would
+/// be skipped.
+async fn a_delta_agrees_with_its_head_while_others_write(site: Site) {
+    const COMMITS: u64 = 60;
+    const OPS: u64 = 5;
+    let (reader, writer) = (site.open().await, site.open().await);
+    let p = project("p");
+    let name = p.clone();
+    let writing = tokio::spawn(async move {
+        for n in 0..COMMITS {
+            // All move ahead, the last one to the head.
+            let ops: Vec<_> = (0..OPS)
+                .map(|i| set(&format!("{n}-{i}"), &format!("t{i}"), json!({"n": n})))
+                .collect();
+            commit_until_answered(&writer, &name, &ops).await;
+        }
+    });
+    let (mut cursor, mut seen) = (Seq::ZERO, Seq::ZERO);
+    while cursor.min(seen) < Seq(COMMITS * OPS) {
+        let page = reader.delta(&p, cursor, 100, u64::MAX).await.unwrap();
+        let last = page.rows.last().map_or(cursor, |row| row.version);
+        assert_eq!(page.head, last, "a row below the head is missing");
+        cursor = page.head;
+        let keys = reader.delta_keys(&p, seen, 100).await.unwrap();
+        let last = keys.rows.last().map_or(seen, |(_, version)| *version);
+        assert_eq!(keys.head, last, "a key below the head is missing");
+        seen = keys.head;
     }
     writing.await.unwrap();
 }
