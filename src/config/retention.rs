@@ -37,7 +37,8 @@ pub struct Retention {
     /// Default 30 days.
     #[serde(with = "humantime_serde")]
     pub consumers: Duration,
-    /// But nothing is kept for a device that is older than this: the device is told to resync. Default 90 days.
+    /// But nothing is kept for a device that is older than this: the device is told to resync. Only what is
+    /// longer than `log` or `tombstones` makes devices hold those back. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub max_lag: Duration,
     /// Rows purged in one transaction. Default 1000.
@@ -58,7 +59,7 @@ impl Default for Retention {
             notifications: Duration::from_secs(90 * DAY),
             devices: Duration::from_secs(180 * DAY),
             consumers: Duration::from_secs(30 * DAY),
-            max_lag: Duration::from_secs(90 * DAY),
+            max_lag: Duration::from_secs(180 * DAY),
             batch: 1000,
         }
     }
