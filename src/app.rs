@@ -34,6 +34,7 @@ use crate::quota::Quota;
 use crate::session::shard::Shard;
 use crate::shutdown::{self, Shutdown, TaskName};
 use crate::store::Store;
+use crate::sync::backlog;
 use crate::sync::checksums::Checksums;
 use crate::sync::delta::Deltas;
 use crate::sync::engine::Engine;
@@ -180,7 +181,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     Ok(Running { address, admin_address, hub, shutdown })
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Store> {
+/// The store, with its schema as this program expects it.
+pub(crate) async fn open_store(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.store).await.context("store.url")?;
     if config.store.migrate {
         store.migrate().await.context("cannot bring the store's schema up to date")?;
@@ -263,7 +265,7 @@ fn assemble(
         pages: Pages::new(store.clone(), &config.limits),
         guests: Tally::default(),
         deltas: Deltas::new(store.clone(), &config.store),
-        checksums: Checksums::new(store.clone(), Handle::current()),
+        checksums: Checksums::new(store.clone(), metrics.clone(), Handle::current()),
         presence: presence.clone(),
         quota: quota.clone(),
         acks: Acks::default(),
@@ -293,6 +295,8 @@ fn assemble(
     let policy = hub.config.retention.clone();
     let retention = Retention::new(store, instance.to_string(), policy, metrics);
     shutdown.spawn("retention", retention.run(stop.clone()));
+    let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
+    shutdown.spawn("backlog", backlog::run(store, metrics, stop.clone()));
     let (live, relay) = (hub.live.clone(), hub.relay.clone());
     let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("who is here", live.run(instance, store, relay, metrics, stop.clone()));

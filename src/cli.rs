@@ -15,6 +15,7 @@ use crate::{app, telemetry};
 
 mod api;
 mod dev;
+mod epoch;
 mod greeting;
 mod health;
 mod push;
@@ -91,6 +92,9 @@ Examples:
     /// Purge what is past its time (`[retention]`)
     #[command(subcommand)]
     Retention(Retention),
+    /// Tell clients that the store was restored from a backup
+    #[command(subcommand)]
+    Epoch(epoch::Epoch),
     /// Ask a running hub whether it is ready; exit code 1 if not
     #[command(after_help = "\
 Example:
@@ -220,6 +224,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let config = source.read().checked_for(of)?;
             telemetry::init_logging(&config.log)?;
             return retention(config, dry_run).await;
+        }
+        Command::Epoch(command) => {
+            let config = source.read().checked_for(|key| key.starts_with("store."))?;
+            telemetry::init_logging(&config.log)?;
+            return epoch::epoch(config, command, &mut std::io::stdout()).await;
         }
         Command::Tail(tail) => return tail::tail(&tail, &mut std::io::stdout()).await,
         Command::Sync(asked) => {

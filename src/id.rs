@@ -257,6 +257,14 @@ impl fmt::Display for Seq {
 #[serde(transparent)]
 pub struct Epoch(pub Uuid);
 
+impl Epoch {
+    /// One that no sequence had before.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

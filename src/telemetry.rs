@@ -159,6 +159,10 @@ metrics! {
     rejections: Counters<Rejection> = Counters::new();
     /// Operations of the failed lane that were tried again, by outcome.
     retries: Counters<WriteOutcome> = Counters::new();
+    /// Operations in the failed lanes of all projects, counted once a minute, up to 100 000.
+    failed_ops: Gauge = both();
+    /// Conflicts of all projects that wait for a decision, counted once a minute, up to 100 000.
+    open_conflicts: Gauge = both();
     /// Seconds from a write's arrival to its verdict.
     write_seconds: Histogram = histogram(0.0005, 2.0, 15);
     /// Operations in one group commit.
@@ -167,6 +171,8 @@ metrics! {
     store_errors: Counter = both();
     /// Catch-ups of a subscription, by what they read.
     catch_ups: Counters<CatchUpSource> = Counters::new();
+    /// Seconds a scan of a project for its checksum took.
+    checksum_scan_seconds: Histogram = histogram(0.001, 2.0, 16);
     /// Cursors that were of no use, by reason.
     resyncs: Counters<Resync> = Counters::new();
     /// Events of backends, by the way they came and what became of them.

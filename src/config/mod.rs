@@ -25,6 +25,7 @@ mod schema;
 mod server;
 mod store;
 mod validate;
+mod validate_auth;
 mod validate_push;
 
 pub use auth::{Auth, Hmac, Jwks, Memberships, PublicKey};

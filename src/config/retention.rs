@@ -18,6 +18,9 @@ pub struct Retention {
     /// Verdicts: as long as an operation may be sent again. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub verdicts: Duration,
+    /// Operations in the failed lane of one user in one project; the oldest go first, their verdicts stay.
+    /// Default 10 000.
+    pub failed_ops: u32,
     /// Conflicts, after they were decided. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub conflicts: Duration,
@@ -34,7 +37,8 @@ pub struct Retention {
     /// Default 30 days.
     #[serde(with = "humantime_serde")]
     pub consumers: Duration,
-    /// But nothing is kept for a device that is older than this: the device is told to resync. Default 90 days.
+    /// But nothing is kept for a device that is older than this: the device is told to resync. Only what is
+    /// longer than `log` or `tombstones` makes devices hold those back. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub max_lag: Duration,
     /// Rows purged in one transaction. Default 1000.
@@ -49,12 +53,13 @@ impl Default for Retention {
             log: Duration::from_secs(30 * DAY),
             tombstones: Duration::from_secs(90 * DAY),
             verdicts: Duration::from_secs(180 * DAY),
+            failed_ops: 10_000,
             conflicts: Duration::from_secs(180 * DAY),
             sync_log: Duration::from_secs(30 * DAY),
             notifications: Duration::from_secs(90 * DAY),
             devices: Duration::from_secs(180 * DAY),
             consumers: Duration::from_secs(30 * DAY),
-            max_lag: Duration::from_secs(90 * DAY),
+            max_lag: Duration::from_secs(180 * DAY),
             batch: 1000,
         }
     }

@@ -7,13 +7,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use super::api::{name, read, unavailable};
+use super::api::{name, read, spend, unavailable};
 use super::changes::types;
 use super::problem::Problem;
 use crate::hub::Hub;
 use crate::id::{Epoch, ProjectId, Room, Seq};
+use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::sums::Bucket;
+use crate::sync::checksums::ChecksumError;
 use crate::sync::delta::Wanted;
+
+/// When to ask again if too many wait.
+const WAIT_MS: u64 = 5_000;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Asked {
@@ -42,12 +47,34 @@ pub(super) async fn checksum(
     let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
     let (_, role) = permit.in_project()?;
     let types = types(asked.types.as_deref())?;
+    spend(&hub, &permit, 1)?;
     let wanted = Wanted { role: role.clone(), types, buckets: None };
-    let sum = hub.checksums.read(&project, wanted).await.map_err(|error| unavailable(&error))?;
+    let sum = hub.checksums.read(&project, &wanted).await.map_err(|error| refusal(&error))?;
     Ok(Json(Answer {
         head: sum.head,
         epoch: sum.epoch,
         scope: role.scope().to_owned(),
-        buckets: sum.sums.0.to_vec(),
+        buckets: sum.sums.0.into(),
     }))
+}
+
+fn refusal(error: &ChecksumError) -> Refusal {
+    match error {
+        ChecksumError::Store(error) => unavailable(error),
+        ChecksumError::Busy => {
+            let message = "too many projects wait for their checksum; ask again";
+            Refusal::new(ErrorCode::Overloaded, message).retry_after(WAIT_MS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_too_many_waiting_is_told_when_to_come_again() {
+        let refusal = refusal(&ChecksumError::Busy);
+        assert_eq!((refusal.code, refusal.retry_after_ms), (ErrorCode::Overloaded, Some(WAIT_MS)));
+    }
 }

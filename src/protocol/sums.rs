@@ -33,6 +33,21 @@ pub struct Bucket {
     pub sum: u64,
 }
 
+impl Bucket {
+    /// The bucket of one living entity alone.
+    #[must_use]
+    pub fn of(key: &EntityKey, version: Seq) -> Self {
+        Self { count: 1, sum: entry(key, version) }
+    }
+}
+
+impl std::ops::AddAssign for Bucket {
+    fn add_assign(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
 impl serde::Serialize for Bucket {
     /// The sum is 16 hex digits: no JSON number holds it.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -57,9 +72,7 @@ impl Default for Sums {
 impl Sums {
     /// Adds a living entity; the order does not matter.
     pub fn add(&mut self, key: &EntityKey, version: Seq) {
-        let bucket = &mut self.0[usize::from(bucket(key))];
-        bucket.count += 1;
-        bucket.sum = bucket.sum.wrapping_add(entry(key, version));
+        self.0[usize::from(bucket(key))] += Bucket::of(key, version);
     }
 }
 

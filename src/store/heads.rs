@@ -1,7 +1,5 @@
 //! Where each project's sequence stands: its identity, its last position, and how far back it reaches.
 
-use uuid::Uuid;
-
 use super::{Head, Inner, Store, StoreError, value};
 use crate::id::{Epoch, ProjectId, Seq};
 
@@ -67,14 +65,35 @@ impl Store {
     }
 
     /// Gives a project's sequence another identity, so that every cursor into it is refused: for a
-    /// store that was restored from a backup.
+    /// store that was restored from a backup. Whether there is such a sequence.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn set_epoch(&self, project: &ProjectId, epoch: Epoch) -> Result<(), StoreError> {
+    pub async fn set_epoch(&self, project: &ProjectId, epoch: Epoch) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE sync_head SET epoch = $2 WHERE project = $1";
-        execute!(self, sqlx::query(SET).bind(project.as_str()).bind(epoch.to_string()));
-        Ok(())
+        let set = execute!(self, sqlx::query(SET).bind(project.as_str()).bind(epoch.to_string()));
+        Ok(set > 0)
+    }
+
+    /// The next projects behind `after` whose sequence has begun, by name.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn projects(
+        &self,
+        after: Option<&ProjectId>,
+        limit: u32,
+    ) -> Result<Vec<ProjectId>, StoreError> {
+        const LIST: &str =
+            "SELECT project FROM sync_head WHERE project > $1 ORDER BY project LIMIT $2";
+        let names: Vec<String> = on_reader!(self, |db| {
+            sqlx::query_scalar(LIST)
+                .bind(after.map_or("", ProjectId::as_str))
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await
+        })?;
+        names.iter().map(|name| value::name(name)).collect()
     }
 }
 
@@ -84,5 +103,5 @@ pub(super) const BEGIN_SEQUENCE: &str =
 
 /// The identity of a sequence about to begin.
 pub(super) fn new_epoch() -> String {
-    Uuid::new_v4().to_string()
+    Epoch::random().to_string()
 }

@@ -2,13 +2,15 @@
 //! success or taken out.
 //!
 //! It is a part of `sync_queue`, whose rows are in it while they have a text (`op`). Its order is that of
-//! the first rejections; a retry that fails changes nothing about it.
+//! the first rejections; a retry that fails changes nothing about it. `sync::retention` takes the oldest out
+//! of the lane of a user who has too many.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde_json::value::RawValue;
 
+use super::lease::{Lease, renewed};
 use super::{Inner, Store, StoreError, value};
 use crate::id::{OpId, ProjectId};
 use crate::protocol::op::{Outcome, StoredVerdict};
@@ -171,6 +173,39 @@ macro_rules! clear {
     };
 }
 
+/// The lock every commit takes first: without it a retry and whoever takes operations out could wait for each
+/// other.
+const LOCK: &str = "UPDATE sync_head SET head_seq = head_seq WHERE project = $1";
+
+/// The users with more than `$1` operations in a project, behind `$2` and `$3`, and the place of the first that
+/// the newest `$1` leave no room for.
+const CROWDED: &str = "
+    SELECT c.project, c.user_id, (
+        SELECT COALESCE(q.lane, q.at * 4096) FROM sync_queue q
+        WHERE q.project = c.project AND q.user_id = c.user_id AND q.op IS NOT NULL
+        ORDER BY COALESCE(q.lane, q.at * 4096) DESC, q.op_id DESC LIMIT 1 OFFSET $1)
+    FROM (
+        SELECT project, user_id FROM sync_queue
+        WHERE op IS NOT NULL AND (project, user_id) > ($2, $3)
+        GROUP BY project, user_id HAVING COUNT(*) > $1 ORDER BY project, user_id LIMIT $4
+    ) c ORDER BY c.project, c.user_id";
+const COUNT_CROWD: &str = "
+    SELECT CAST(COALESCE(SUM(c.n - $1), 0) AS BIGINT) FROM (
+        SELECT COUNT(*) AS n FROM sync_queue WHERE op IS NOT NULL
+        GROUP BY project, user_id HAVING COUNT(*) > $1
+    ) c";
+
+/// A user's lane of a project that holds more than it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrowdedLane {
+    /// The project.
+    pub project: ProjectId,
+    /// The user.
+    pub user: String,
+    /// Everything up to this place has to go.
+    upto: i64,
+}
+
 impl Store {
     /// Operations of the failed lane, the oldest first; with `op_ids` those, also if they are not in it.
     ///
@@ -221,14 +256,7 @@ impl Store {
         user: &str,
         op_ids: Option<&[OpId]>,
     ) -> Result<u64, StoreError> {
-        // The lock every commit takes first: without it this and a retry could wait for each other.
-        const LOCK: &str = "UPDATE sync_head SET head_seq = head_seq WHERE project = $1";
-        let sql = match &self.inner {
-            Inner::Sqlite { .. } => clear!("op_id IN (SELECT value FROM json_each($3))"),
-            Inner::Postgres(_) => {
-                clear!("op_id IN (SELECT json_array_elements_text(CAST($3 AS JSON)))")
-            }
-        };
+        let sql = self.clear();
         // What fails from now on is not meant.
         let last: Option<i64> = on_reader!(self, |db| {
             sqlx::query_scalar(LAST).bind(project.as_str()).fetch_optional(db).await
@@ -254,6 +282,81 @@ impl Store {
                 return Ok(cleared);
             }
         }
+    }
+
+    fn clear(&self) -> &'static str {
+        match &self.inner {
+            Inner::Sqlite { .. } => clear!("op_id IN (SELECT value FROM json_each($3))"),
+            Inner::Postgres(_) => {
+                clear!("op_id IN (SELECT json_array_elements_text(CAST($3 AS JSON)))")
+            }
+        }
+    }
+
+    /// The next users' lanes behind `after` that hold more than `most` operations of a project.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn crowded_lanes(
+        &self,
+        most: u32,
+        after: Option<&CrowdedLane>,
+        limit: u32,
+    ) -> Result<Vec<CrowdedLane>, StoreError> {
+        let (project, user) = after.map_or(("", ""), |a| (a.project.as_str(), a.user.as_str()));
+        let rows: Vec<(String, String, Option<i64>)> = on_reader!(self, |db| {
+            sqlx::query_as(CROWDED)
+                .bind(i64::from(most))
+                .bind(project)
+                .bind(user)
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await
+        })?;
+        let lane = |(project, user, upto): (String, String, Option<i64>)| {
+            let project = value::name(&project)?;
+            Ok(CrowdedLane { project, user, upto: upto.unwrap_or(i64::MIN) })
+        };
+        rows.into_iter().map(lane).collect()
+    }
+
+    /// Takes up to `batch` of the oldest operations out of a lane that holds too many; their verdicts stay.
+    /// Returns how many, none if the lease is lost.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn trim_lane(
+        &self,
+        lease: &Lease,
+        lane: &CrowdedLane,
+        batch: u32,
+    ) -> Result<Option<u64>, StoreError> {
+        let all: Option<&str> = None;
+        let trimmed = in_transaction!(self, |tx| {
+            let Some(_now) = renewed!(self, tx, lease) else { return Ok(None) };
+            sqlx::query(LOCK).bind(lane.project.as_str()).execute(&mut *tx).await?;
+            let done = sqlx::query(self.clear())
+                .bind(lane.project.as_str())
+                .bind(&lane.user)
+                .bind(all)
+                .bind(lane.upto)
+                .bind(i64::from(batch))
+                .execute(&mut *tx)
+                .await?;
+            Some(done.rows_affected())
+        });
+        Ok(trimmed)
+    }
+
+    /// How many operations [`Store::trim_lane`] would take out of all lanes in the end.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn count_crowd(&self, most: u32) -> Result<u64, StoreError> {
+        let count: i64 = on_reader!(self, |db| {
+            sqlx::query_scalar(COUNT_CROWD).bind(i64::from(most)).fetch_one(db).await
+        })?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 }
 

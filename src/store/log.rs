@@ -107,29 +107,4 @@ impl Store {
                 .await
         })?)
     }
-
-    /// Takes changes up to `upto` out of the log and raises its floor, in one transaction. The
-    /// entities keep their state.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn trim_log(&self, project: &ProjectId, upto: Seq) -> Result<(), StoreError> {
-        // The first statement takes the project's lock; a head is never trimmed beyond itself.
-        const RAISE: &str = "
-            UPDATE sync_head SET log_floor = CASE WHEN head_seq < $2 THEN head_seq ELSE $2 END
-            WHERE project = $1 AND log_floor < $2";
-        const DELETE: &str = "
-            DELETE FROM changes WHERE project = $1
-            AND seq <= (SELECT log_floor FROM sync_head WHERE project = $1)";
-        in_transaction!(self, |tx| {
-            for statement in [RAISE, DELETE] {
-                sqlx::query(statement)
-                    .bind(project.as_str())
-                    .bind(value::from_seq(upto))
-                    .execute(&mut *tx)
-                    .await?;
-            }
-        });
-        Ok(())
-    }
 }

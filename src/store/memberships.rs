@@ -4,7 +4,7 @@
 //! until it is committed: so revisions become visible in their order, and whoever has read up to one
 //! misses nothing by asking for those after it. Deleted rows have none; the head says that there was one.
 
-use super::{Inner, MemberAnswer, MemberEvent, Membership, MembershipHead, Standing, Store};
+use super::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing, Store};
 use super::{StoreError, heads, value};
 use crate::id::{ProjectId, RoleName, UserId};
 use crate::protocol::op::Outcome;
@@ -187,45 +187,6 @@ impl Store {
             .await)?;
         let member = |row| read(row).map(|(m, at)| (m.user, m.standing.role(), at));
         rows.into_iter().map(member).collect()
-    }
-
-    /// What is known of these users in a project; nothing of those who are left out. `None` is one who
-    /// was taken out.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn member_roles(
-        &self,
-        project: &ProjectId,
-        users: &[UserId],
-    ) -> Result<Vec<(UserId, Option<RoleName>)>, StoreError> {
-        macro_rules! of_users {
-            ($users:literal) => {
-                concat!(
-                    "SELECT project, user_id, role, revision, updated_at FROM memberships
-                     WHERE project = $1 AND user_id ",
-                    $users
-                )
-            };
-        }
-        let names: Vec<&str> = users.iter().map(UserId::as_str).collect();
-        let rows: Vec<Row> = match &self.inner {
-            Inner::Sqlite { readers, .. } => {
-                sqlx::query_as(of_users!("IN (SELECT value FROM json_each($2))"))
-                    .bind(project.as_str())
-                    .bind(value::json_text(&names))
-                    .fetch_all(readers)
-                    .await?
-            }
-            Inner::Postgres(pool) => {
-                sqlx::query_as(of_users!("= ANY($2)"))
-                    .bind(project.as_str())
-                    .bind(names)
-                    .fetch_all(pool)
-                    .await?
-            }
-        };
-        rows.into_iter().map(|row| read(row).map(|(m, _)| (m.user, m.standing.role()))).collect()
     }
 
     /// How far memberships have changed.

@@ -87,7 +87,7 @@ pub use commit::Plan;
 pub use conflicts::ConflictQuery;
 pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
-pub use lane::{InvalidPlace, LaneOp, LanePlace, LaneQuery};
+pub use lane::{CrowdedLane, InvalidPlace, LaneOp, LanePlace, LaneQuery};
 pub use lease::Lease;
 pub use membership::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing};
 pub use model::{
@@ -98,7 +98,7 @@ pub use model::{
 pub use queue::Submitted;
 pub use stamps::{Stamp, Stamps};
 pub use sync_log::{Outcomes, SyncLogQuery, SyncRecord};
-pub use sync_status::{COUNTED, DeviceStatus, SyncStatus};
+pub use sync_status::{Backlog, COUNTED, DeviceStatus, SyncStatus};
 
 /// A handle on the store; clones share its connections.
 #[derive(Debug, Clone)]

@@ -125,7 +125,30 @@ macro_rules! pick {
     };
 }
 
+/// What waits for users over all projects, each counted up to 100 000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Backlog {
+    /// Operations in the failed lane.
+    pub failed: i64,
+    /// Conflicts that wait for a decision.
+    pub open_conflicts: i64,
+}
+
+const BACKLOG: &str = "
+    SELECT (SELECT COUNT(*) FROM (
+                SELECT 1 FROM sync_queue WHERE op IS NOT NULL LIMIT 100000) f) AS failed,
+           (SELECT COUNT(*) FROM (
+                SELECT 1 FROM conflict_log WHERE state = 'open' LIMIT 100000) c) AS open_conflicts";
+
 impl Store {
+    /// What waits for users over all projects.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn backlog(&self) -> Result<Backlog, StoreError> {
+        Ok(on_reader!(self, |db| sqlx::query_as(BACKLOG).fetch_one(db).await)?)
+    }
+
     /// Where these projects stand, in their order, for a user or for all; devices are a user's only.
     ///
     /// # Errors

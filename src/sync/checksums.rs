@@ -1,28 +1,47 @@
-//! Checksums of what a role may read of a project, each computed once however many ask for it.
+//! Checksums of what a role may read of a project, from one scan of it whoever asks and for whatever types.
 //!
-//! A checksum is good for one head. Whoever asks for the same one waits for the reader that is at it; it
-//! is kept until the head moves or the place is needed.
+//! A scan adds up every type on its own. A checksum is put together from those its reader asks for and may
+//! read, so no question, however it is put, costs a scan of its own. A scan is kept, and serves everyone who
+//! asked before it began.
+//!
+//! Who waits, waits in their own request: once they are gone, nothing is scanned for them. A scan that has
+//! begun is finished, for whoever asks next.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::delta::Wanted;
-use crate::id::{EntityType, Epoch, ProjectId, Seq};
-use crate::protocol::sums::Sums;
+use crate::id::{EntityKey, EntityType, Epoch, ProjectId, Seq};
+use crate::protocol::sums::{Bucket, Sums, bucket};
 use crate::store::{Store, StoreError};
+use crate::telemetry::{Dropped, Metrics};
 
-/// Checksums kept.
+/// Projects whose scan is kept.
 const KEPT: usize = 256;
+/// Types in all scans that are kept, of at most 64 buckets each.
+const KEPT_TYPES: usize = 4096;
 /// Projects read at once: each takes a connection to the store until it is through.
 const AT_ONCE: usize = 2;
+/// Projects that may wait to be read.
+const WAITING: usize = 32;
 
-/// A project, the visibility class, and the types asked for.
-type Key = (ProjectId, u16, Option<Box<[EntityType]>>);
-/// Held by whoever reads.
-type Place = Arc<tokio::sync::Mutex<Option<Checksum>>>;
+/// Held by whoever brings a project's scan up to date.
+type Place = Arc<tokio::sync::Mutex<Option<Arc<Scan>>>>;
+
+/// Why there is no checksum.
+#[derive(Debug, thiserror::Error)]
+pub enum ChecksumError {
+    /// What the store says; another try reads again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// As many projects as may wait to be read.
+    #[error("{WAITING} projects wait to be read already")]
+    Busy,
+}
 
 /// The checksum of a scope at one position.
 #[derive(Debug, Clone)]
@@ -32,69 +51,115 @@ pub struct Checksum {
     /// The identity of the sequence.
     pub epoch: Epoch,
     /// The buckets.
-    pub sums: Arc<Sums>,
+    pub sums: Sums,
+}
+
+/// What the living entities of a project add up to, type by type.
+#[derive(Debug)]
+struct Scan {
+    head: Seq,
+    epoch: Epoch,
+    types: Types,
+}
+
+/// The buckets that something is in: a project may have as many types as entities.
+type Types = HashMap<EntityType, BTreeMap<u8, Bucket>>;
+
+impl Scan {
+    fn checksum(&self, wanted: &Wanted) -> Checksum {
+        let mut sums = Sums::default();
+        for (_, buckets) in self.types.iter().filter(|(kind, _)| wanted.takes_type(kind)) {
+            buckets.iter().for_each(|(number, bucket)| sums.0[usize::from(*number)] += *bucket);
+        }
+        Checksum { head: self.head, epoch: self.epoch, sums }
+    }
+}
+
+fn add(types: &mut Types, key: EntityKey, version: Seq) {
+    let (number, one) = (bucket(&key), Bucket::of(&key, version));
+    *types.entry(key.kind).or_default().entry(number).or_default() += one;
 }
 
 /// Computes checksums. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Checksums {
     store: Store,
-    /// Where to compute: not on a thread that serves connections.
+    metrics: Arc<Metrics>,
+    /// Where to scan: not on a thread that serves connections.
     runtime: Handle,
     scans: Arc<Semaphore>,
-    places: Arc<Mutex<HashMap<Key, Place>>>,
+    waiting: Arc<Semaphore>,
+    places: Arc<Mutex<HashMap<ProjectId, Place>>>,
 }
 
 impl Checksums {
     /// Knows none yet.
     #[must_use]
-    pub fn new(store: Store, runtime: Handle) -> Self {
-        let (scans, places) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::default());
-        Self { store, runtime, scans, places }
+    pub fn new(store: Store, metrics: Arc<Metrics>, runtime: Handle) -> Self {
+        let [scans, waiting] = [AT_ONCE, WAITING].map(|n| Arc::new(Semaphore::new(n)));
+        Self { store, metrics, runtime, scans, waiting, places: Arc::default() }
     }
 
     /// The checksum of what is wanted of a project; buckets in `wanted` do not matter.
     ///
     /// # Errors
-    /// What the store says; another try reads again.
-    pub async fn read(&self, project: &ProjectId, wanted: Wanted) -> Result<Checksum, StoreError> {
-        let place = self.place((project.clone(), wanted.role.class, wanted.types.clone()));
+    /// [`ChecksumError`]: ask again later.
+    pub async fn read(
+        &self,
+        project: &ProjectId,
+        wanted: &Wanted,
+    ) -> Result<Checksum, ChecksumError> {
+        // What is scanned from here on is new enough, however fast the project goes on meanwhile.
+        let asked = self.store.open_project(project).await?;
+        let mut kept = self.place(project).lock_owned().await;
+        let good = |scan: &&Arc<Scan>| scan.epoch == asked.epoch && scan.head >= asked.head;
+        if let Some(scan) = kept.as_ref().filter(good) {
+            return Ok(scan.checksum(wanted));
+        }
+        let turn = self.turn().await?;
         let (this, project) = (self.clone(), project.clone());
-        // It is read to the end though the one who asked goes away: the next to ask has it then.
-        let reading = self.runtime.spawn(async move {
-            let mut kept = place.lock().await;
-            let now = this.store.open_project(&project).await?;
-            let good = |sum: &&Checksum| sum.head == now.head && sum.epoch == now.epoch;
-            if let Some(sum) = kept.as_ref().filter(good) {
-                return Ok(sum.clone());
-            }
-            let _scan = this.scans.acquire().await.expect("the semaphore is never closed");
-            let sum = this.compute(&project, &wanted).await?;
-            *kept = Some(sum.clone());
-            Ok(sum)
+        let scanning = self.runtime.spawn(async move {
+            let scan = Arc::new(this.scan(&project).await?);
+            *kept = Some(scan.clone());
+            drop(turn);
+            Ok::<_, StoreError>(scan)
         });
-        reading.await.map_err(|_| StoreError::interrupted())?
+        let scan = scanning.await.map_err(|_| StoreError::interrupted())??;
+        Ok(scan.checksum(wanted))
     }
 
-    async fn compute(&self, project: &ProjectId, wanted: &Wanted) -> Result<Checksum, StoreError> {
-        let mut sums = Sums::default();
-        let scan = self.store.scan(project, |key, version| {
-            if wanted.role.can_read(&key.kind)
-                && wanted.types.as_ref().is_none_or(|types| types.contains(&key.kind))
-            {
-                sums.add(&key, version);
-            }
-        });
-        let head = scan.await?.ok_or_else(StoreError::interrupted)?;
-        Ok(Checksum { head: head.head, epoch: head.epoch, sums: Arc::new(sums) })
+    /// Waits to be one of those who scan.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, ChecksumError> {
+        let Ok(_waiting) = self.waiting.try_acquire() else {
+            self.metrics.drops.of(Dropped::Checksum).inc();
+            return Err(ChecksumError::Busy);
+        };
+        Ok(self.scans.clone().acquire_owned().await.expect("the semaphore is never closed"))
     }
 
-    fn place(&self, key: Key) -> Place {
+    async fn scan(&self, project: &ProjectId) -> Result<Scan, StoreError> {
+        let (began, mut types) = (Instant::now(), Types::new());
+        let head = self.store.scan(project, |key, version| add(&mut types, key, version)).await?;
+        let head = head.ok_or_else(StoreError::interrupted)?;
+        self.metrics.checksum_scan_seconds.observe(began.elapsed().as_secs_f64());
+        Ok(Scan { head: head.head, epoch: head.epoch, types })
+    }
+
+    fn place(&self, project: &ProjectId) -> Place {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.len() >= KEPT && !places.contains_key(&key) {
+        if !places.contains_key(project) && (places.len() >= KEPT || types(&places) > KEPT_TYPES) {
             // Those nobody is at; the next to ask reads again.
             places.retain(|_, place| Arc::strong_count(place) > 1);
         }
-        places.entry(key).or_default().clone()
+        places.entry(project.clone()).or_default().clone()
     }
 }
+
+/// How many types are kept. A place that somebody is at stays, whatever it holds.
+fn types(places: &HashMap<ProjectId, Place>) -> usize {
+    let kept = places.values().filter_map(|place| place.try_lock().ok());
+    kept.map(|scan| scan.as_ref().map_or(0, |scan| scan.types.len())).sum()
+}
+
+#[cfg(test)]
+mod tests;

@@ -62,9 +62,13 @@ impl Wanted {
     /// Whether this entity belongs to it.
     #[must_use]
     pub fn takes(&self, key: &EntityKey) -> bool {
-        self.role.can_read(&key.kind)
-            && self.types.as_ref().is_none_or(|types| types.contains(&key.kind))
-            && self.buckets.is_none_or(|buckets| buckets.contains(key))
+        self.takes_type(&key.kind) && self.buckets.is_none_or(|buckets| buckets.contains(key))
+    }
+
+    /// Whether entities of this type belong to it.
+    #[must_use]
+    pub fn takes_type(&self, kind: &EntityType) -> bool {
+        self.role.can_read(kind) && self.types.as_ref().is_none_or(|types| types.contains(kind))
     }
 }
 

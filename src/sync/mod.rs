@@ -6,8 +6,9 @@
 //! keeps this instance's feeds true to the store, [`members`] who is in which project, [`pages`] reads the log
 //! for those who catch up, [`delta`] the state for those who were away, [`checksums`] is how they know that
 //! they have it. [`retention`] purges what is past its time; `retold` tells what nobody heard of a commit,
-//! `tally` counts.
+//! `tally` counts what happens, [`backlog`] what waits.
 
+pub mod backlog;
 pub mod checksums;
 pub mod delta;
 pub mod engine;

@@ -24,17 +24,21 @@ const JOB: &str = "retention";
 const LEASE: Duration = Duration::from_secs(60);
 /// Projects looked for at once.
 const PROJECTS: u32 = 500;
+/// Users' lanes looked for at once.
+const LANES: u32 = 500;
 
 /// How many rows of each kind went, or would go.
 pub type Counts = Vec<(Purged, u64)>;
 
-/// What is purged, and how.
+/// What is purged, how, and what is kept.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// Up to a position of each project.
-    Past(Past),
-    /// Row by row.
-    Aged(Aged),
+    /// Up to a position of each project, what is older.
+    Past(Past, Duration),
+    /// Row by row, what is older.
+    Aged(Aged, Duration),
+    /// The oldest operations in the failed lane of who has more in a project.
+    Lane(u32),
 }
 
 /// Purges by the configured policy.
@@ -58,19 +62,20 @@ impl Retention {
         Self { store, owner, config, metrics }
     }
 
-    /// What is purged, what it counts as, and how long it is kept. A new table is a line here.
-    fn rules(&self) -> [(Purged, Rule, Duration); 9] {
+    /// What is purged, and what it counts as. A new table is a line here.
+    fn rules(&self) -> [(Purged, Rule); 10] {
         let config = &self.config;
         [
-            (Purged::Changes, Rule::Past(Past::Log), config.log),
-            (Purged::Tombstones, Rule::Past(Past::Tombstones), config.tombstones),
-            (Purged::Verdicts, Rule::Aged(VERDICTS), config.verdicts),
-            (Purged::Mappings, Rule::Aged(MAPPINGS), config.verdicts),
-            (Purged::Conflicts, Rule::Aged(CONFLICTS), config.conflicts),
-            (Purged::Requests, Rule::Aged(REQUESTS), config.sync_log),
-            (Purged::Devices, Rule::Aged(DEVICES), config.devices),
-            (Purged::Revocations, Rule::Aged(REVOCATIONS), Duration::ZERO),
-            (Purged::Notifications, Rule::Aged(NOTIFICATIONS), config.notifications),
+            (Purged::Changes, Rule::Past(Past::Log, config.log)),
+            (Purged::Tombstones, Rule::Past(Past::Tombstones, config.tombstones)),
+            (Purged::Verdicts, Rule::Aged(VERDICTS, config.verdicts)),
+            (Purged::FailedOps, Rule::Lane(config.failed_ops)),
+            (Purged::Mappings, Rule::Aged(MAPPINGS, config.verdicts)),
+            (Purged::Conflicts, Rule::Aged(CONFLICTS, config.conflicts)),
+            (Purged::Requests, Rule::Aged(REQUESTS, config.sync_log)),
+            (Purged::Devices, Rule::Aged(DEVICES, config.devices)),
+            (Purged::Revocations, Rule::Aged(REVOCATIONS, Duration::ZERO)),
+            (Purged::Notifications, Rule::Aged(NOTIFICATIONS, config.notifications)),
         ]
     }
 
@@ -107,10 +112,11 @@ impl Retention {
             return Ok(None);
         };
         let mut counts = Counts::new();
-        for (what, rule, keep) in self.rules() {
+        for (what, rule) in self.rules() {
             let purged = match rule {
-                Rule::Past(past) => self.past(&lease, what, past, keep, stop).await?,
-                Rule::Aged(aged) => self.aged(&lease, what, aged, keep, stop).await?,
+                Rule::Past(past, keep) => self.past(&lease, what, past, keep, stop).await?,
+                Rule::Aged(aged, keep) => self.aged(&lease, what, aged, keep, stop).await?,
+                Rule::Lane(most) => self.lanes(&lease, what, most, stop).await?,
             };
             counts.push((what, purged));
         }
@@ -125,11 +131,12 @@ impl Retention {
     /// What the store says.
     pub async fn look(&self) -> Result<Counts, StoreError> {
         let mut counts = Counts::new();
-        for (what, rule, keep) in self.rules() {
+        for (what, rule) in self.rules() {
             let mut count = 0;
             match rule {
-                Rule::Aged(aged) => count = self.store.count_aged(aged, keep).await?,
-                Rule::Past(past) => {
+                Rule::Aged(aged, keep) => count = self.store.count_aged(aged, keep).await?,
+                Rule::Lane(most) => count = self.store.count_crowd(most).await?,
+                Rule::Past(past, keep) => {
                     let mut after = String::new();
                     loop {
                         let due = self.store.due(past, keep, &after, PROJECTS).await?;
@@ -158,23 +165,16 @@ impl Retention {
         keep: Duration,
         stop: &CancellationToken,
     ) -> Result<u64, StoreError> {
+        let (store, ages, batch) = (&self.store, self.ages(keep), self.config.batch);
         let (mut total, mut after) = (0, String::new());
         loop {
-            let due = self.store.due(past, keep, &after, PROJECTS).await?;
+            let due = store.due(past, keep, &after, PROJECTS).await?;
             let Some(last) = due.last() else { return Ok(total) };
             after = last.to_string();
             for project in &due {
-                loop {
-                    let (ages, batch) = (self.ages(keep), self.config.batch);
-                    let step = self.store.purge_past(lease, past, project, ages, batch).await?;
-                    let Some(purged) = step.filter(|_| !stop.is_cancelled()) else {
-                        return Ok(total);
-                    };
-                    self.metrics.retention_purged.of(what).inc_by(purged);
-                    total += purged;
-                    if purged < u64::from(batch) {
-                        break;
-                    }
+                let step = || store.purge_past(lease, past, project, ages, batch);
+                if !self.drain(what, step, &mut total, stop).await? {
+                    return Ok(total);
                 }
             }
         }
@@ -188,14 +188,55 @@ impl Retention {
         keep: Duration,
         stop: &CancellationToken,
     ) -> Result<u64, StoreError> {
-        let mut total = 0;
+        let (mut total, batch) = (0, self.config.batch);
+        let step = || self.store.purge_aged(lease, aged, keep, batch);
+        self.drain(what, step, &mut total, stop).await?;
+        Ok(total)
+    }
+
+    async fn lanes(
+        &self,
+        lease: &Lease,
+        what: Purged,
+        most: u32,
+        stop: &CancellationToken,
+    ) -> Result<u64, StoreError> {
+        let (store, batch) = (&self.store, self.config.batch);
+        let (mut total, mut after) = (0, None);
         loop {
-            let step = self.store.purge_aged(lease, aged, keep, self.config.batch).await?;
-            let Some(purged) = step.filter(|_| !stop.is_cancelled()) else { return Ok(total) };
+            let crowded = store.crowded_lanes(most, after.as_ref(), LANES).await?;
+            let Some(last) = crowded.last() else { return Ok(total) };
+            for lane in &crowded {
+                let step = || store.trim_lane(lease, lane, batch);
+                if !self.drain(what, step, &mut total, stop).await? {
+                    return Ok(total);
+                }
+            }
+            after = Some(last.clone());
+        }
+    }
+
+    /// Takes steps until one finds less than a batch, and adds up what went. False if it has to end here: the
+    /// lease is lost, or it was told to stop.
+    async fn drain<S>(
+        &self,
+        what: Purged,
+        step: impl Fn() -> S,
+        total: &mut u64,
+        stop: &CancellationToken,
+    ) -> Result<bool, StoreError>
+    where
+        S: Future<Output = Result<Option<u64>, StoreError>>,
+    {
+        loop {
+            let Some(purged) = step().await? else { return Ok(false) };
             self.metrics.retention_purged.of(what).inc_by(purged);
-            total += purged;
+            *total += purged;
+            if stop.is_cancelled() {
+                return Ok(false);
+            }
             if purged < u64::from(self.config.batch) {
-                return Ok(total);
+                return Ok(true);
             }
         }
     }

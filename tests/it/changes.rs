@@ -208,6 +208,23 @@ async fn checksums_are_what_the_protocol_says() {
 }
 
 #[tokio::test]
+async fn checksums_are_taken_from_what_a_user_may_ask_per_second() {
+    let hub = TestHub::start_with(|config| config.limits.user_ops_per_second = 1).await;
+    let mut asked = 0;
+    let refused = loop {
+        let answer = send(&hub, "viewer", "/v1/projects/p/checksum", false).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        asked += 1;
+        assert!(asked < 100, "never too fast");
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_copy_that_lives_on_live_changes_has_the_checksum_of_a_role_that_hides_a_field() {
     let hub = TestHub::start_with(|config| {
         let viewer = config.roles.0.get_mut("viewer").unwrap();

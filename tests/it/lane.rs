@@ -152,6 +152,8 @@ async fn what_was_too_large_is_applied_once_the_limit_is_raised() {
 
     let url = format!("sqlite:{}", dir.path().join("hub.db").display());
     let hub = TestHub::start_with(|config| config.store.url = url).await;
+    let waiting = async || hub.metric("syncline_failed_ops") == 1.0;
+    eventually("what waits is counted", waiting).await;
     let api = Api::of(&hub, "ana", "editor");
     assert_eq!(column(&api.retry(None).await, "outcome"), ["applied"]);
     hub.stop().await;

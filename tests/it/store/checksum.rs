@@ -7,6 +7,7 @@ use syncline::id::{EntityKey, Seq};
 use syncline::protocol::sums::{BucketSet, Sums, bucket};
 use syncline::sync::checksums::{Checksum, Checksums};
 use syncline::sync::delta::{Cursor, Deltas, Room, Wanted};
+use syncline::telemetry::Metrics;
 use tokio::runtime::Handle;
 
 use super::delta::{of_kind, wanted};
@@ -15,7 +16,7 @@ use crate::support::site::Site;
 
 on_both_engines!(
     a_copy_with_faults_is_repaired_bucket_by_bucket,
-    a_checksum_covers_what_the_role_reads_and_is_kept_until_the_head_moves,
+    one_scan_serves_every_role_and_choice_of_types_until_the_head_moves,
 );
 
 type Copy = BTreeMap<EntityKey, Seq>;
@@ -43,7 +44,7 @@ async fn a_copy_with_faults_is_repaired_bucket_by_bucket(site: Site) {
     let gone: Vec<_> = (50..60).map(|i| delete(&format!("d{i}"), &format!("t{i}"))).collect();
     commit(&store, &p, &gone).await.unwrap();
     let deltas = Deltas::new(store.clone(), &site.config);
-    let checksums = Checksums::new(store.clone(), Handle::current());
+    let checksums = Checksums::new(store.clone(), Metrics::new(), Handle::current());
     let read = async |wanted: Wanted| {
         let room = Room { rows: u32::MAX, bytes: u64::MAX };
         let (mut reading, mut rows) =
@@ -55,7 +56,7 @@ async fn a_copy_with_faults_is_repaired_bucket_by_bucket(site: Site) {
         living.map(|row| (row.key, row.version)).collect::<Copy>()
     };
     let right = read(wanted(&["*"])).await;
-    let checksum = checksums.read(&p, wanted(&["*"])).await.unwrap();
+    let checksum = checksums.read(&p, &wanted(&["*"])).await.unwrap();
     assert_eq!((checksum.head, right.len()), (Seq(960), 890));
     assert_eq!(differing(&right, &checksum), BTreeSet::new());
 
@@ -77,7 +78,7 @@ async fn a_copy_with_faults_is_repaired_bucket_by_bucket(site: Site) {
     assert_eq!(differing(&copy, &checksum), BTreeSet::new());
 }
 
-async fn a_checksum_covers_what_the_role_reads_and_is_kept_until_the_head_moves(site: Site) {
+async fn one_scan_serves_every_role_and_choice_of_types_until_the_head_moves(site: Site) {
     let store = site.open().await;
     let p = project("p");
     let ops = [
@@ -86,27 +87,40 @@ async fn a_checksum_covers_what_the_role_reads_and_is_kept_until_the_head_moves(
         of_kind("payroll", set("3", "c", json!({}))),
     ];
     commit(&store, &p, &ops).await.unwrap();
-    let checksums = Checksums::new(store.clone(), Handle::current());
+    let metrics = Metrics::new();
+    let checksums = Checksums::new(store.clone(), metrics.clone(), Handle::current());
+    let scans = || {
+        let text = metrics.encode();
+        let count = "syncline_checksum_scan_seconds_count ";
+        text.lines().find_map(|line| line.strip_prefix(count)?.parse::<u64>().ok()).unwrap()
+    };
     let count = |checksum: &Checksum| checksum.sums.0.iter().map(|b| b.count).sum::<u64>();
-    let all = checksums.read(&p, wanted(&["*"])).await.unwrap();
+    let everything = wanted(&["*"]);
+    let all = checksums.read(&p, &everything).await.unwrap();
     assert_eq!((all.head, count(&all)), (Seq(3), 3));
-    let again = checksums.read(&p, wanted(&["*"])).await.unwrap();
-    assert!(std::sync::Arc::ptr_eq(&all.sums, &again.sums), "it was read again");
-    let types = Some(["note", "payroll"].map(|name| name.parse().unwrap()).into());
-    let some = Wanted { types, ..wanted(&["task", "note"]) };
-    // Another instance's cache: classes are numbers of one configuration.
-    let other = Checksums::new(store.clone(), Handle::current());
-    assert_eq!(count(&other.read(&p, some).await.unwrap()), 1);
+    for (reads, types, is) in [
+        (&["*"][..], None, 3),
+        (&["task", "note"], None, 2),
+        (&["task", "note"], Some(&["note", "payroll"][..]), 1),
+        (&["*"], Some(&["note", "task"]), 2),
+        (&["*"], Some(&["payroll", "unheard_of"]), 1),
+        (&["*"], Some(&["unheard_of"]), 0),
+    ] {
+        let types =
+            types.map(|types: &[&str]| types.iter().map(|name| name.parse().unwrap()).collect());
+        let some = Wanted { types, ..wanted(reads) };
+        assert_eq!(count(&checksums.read(&p, &some).await.unwrap()), is, "{some:?}");
+    }
+    assert_eq!(scans(), 1);
 
-    let at_once = (0..20).map(|_| checksums.read(&p, wanted(&["*"])));
+    let at_once = (0..20).map(|_| checksums.read(&p, &everything));
     commit(&store, &p, &[set("4", "a", json!({}))]).await.unwrap();
     let read = futures_util::future::join_all(at_once).await;
     let first = read[0].as_ref().unwrap();
     assert_eq!((first.head, count(first)), (Seq(4), 3));
     assert_ne!(first.sums, all.sums);
-    for other in &read {
-        assert!(std::sync::Arc::ptr_eq(&other.as_ref().unwrap().sums, &first.sums));
-    }
-    let empty = checksums.read(&project("new"), wanted(&["*"])).await.unwrap();
+    assert!(read.iter().all(|other| other.as_ref().unwrap().sums == first.sums));
+    assert_eq!(scans(), 2);
+    let empty = checksums.read(&project("new"), &everything).await.unwrap();
     assert_eq!((empty.head, count(&empty)), (Seq::ZERO, 0));
 }

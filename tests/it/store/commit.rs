@@ -4,10 +4,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::json;
-use syncline::id::Seq;
+use sqlx::Connection as _;
+use syncline::id::{ProjectId, Seq};
 use syncline::protocol::op::ChangeKind;
 use syncline::store::push::{InboxQuery, Reads};
 use syncline::store::{Answer, Batch, Effects, PendingOp, Snapshot, Store, StoreError};
+use tokio::task::JoinHandle;
 
 use crate::support::plan::{
     commit, commit_until_answered, delete, last_wins, notifying, project, set, task,
@@ -189,27 +191,44 @@ async fn hostile_text_comes_back_as_it_was(site: Site) {
     assert_eq!(inbox[0].title, "ti\u{fffd}tle");
 }
 
+/// A commit that is under way, with its position taken, until it is let go.
+struct Held {
+    leave: mpsc::Sender<()>,
+    task: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Held {
+    async fn commit(store: Store, project: &ProjectId, op: PendingOp) -> Self {
+        let (entered, inside) = mpsc::channel();
+        let (leave, left) = mpsc::channel::<()>();
+        let left = std::sync::Mutex::new(left);
+        let project = project.clone();
+        let task = tokio::spawn(async move {
+            let plan = |snapshot: &Snapshot, ops: &[PendingOp], now: i64| {
+                entered.clone().send(()).unwrap();
+                tokio::task::block_in_place(|| left.lock().unwrap().recv().unwrap());
+                last_wins(snapshot, ops, now)
+            };
+            let batch = Batch { project: &project, ops: &[op] };
+            store.commit(&[batch], 1, &plan).await.map(|_| ())
+        });
+        tokio::task::spawn_blocking(move || inside.recv().unwrap()).await.unwrap();
+        Self { leave, task }
+    }
+
+    async fn let_go(self) {
+        self.leave.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
 async fn a_lock_held_too_long_is_a_retryable_error(mut site: Site) {
     let holder = site.open().await;
     site.config.lock_timeout = Duration::from_millis(50);
     let hasty: Store = site.open().await;
     let p = project("p");
     commit(&hasty, &p, &[set("a", "1", json!({}))]).await.unwrap();
-
-    let (entered, inside) = mpsc::channel();
-    let (leave, left) = mpsc::channel::<()>();
-    let left = std::sync::Mutex::new(left);
-    let name = p.clone();
-    let held = tokio::spawn(async move {
-        let plan = |snapshot: &Snapshot, ops: &[PendingOp], now: i64| {
-            entered.clone().send(()).unwrap();
-            tokio::task::block_in_place(|| left.lock().unwrap().recv().unwrap());
-            last_wins(snapshot, ops, now)
-        };
-        let ops = [set("b", "1", json!({}))];
-        holder.commit(&[Batch { project: &name, ops: &ops }], 1, &plan).await.map(|_| ())
-    });
-    tokio::task::spawn_blocking(move || inside.recv().unwrap()).await.unwrap();
+    let held = Held::commit(holder, &p, set("b", "1", json!({}))).await;
 
     let error = commit(&hasty, &p, &[set("c", "1", json!({}))]).await.unwrap_err();
     assert!(error.retryable(), "{error}");
@@ -218,7 +237,37 @@ async fn a_lock_held_too_long_is_a_retryable_error(mut site: Site) {
     }
     assert_eq!(hasty.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap().head, Seq(1));
 
-    leave.send(()).unwrap();
-    held.await.unwrap().unwrap();
+    held.let_go().await;
     assert_eq!(commit(&hasty, &p, &[set("c", "1", json!({}))]).await.unwrap().head, Seq(3));
+}
+
+/// SQLite has one writer. Positions from a sequence of PostgreSQL's would not do: whoever took 3 could commit
+/// before whoever took 2, and a reader who has seen 3 would never look for 2.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn positions_become_visible_in_their_order() {
+    let site = Site::postgres().await;
+    let (here, there) = (site.open().await, site.open().await);
+    let p = project("p");
+    commit(&here, &p, &[set("a", "1", json!({}))]).await.unwrap();
+    let first = Held::commit(here.clone(), &p, set("b", "2", json!({}))).await;
+    let name = p.clone();
+    let second =
+        tokio::spawn(async move { commit(&there, &name, &[set("c", "3", json!({}))]).await });
+
+    let mut db = sqlx::PgConnection::connect(&site.config.url).await.unwrap();
+    let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    while !second.is_finished()
+        && !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut db).await.unwrap()
+    {
+        tokio::task::yield_now().await;
+    }
+    let visible = async || {
+        let page = here.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap();
+        page.entries.iter().map(|entry| entry.seq.0).collect::<Vec<_>>()
+    };
+    assert_eq!(visible().await, [1], "what comes after the position that is not committed yet");
+    first.let_go().await;
+    second.await.unwrap().unwrap();
+    assert_eq!(visible().await, [1, 2, 3]);
 }

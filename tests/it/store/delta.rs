@@ -176,7 +176,7 @@ async fn a_cursor_is_refused_when_it_cannot_be_trusted(site: Site) {
     assert_eq!(read(at(0)).await, (None, 6));
     assert_eq!(read(at(4)).await, (None, 2));
     assert_eq!(read(Cursor { epoch: Some(epoch), ..at(4) }).await, (None, 2));
-    let other = Some(Epoch(uuid::Uuid::new_v4()));
+    let other = Some(Epoch::random());
     let changed = (Some(ResyncReason::EpochChanged), 6);
     assert_eq!(read(Cursor { epoch: other, ..at(4) }).await, changed);
     assert_eq!(read(at(7)).await, changed);
@@ -242,6 +242,6 @@ async fn a_reply_under_way_ends_if_the_past_changes(site: Site) {
     let (mut reading, rows) =
         deltas.begin(&p, wanted(&["*"]), Cursor::default(), EVERYTHING).await.unwrap();
     assert!(rows.len() < 600 && reading.more());
-    store.set_epoch(&p, Epoch(uuid::Uuid::new_v4())).await.unwrap();
+    store.set_epoch(&p, Epoch::random()).await.unwrap();
     assert!(matches!(reading.next().await, Err(DeltaError::PastChanged)));
 }

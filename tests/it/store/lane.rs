@@ -1,14 +1,18 @@
 //! The failed lane, the log of requests and what the status tells of them.
 
 use serde_json::json;
-use syncline::config::Config;
+use syncline::clock;
+use syncline::config::{self, Config};
 use syncline::id::{ClientId, OpId, ProjectId, Seq, UserId};
 use syncline::protocol::op::{Op, Outcome};
 use syncline::store::{
-    Actor, Answer, Batch, Committed, LaneOp, LaneQuery, Outcomes, PendingOp, Refused, Store,
-    SyncLogQuery, SyncRecord,
+    Actor, Answer, Backlog, Batch, Committed, LaneOp, LaneQuery, Outcomes, PendingOp, Refused,
+    Store, SyncLogQuery, SyncRecord,
 };
 use syncline::sync::plan;
+use syncline::sync::retention::{Counts, Retention};
+use syncline::telemetry::{Metrics, Purged};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::plan::{project, rules};
 use crate::support::site::Site;
@@ -19,6 +23,7 @@ on_both_engines!(
     two_retries_at_once_apply_an_operation_once,
     what_was_cleared_stays_out_and_keeps_its_verdict,
     an_older_binarys_rows_are_in_the_lane_too,
+    the_oldest_of_a_lane_with_too_many_leave_it,
     the_log_of_requests_is_paged_by_user,
     a_status_tells_heads_failures_conflicts_and_devices,
 );
@@ -182,6 +187,38 @@ async fn an_older_binarys_rows_are_in_the_lane_too(site: Site) {
     assert_eq!(names(&lane(&store, &p, Some("ana")).await), ["a", "b", "0"]);
 }
 
+async fn the_oldest_of_a_lane_with_too_many_leave_it(site: Site) {
+    let store = site.open().await;
+    let (p, q) = (project("p"), project("q"));
+    let sent: Vec<_> = (0..10).map(|n| create("ana", &format!("o{n}"), false)).collect();
+    let first = commit_at(&store, &p, &sent, clock::now_ms()).await;
+    for (project, user, ops) in [(&p, "ben", 3), (&q, "ana", 5)] {
+        let ops: Vec<_> = (0..ops).map(|n| create(user, &format!("{user}{n}"), false)).collect();
+        commit_at(&store, project, &ops, clock::now_ms()).await;
+    }
+    assert_eq!(store.backlog().await.unwrap().failed, 18);
+
+    let config = config::Retention { failed_ops: 3, batch: 2, ..Default::default() };
+    let retention = Retention::new(store.clone(), "test".into(), config, Metrics::new());
+    let of_lane = |counts: Counts| {
+        counts.into_iter().find_map(|(what, n)| (what == Purged::FailedOps).then_some(n)).unwrap()
+    };
+    assert_eq!(of_lane(retention.look().await.unwrap()), 9);
+    let stop = CancellationToken::new();
+    assert_eq!(of_lane(retention.purge(&stop).await.unwrap().unwrap()), 9);
+    assert_eq!(names(&lane(&store, &p, Some("ana")).await), ["o7", "o8", "o9"]);
+    assert_eq!(lane(&store, &p, Some("ben")).await.len(), 3);
+    assert_eq!(names(&lane(&store, &q, None).await), ["ana2", "ana3", "ana4"]);
+    assert_eq!(store.backlog().await.unwrap().failed, 9);
+    assert_eq!(of_lane(retention.purge(&stop).await.unwrap().unwrap()), 0);
+
+    // The verdict stays, for the operation sent again and for a retry.
+    let again = [create("ana", "o0", true), again(create("ana", "o1", false))];
+    let known = commit_at(&store, &p, &again, clock::now_ms()).await;
+    assert_eq!(known.answers[0].verdict().get(), first.answers[0].verdict().get());
+    assert_eq!(names(&lane(&store, &p, Some("ana")).await), ["o7", "o8", "o9"]);
+}
+
 fn record(id: u32, user: &str, device: Option<&str>) -> SyncRecord {
     let outcomes = Outcomes { applied: 2, rejected: 1, ..Outcomes::default() };
     SyncRecord {
@@ -254,6 +291,7 @@ async fn a_status_tells_heads_failures_conflicts_and_devices(site: Site) {
         of_p.devices.iter().map(|d| (&*d.client, d.acked, d.behind, d.last_seen)).collect();
     assert_eq!(devices, [("laptop", Seq(2), 0, NOW + 1), ("phone", Seq(1), 1, NOW)]);
 
+    assert_eq!(store.backlog().await.unwrap(), Backlog { failed: 3, open_conflicts: 1 });
     let all = store.sync_status(&[p], None).await.unwrap().remove(0);
     assert_eq!((all.failed, all.open_conflicts, all.devices.len()), (3, 1, 0));
     assert_eq!(all.last_batch, Some(record(2, "ben", None)));

@@ -6,6 +6,9 @@ use syncline::config;
 use syncline::id::Seq;
 use syncline::store::{RevocationRow, Store, StoreError};
 
+use tokio::process::Command;
+
+use crate::support::hub::{TestHub, token};
 use crate::support::plan::{commit, commit_until_answered, project, set};
 use crate::support::site::Site;
 
@@ -14,7 +17,44 @@ on_both_engines!(
     a_newer_schema_is_accepted,
     revocations_survive_a_restart,
     what_was_committed_survives_a_handle_that_is_dropped,
+    the_command_gives_new_epochs_and_clients_are_told_to_resync,
 );
+
+async fn the_command_gives_new_epochs_and_clients_are_told_to_resync(site: Site) {
+    let store = site.open().await;
+    let [p, q] = ["p", "q"].map(project);
+    for project in [&p, &q] {
+        commit(&store, project, &[set("a", "1", json!({}))]).await.unwrap();
+    }
+    let epoch = async |project| store.open_project(project).await.unwrap().epoch;
+    let run = async |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
+        command.arg("--set").arg(format!("store.url={}", site.config.url));
+        let output = command.args(line.split_whitespace()).output().await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), text.lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let before = [epoch(&p).await, epoch(&q).await];
+    assert_eq!(run("epoch new").await, (2, vec![]), "of which projects?");
+    let (code, told) = run("epoch new --project q --project none").await;
+    assert_eq!((code, told), (1, vec![format!("{} q", epoch(&q).await)]));
+    assert_eq!(epoch(&p).await, before[0]);
+    assert_ne!(epoch(&q).await, before[1]);
+    let (code, told) = run("epoch new --all").await;
+    let now = [epoch(&p).await, epoch(&q).await];
+    assert_eq!((code, told), (0, vec![format!("{} p", now[0]), format!("{} q", now[1])]));
+    assert!(before.iter().all(|epoch| !now.contains(epoch)));
+
+    let hub = TestHub::start_with(|config| config.store = site.config.clone()).await;
+    for (epoch, resync) in [(before[0], json!("epoch_changed")), (now[0], json!(null))] {
+        let path = format!("/v1/projects/p/changes?since=1&epoch={epoch}");
+        let token = token("ana", &json!({ "p": "viewer" }));
+        let answer = reqwest::Client::new().get(hub.http(&path)).bearer_auth(token).send().await;
+        let answer: serde_json::Value = answer.unwrap().json().await.unwrap();
+        assert_eq!((&answer["resync"], &answer["epoch"]), (&resync, &json!(now[0])));
+    }
+    hub.stop().await;
+}
 
 async fn migrations_may_run_at_once_and_again(site: Site) {
     let opening = (0..4).map(|_| {

@@ -1,19 +1,22 @@
 //! Reading: a page and its head are of one snapshot, nothing is lost between pages.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::json;
 use syncline::id::{Epoch, Seq};
+use syncline::store::retention::{Ages, Past};
 
 use crate::support::plan::{commit, commit_until_answered, delete, project, set, task};
 use crate::support::site::Site;
 
 on_both_engines!(
     a_page_agrees_with_its_head_while_others_write,
+    a_delta_agrees_with_its_head_while_others_write,
     an_entity_that_moves_while_paging_is_not_lost,
     pages_end_where_they_should,
     heads_of_many_projects_are_one_query,
-    trimming_raises_the_floor,
+    a_purge_of_the_log_raises_the_floor_and_leaves_the_rest,
 );
 
 async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
@@ -43,6 +46,37 @@ async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
         if page.entries.len() < LIMIT as usize {
             assert_eq!(cursor, page.head, "a change below the head is missing");
         }
+    }
+    writing.await.unwrap();
+}
+
+/// The head is the cursor of a page that is not full: were it read a moment later, whatever moved between would
+/// be skipped.
+async fn a_delta_agrees_with_its_head_while_others_write(site: Site) {
+    const COMMITS: u64 = 60;
+    const OPS: u64 = 5;
+    let (reader, writer) = (site.open().await, site.open().await);
+    let p = project("p");
+    let name = p.clone();
+    let writing = tokio::spawn(async move {
+        for n in 0..COMMITS {
+            // All move ahead, the last one to the head.
+            let ops: Vec<_> = (0..OPS)
+                .map(|i| set(&format!("{n}-{i}"), &format!("t{i}"), json!({"n": n})))
+                .collect();
+            commit_until_answered(&writer, &name, &ops).await;
+        }
+    });
+    let (mut cursor, mut seen) = (Seq::ZERO, Seq::ZERO);
+    while cursor.min(seen) < Seq(COMMITS * OPS) {
+        let page = reader.delta(&p, cursor, 100, u64::MAX).await.unwrap();
+        let last = page.rows.last().map_or(cursor, |row| row.version);
+        assert_eq!(page.head, last, "a row below the head is missing");
+        cursor = page.head;
+        let keys = reader.delta_keys(&p, seen, 100).await.unwrap();
+        let last = keys.rows.last().map_or(seen, |(_, version)| *version);
+        assert_eq!(keys.head, last, "a key below the head is missing");
+        seen = keys.head;
     }
     writing.await.unwrap();
 }
@@ -150,27 +184,27 @@ async fn heads_of_many_projects_are_one_query(site: Site) {
     assert_ne!(epoch, opened.epoch);
     assert!(store.heads(&[]).await.unwrap().is_empty());
 
-    let restored = Epoch(uuid::Uuid::new_v4());
-    store.set_epoch(&a, restored).await.unwrap();
+    let restored = Epoch::random();
+    assert!(store.set_epoch(&a, restored).await.unwrap());
+    assert!(!store.set_epoch(&c, restored).await.unwrap(), "a sequence that has not begun");
     assert_eq!(store.heads(std::slice::from_ref(&a)).await.unwrap(), [(a, restored, Seq(2))]);
 }
 
-async fn trimming_raises_the_floor(site: Site) {
+async fn a_purge_of_the_log_raises_the_floor_and_leaves_the_rest(site: Site) {
     let store = site.open().await;
     let p = project("p");
     let ops: Vec<_> = (0..6).map(|i| set(&format!("o{i}"), &format!("t{i}"), json!({}))).collect();
     commit(&store, &p, &ops).await.unwrap();
-    let after_trim = |upto| {
-        let (store, p) = (&store, &p);
-        async move {
-            store.trim_log(p, Seq(upto)).await.unwrap();
-            let page = store.page(p, Seq::ZERO, 10, u64::MAX).await.unwrap();
-            (page.floor.0, page.entries.len(), page.head.0)
-        }
+    let lease = store.lease("retention", "test", Duration::from_secs(60)).await.unwrap().unwrap();
+    let ages = Ages { keep: Duration::ZERO, consumers: Duration::ZERO, max_lag: Duration::MAX };
+    let after_purge = async |rows| {
+        store.purge_past(&lease, Past::Log, &p, ages, rows).await.unwrap();
+        let page = store.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap();
+        (page.floor.0, page.entries.len(), page.head.0)
     };
-    assert_eq!(after_trim(2).await, (2, 4, 6));
-    assert_eq!(after_trim(1).await, (2, 4, 6));
-    assert_eq!(after_trim(99).await, (6, 0, 6));
+    assert_eq!(after_purge(2).await, (2, 4, 6));
+    assert_eq!(after_purge(99).await, (6, 0, 6));
+    assert_eq!(after_purge(99).await, (6, 0, 6));
     assert_eq!(store.open_project(&p).await.unwrap().floor, Seq(6));
     assert_eq!(store.delta(&p, Seq::ZERO, 10, u64::MAX).await.unwrap().rows.len(), 6);
     // Verdicts outlive the log.

@@ -27,6 +27,7 @@ use crate::support::site::Site;
 on_both_engines!(
     what_is_past_its_time_goes_and_the_rest_stays,
     a_device_that_may_come_back_is_waited_for,
+    by_default_tombstones_wait_for_a_device_too,
     a_device_that_stays_too_far_behind_is_waited_for_no_more,
     a_cursor_from_before_a_purge_is_told_and_misses_nothing,
     two_instances_never_purge_at_once,
@@ -108,6 +109,7 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::Changes, 40),
         (Purged::Tombstones, 10),
         (Purged::Verdicts, 40),
+        (Purged::FailedOps, 0),
         (Purged::Mappings, 1),
         (Purged::Conflicts, 2),
         (Purged::Requests, 1),
@@ -164,6 +166,21 @@ async fn a_device_that_may_come_back_is_waited_for(site: Site) {
     assert_eq!(floors().await, (24, 24));
     store.ack(&p, &user, &phone, Seq(30), false, now).await.unwrap();
     assert_eq!(floors().await, (30, 30));
+}
+
+async fn by_default_tombstones_wait_for_a_device_too(site: Site) {
+    const DAY: i64 = 24 * 3600 * 1000;
+    let store = site.open().await;
+    let p = project("p");
+    let now = clock::now_ms();
+    for (days, ops) in [(130, sets("c", 0..20)), (120, deletes(0..10))] {
+        let batches = [Batch { project: &p, ops: &ops }];
+        store.commit(&batches, now - days * DAY, &last_wins).await.unwrap();
+    }
+    let (user, phone) = ("ana".parse().unwrap(), "phone".parse().unwrap());
+    store.ack(&p, &user, &phone, Seq(23), true, now).await.unwrap();
+    let counts = retention(&store, |_| {}).purge(&CancellationToken::new()).await.unwrap().unwrap();
+    assert_eq!(counts[..2], [(Purged::Changes, 23), (Purged::Tombstones, 3)]);
 }
 
 async fn a_device_that_stays_too_far_behind_is_waited_for_no_more(site: Site) {
