@@ -201,6 +201,8 @@ metrics! {
     push_held: Gauges<PushHold> = Gauges::new();
     /// Times a provider's breaker opened: it fails, or does not accept the credentials.
     push_breakers_opened: Counter = both();
+    /// Answers that a push's own project has wrong credentials, or its token belongs to another sender.
+    push_misconfigured: Counter = both();
     /// Times so many push tokens were dead at once that none was disabled.
     push_spikes: Counter = both();
     /// Rows purged because they were past their time, by table.

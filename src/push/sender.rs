@@ -25,6 +25,8 @@ use crate::telemetry::{Metrics, PushEvent, PushLane, PushVia};
 /// Pauses between attempts: the first and the longest, doubled in between.
 const BACK_OFF: (i64, i64) = (1000, 300_000);
 const BACK_OFF_CRITICAL: (i64, i64) = (500, 30_000);
+/// How often what is held because of its own project's credentials is tried, until its time is over.
+pub(super) const HELD_MS: i64 = 300_000;
 /// How often a result is tried to be written while the store does not answer; the lease ends it anyway.
 const WRITES: u32 = 5;
 
@@ -139,12 +141,12 @@ impl Sender {
         }
         match self.provider.send(&envelopes).await {
             Ok(fates) => {
-                let wrong = |fate: &Fate| {
-                    matches!(fate, Fate::Refused(Failure { kind: FailureKind::Credentials, .. }))
-                };
-                let outcome =
-                    if fates.iter().any(wrong) { Outcome::Credentials } else { Outcome::Answered };
-                round.outcomes.push(outcome);
+                round.outcomes.push(Outcome::Answered);
+                let refused = fates.iter().filter_map(|fate| match fate {
+                    Fate::Refused(failure) => Some(failure),
+                    Fate::Accepted(_) => None,
+                });
+                note_held(&self.metrics, self.provider.name(), refused);
                 for (claimed, fate) in part.iter().zip(fates) {
                     round.settle(claimed, self.fate(claimed, fate));
                 }
@@ -194,7 +196,7 @@ impl Sender {
                 FailureKind::Permanent => Settlement::Failed { error: code },
                 FailureKind::Transient => self.again(claimed, &code, false, Outcome::Broken, None),
                 FailureKind::Credentials => {
-                    self.again(claimed, &code, false, Outcome::Credentials, None)
+                    self.again(claimed, &code, false, Outcome::Credentials, Some(HELD_MS))
                 }
             },
         }
@@ -259,6 +261,25 @@ pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
             the right project?"
         );
     }
+}
+
+/// Counts and reports what is held because the credentials of its own project are at fault.
+pub(super) fn note_held<'f>(
+    metrics: &Metrics,
+    provider: &str,
+    refused: impl Iterator<Item = &'f Failure>,
+) {
+    let mut held = refused.filter(|failure| failure.kind == FailureKind::Credentials);
+    let Some(Failure { code, .. }) = held.next() else { return };
+    let count = 1 + held.count() as u64;
+    metrics.push_misconfigured.inc_by(count);
+    tracing::error!(
+        provider,
+        code,
+        count,
+        "pushes are held because the credentials of their own project are wrong, or their tokens belong to \
+        another sender; others go on"
+    );
 }
 
 /// Full jitter: anything up to the doubled pause, so that what failed together does not come back together.

@@ -241,38 +241,6 @@ async fn a_token_of_another_project_and_a_spoilt_message_stop_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_wrong_access_token_holds_everything_until_it_is_right() {
-    let (hub, stand_in) = hub_and_stand_in(|config| {
-        config.push.expo.access_token = "right".into();
-        config.push.expo.breaker = Duration::from_secs(60);
-    })
-    .await;
-    register(&hub, "ana", "phone", json!({})).await;
-    stand_in.script(|script| script.access_token = Some("another".into()));
-    publish(&hub, &[notify("ana", "held", "high")]).await;
-    eventually("the alarm", || async { hub.metric("syncline_push_breakers_opened_total") == 1.0 })
-        .await;
-    let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
-    assert!(gate.credentials && gate.reopens(now).is_some());
-    assert_eq!(number(&hub, RETRY).await, 1, "held, not lost");
-    let held = |reason: &str| hub.metric(&format!("syncline_push_held{{reason=\"{reason}\"}}"));
-    eventually("operators see it", || async {
-        held("credentials") == 1.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 1.0
-    })
-    .await;
-    assert_eq!((held("breaker"), held("dead_tokens")), (0.0, 0.0));
-    assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 0);
-    stand_in.script(|script| script.access_token = Some("right".into()));
-    hub.hub().store.reopen_gate("expo").await.unwrap();
-    assert_eq!(titles(&sent(&stand_in, 1).await), ["held"]);
-    eventually("operators see that it is over", || async {
-        held("credentials") == 0.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 0.0
-    })
-    .await;
-    hub.stop().await;
-}
-
-#[tokio::test]
 async fn a_third_of_all_tokens_dead_at_once_is_not_believed() {
     let (hub, stand_in) = hub_and_stand_in(|config| {
         config.push.linger = Duration::from_millis(200);

@@ -13,6 +13,7 @@ use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
 mod access;
 mod arming;
 mod bad_days;
+mod credentials;
 mod crowd;
 mod devices;
 mod reports;
