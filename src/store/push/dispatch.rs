@@ -69,8 +69,11 @@ const END: &str = "
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, value->>2 AS reason FROM ROWS($1)) r
     WHERE push_intents.id = r.id";
 
+/// One whose own time is still to come is of use for as long after that time. One that was due, and waits for
+/// the end of quiet hours or with others of its key, gets no younger by it.
 const DEFER: &str = "
-    UPDATE push_intents SET not_before = r.until, reason = r.reason, updated_at = NOW_MS
+    UPDATE push_intents SET not_before = r.until, reason = r.reason, updated_at = NOW_MS,
+        expires_at = expires_at + CASE WHEN state = 'scheduled' THEN r.until - not_before ELSE 0 END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS until,
         value->>2 AS reason FROM ROWS($1)) r
     WHERE push_intents.id = r.id";

@@ -17,6 +17,7 @@ mod credentials;
 mod crowd;
 mod devices;
 mod reports;
+mod schedules;
 mod words;
 
 /// A stand-in on a free port.
