@@ -33,6 +33,15 @@ impl Round {
         }
     }
 
+    /// Leaves only these deliveries to be sent, each with the milliseconds it is still of use.
+    pub(super) fn keep(&mut self, held: &HashMap<i64, i64>) {
+        for part in &mut self.parts {
+            part.retain_mut(|claimed| {
+                held.get(&claimed.id).inspect(|ttl| claimed.ttl = **ttl).is_some()
+            });
+        }
+    }
+
     pub(super) fn settle(&mut self, claimed: &Claimed, fate: Settlement) {
         self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
     }

@@ -103,26 +103,59 @@ impl Sender {
         }
     }
 
-    /// Sends what was claimed and writes what became of it.
+    /// Sends what was claimed, request by request, and writes what became of each before the next. A claim may
+    /// take many, one after another (tokens of several projects, a message that spoils its request), so each
+    /// begins with a whole lease for all that is left: no other worker takes what is still to be sent.
     async fn deliver(&self, claimed: Vec<Claimed>) {
         let mut round = Round::new(claimed);
-        while let Some(part) = round.parts.pop() {
-            self.request(part, &mut round).await;
+        let mut part = round.parts.pop();
+        while let Some(deliveries) = part {
+            self.request(deliveries, &mut round).await;
+            // Otherwise the lease brings back what is left.
+            if !self.write(&mut round).await || !self.renew(&mut round).await {
+                return;
+            }
+            part = round.parts.pop();
         }
-        if !round.scopes.is_empty()
-            && let Err(error) = self.store.scope_tokens(&round.scopes).await
+    }
+
+    /// Writes what became of a request; whether the store answered.
+    async fn write(&self, round: &mut Round) -> bool {
+        let scopes = std::mem::take(&mut round.scopes);
+        if !scopes.is_empty()
+            && let Err(error) = self.store.scope_tokens(&scopes).await
         {
             tracing::warn!(%error, "cannot note which project push tokens belong to");
         }
-        let (outcomes, settled) = (&round.outcomes, &round.settled);
+        let (name, gate) = (self.provider.name(), self.manners.gate);
+        let outcomes = std::mem::take(&mut round.outcomes);
+        let settled = std::mem::take(&mut round.settled);
+        let report = self.insist(|| self.store.settle(name, gate, &outcomes, &settled)).await;
+        report.inspect(|report| self.count(report)).is_some()
+    }
+
+    /// Begins a new lease for what is left, and leaves out what is lost or too old; whether the store answered.
+    async fn renew(&self, round: &mut Round) -> bool {
+        let left: Vec<(i64, i64)> = round.parts.iter().flatten().map(|c| (c.id, c.fence)).collect();
+        if left.is_empty() {
+            return true;
+        }
+        let lease = millis(self.config.lease);
+        let held = self.insist(|| self.store.renew_deliveries(&left, lease)).await;
+        let Some(held) = held else { return false };
+        round.keep(&held.into_iter().collect());
+        true
+    }
+
+    /// Asks the store until it answers, for less than a lease.
+    async fn insist<T, F>(&self, ask: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut pause = Duration::from_millis(50);
         for _ in 0..WRITES {
-            match self
-                .store
-                .settle(self.provider.name(), self.manners.gate, outcomes, settled)
-                .await
-            {
-                Ok(report) => return self.count(&report),
+            match ask().await {
+                Ok(answer) => return Some(answer),
                 Err(error) => {
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "what became of pushes waits for the store");
@@ -131,6 +164,7 @@ impl Sender {
                 }
             }
         }
+        None
     }
 
     /// One request, and what its answer means for each of its deliveries.

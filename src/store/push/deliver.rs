@@ -125,6 +125,13 @@ const CLAIM: &str = "
             AND t.user_id = push_deliveries.user_id) AS token,
         (SELECT scope FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS scope";
 
+const RENEW: &str = "
+    UPDATE push_deliveries SET next_at = NOW_MS + $2, sent_at = NOW_MS
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS fence FROM ROWS($1)) r
+    WHERE push_deliveries.id = r.id AND push_deliveries.fence = r.fence
+      AND push_deliveries.state = 'sending' AND expires_at > NOW_MS
+    RETURNING push_deliveries.id, expires_at - NOW_MS AS ttl";
+
 const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state,
         next_at = NOW_MS + r.delay,
@@ -200,6 +207,24 @@ impl Store {
             claimed
         });
         Ok(claimed)
+    }
+
+    /// Begins a new lease of `lease_ms` for what a worker still holds, each with the fence of its claim. Returns
+    /// those that are still its own and of use, with the milliseconds for which they are.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn renew_deliveries(
+        &self,
+        held: &[(i64, i64)],
+        lease_ms: i64,
+    ) -> Result<Vec<(i64, i64)>, StoreError> {
+        let (dialect, rows) = (self.dialect(), value::json_text(&held));
+        let renewed = in_transaction!(self, |tx| {
+            let renew = sqlx::query_as(dialect.sql(RENEW)).bind(&rows).bind(lease_ms);
+            renew.fetch_all(&mut *tx).await?
+        });
+        Ok(renewed)
     }
 
     /// Writes what the provider said, where the worker still holds the delivery, and what that means for

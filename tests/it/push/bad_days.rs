@@ -14,7 +14,6 @@ use super::{
 use crate::support::eventually;
 use crate::support::hub::TestHub;
 use crate::support::postgres;
-use crate::support::process::Process;
 
 const RETRY: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'retry'";
 const SENDING: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'sending'";
@@ -302,89 +301,6 @@ async fn a_few_dead_tokens_are_disabled_and_get_nothing_more() {
     register(&hub, "ana", "phone", json!({})).await;
     assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'active'").await, 1);
     hub.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_instance_was_sending_when_it_was_killed_is_sent_by_another() {
-    let stand_in = stand_in().await;
-    let database = postgres::fresh_database().await;
-    let setup = |config: &mut syncline::config::Config| {
-        eager(config, &stand_in);
-        config.store.url = database.clone();
-        config.push.expo.timeout = Duration::from_secs(60);
-        config.push.lease = Duration::from_secs(150);
-    };
-    stand_in.script(next(&[Behaviour::Hang]));
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = crate::support::hub::config(dir.path());
-    setup(&mut config);
-    let mut doomed = Process::start(config).await;
-    let arm = TestHub::start_with(|config| {
-        setup(config);
-        config.push.expo.enabled = false;
-    });
-    let idle = arm.await;
-    // The idle one has no provider for it; the other must take it.
-    register(&idle, "ana", "phone", json!({})).await;
-    let http = reqwest::Client::new();
-    let event = json!({
-        "project": "p", "kind": "upsert", "fields": {}, "entity": { "type": "task", "id": "1" },
-        "notify": notify("ana", "t", "high"),
-    });
-    idle.stop().await;
-    let published = http
-        .post(format!("{}/v1/publish", doomed.http()))
-        .bearer_auth(crate::support::hub::ADMIN_TOKEN)
-        .body(event.to_string());
-    assert!(published.send().await.unwrap().status().is_success());
-    eventually("it hangs", || async { stand_in.log().hanging == 1 }).await;
-    doomed.kill().await;
-    let heir = TestHub::start_with(setup).await;
-    assert_eq!(
-        number(&heir, "SELECT count(*) FROM push_deliveries WHERE state = 'sending'").await,
-        1
-    );
-    assert_eq!(stand_in.sent(), [], "its lease holds");
-    change(&heir, "UPDATE push_deliveries SET next_at = 0 WHERE state = 'sending'").await;
-    assert_eq!(titles(&sent(&stand_in, 1).await), ["t"]);
-    settled(&heir).await;
-    assert_eq!(
-        number(&heir, "SELECT count(*) FROM push_deliveries WHERE ambiguous = 1 AND attempt = 2")
-            .await,
-        1
-    );
-    heir.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_and_due_times_are_the_databases_whatever_the_instances_clocks_say() {
-    for wrong_by in [300_000, -300_000] {
-        let stand_in = stand_in().await;
-        let database = postgres::fresh_database().await;
-        postgres::skew(&database, wrong_by).await;
-        let setup = |config: &mut syncline::config::Config| {
-            eager(config, &stand_in);
-            config.store.url = database.clone();
-            config.push.expo.timeout = Duration::from_secs(60);
-            config.push.lease = Duration::from_secs(150);
-        };
-        stand_in.script(next(&[Behaviour::Hang]));
-        let holder = TestHub::start_with(setup).await;
-        let (_, now) = holder.hub().store.gate("expo").await.unwrap();
-        let off = now - syncline::clock::now_ms();
-        assert!((off - wrong_by).abs() < 60_000, "the clocks differ: {off}");
-        register(&holder, "ana", "phone", json!({})).await;
-        publish(&holder, &[notify("ana", "held", "critical")]).await;
-        eventually("one is sending", || async { stand_in.log().hanging == 1 }).await;
-        let other = TestHub::start_with(setup).await;
-        publish(&other, &[notify("ana", "at once", "high")]).await;
-        sent(&stand_in, 1).await;
-        // By an instance's own clock the lease is long over, and it looks after leases every second.
-        eventually("it has looked", || async { other.metric("syncline_push_tends_total") >= 2.0 })
-            .await;
-        assert_eq!(titles(&stand_in.sent()), ["at once"], "what the other sends is the other's");
-        assert_eq!(number(&other, SENDING).await, 1);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,7 @@ on_both_engines!(
     who_has_no_connection_is_not_waited_for,
     two_workers_never_hold_the_same_push,
     a_lost_lease_is_taken_over_and_fenced,
+    a_lease_is_renewed_by_who_holds_it,
     a_token_belongs_to_who_registered_it_last,
     a_dead_token_is_disabled_unless_it_came_back,
     an_inbox_is_paged_counted_and_read,
@@ -197,6 +198,24 @@ async fn a_lost_lease_is_taken_over_and_fenced(site: Site) {
     assert_eq!(settle(&second).await, 2, "sent, and handed over: there is no receipt");
     assert_eq!(settle(&second).await, 0, "once");
     assert_eq!(claim(0).await, None);
+}
+
+async fn a_lease_is_renewed_by_who_holds_it(site: Site) {
+    let store = site.open().await;
+    let device = store.register_device(&user("ben"), &phone("phone", "t1")).await.unwrap();
+    store.begin_gate("expo").await.unwrap();
+    arm(&store, "p", 2).await;
+    store.dispatch(9, &to_device(device)).await.unwrap();
+    let claim =
+        async |lease| store.claim_deliveries("expo", &SEND, SETTINGS, lease, "w").await.unwrap();
+    let held: Vec<_> = claim(0).await.iter().map(|held| (held.id, held.fence)).collect();
+    let renewed = store.renew_deliveries(&held[..1], 60_000).await.unwrap();
+    assert_eq!((renewed.len(), renewed[0].0), (1, held[0].0));
+    assert!(renewed[0].1 > 0, "it is of use still");
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 1, "only the other one is lost");
+    assert_eq!(claim(60_000).await.len(), 1, "and goes to another");
+    let renewed = store.renew_deliveries(&held, 60_000).await.unwrap();
+    assert_eq!(renewed.len(), 1, "what is another's is not renewed");
 }
 
 async fn a_token_belongs_to_who_registered_it_last(site: Site) {
