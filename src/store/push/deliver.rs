@@ -132,6 +132,7 @@ const RENEW: &str = "
       AND push_deliveries.state = 'sending' AND expires_at > NOW_MS
     RETURNING push_deliveries.id, expires_at - NOW_MS AS ttl";
 
+/// What failed keeps its message: an operator may have it sent again.
 const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state,
         next_at = NOW_MS + r.delay,
@@ -141,7 +142,7 @@ const SETTLE: &str = "
         attempt = attempt - r.uncounted,
         accepted_at = CASE WHEN r.state IN ('accepted', 'handed') THEN NOW_MS ELSE accepted_at END,
         finished_at = CASE WHEN r.state IN ('accepted', 'retry') THEN NULL ELSE NOW_MS END,
-        payload = CASE WHEN r.state IN ('accepted', 'retry') THEN payload ELSE '' END
+        payload = CASE WHEN r.state IN ('accepted', 'retry', 'failed') THEN payload ELSE '' END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS fence,
             value->>2 AS state, CAST(value->>3 AS BIGINT) AS delay, value->>4 AS ticket,
             value->>5 AS error, CAST(value->>6 AS BIGINT) AS ambiguous,

@@ -30,4 +30,5 @@ pub use inbox::{InboxQuery, InboxRow, Reads};
 pub use receipts::{Awaiting, ReceiptVerdict};
 pub use recent::Recent;
 pub use stats::{QueueLine, Stat};
+pub use tend::NoRetry;
 pub use view::{Due, Unread, View};

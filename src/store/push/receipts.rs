@@ -48,7 +48,7 @@ const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state, next_at = NOW_MS + r.delay, asked = push_deliveries.asked + r.asked,
         error = COALESCE(r.error, push_deliveries.error),
         finished_at = CASE WHEN r.state IN ('accepted', 'retry') THEN NULL ELSE NOW_MS END,
-        payload = CASE WHEN r.state IN ('accepted', 'retry') THEN payload ELSE '' END
+        payload = CASE WHEN r.state IN ('accepted', 'retry', 'failed') THEN payload ELSE '' END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, CAST(value->>2 AS BIGINT) AS delay,
             value->>3 AS error, CAST(value->>4 AS BIGINT) AS asked
         FROM ROWS($1)) r

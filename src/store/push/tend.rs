@@ -44,6 +44,27 @@ const RETRY_FAILED: &str = "
     UPDATE push_deliveries SET state = 'retry', next_at = NOW_MS, attempt = 0, finished_at = NULL
     WHERE id = $1 AND state = 'failed' AND payload <> '' AND expires_at > NOW_MS";
 
+/// `state, too late`
+const WHY_NOT: &str = "
+    SELECT state, CASE WHEN expires_at <= NOW_MS THEN 1 ELSE 0 END FROM push_deliveries WHERE id = $1";
+
+/// Why a delivery is not tried again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRetry {
+    /// There is none of this number.
+    #[error("there is no such delivery; `push.keep` says how long they are kept")]
+    Unknown,
+    /// It waits still, or ended in another way.
+    #[error("it has not failed: its state is `{0}`")]
+    NotFailed(String),
+    /// It would come too late.
+    #[error("it is of no use any more: its `ttl` is over")]
+    TooLate,
+    /// It failed under a version that did not keep it.
+    #[error("its text was not kept; notify the user anew")]
+    Forgotten,
+}
+
 impl Store {
     /// Makes a provider's shared state, if there is none.
     ///
@@ -89,13 +110,29 @@ impl Store {
         Ok(due)
     }
 
-    /// Gives a failed delivery another chance. Whether there was one that is still of use.
+    /// Gives a failed delivery another chance, with what it said when it was decided on. Whether its user may
+    /// still be told is asked again when it is sent.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub async fn retry_failed(&self, id: i64) -> Result<bool, StoreError> {
+    /// See [`StoreError`]; within, why it is not tried again.
+    pub async fn retry_failed(&self, id: i64) -> Result<Result<(), NoRetry>, StoreError> {
         let dialect = self.dialect();
-        Ok(execute!(self, sqlx::query(dialect.sql(RETRY_FAILED)).bind(id)) == 1)
+        let retried = in_transaction!(self, |tx| {
+            let retry = sqlx::query(dialect.sql(RETRY_FAILED)).bind(id).execute(&mut *tx).await?;
+            if retry.rows_affected() > 0 {
+                Ok(())
+            } else {
+                let found: Option<(String, i64)> =
+                    sqlx::query_as(dialect.sql(WHY_NOT)).bind(id).fetch_optional(&mut *tx).await?;
+                Err(match found {
+                    None => NoRetry::Unknown,
+                    Some((state, _)) if state != "failed" => NoRetry::NotFailed(state),
+                    Some((_, 1)) => NoRetry::TooLate,
+                    Some(_) => NoRetry::Forgotten,
+                })
+            }
+        });
+        Ok(retried)
     }
 
     /// Returns what silent workers hold, except of the categories that nobody should get twice, and ends

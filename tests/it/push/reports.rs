@@ -1,6 +1,7 @@
 //! What became of pushes: receipts, what devices report, numbers, and the command line.
 
 use serde_json::{Value, json};
+use syncline::store::push::NoRetry;
 use tokio::process::Command;
 
 use super::{
@@ -129,5 +130,50 @@ async fn an_operator_tries_and_mends_pushes_from_the_command_line() {
     let preview = ["push", "preview", "--template", "alert", "--locale", "de", "--vars", vars];
     let (ok, text) = run(&hub, &preview).await;
     assert!(ok && text.contains("Risiko: hoch"), "{text}");
+    hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_failed_is_sent_again_if_an_operator_says_so() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    let text = toml::to_string(&hub.hub().config).unwrap();
+    std::fs::write(hub.dir.path().join("syncline.toml"), text).unwrap();
+    for user in ["ticket", "receipt"] {
+        register(&hub, user, user, json!({})).await;
+    }
+    let error = "DeveloperError".to_owned();
+    stand_in.script(|script| {
+        script.tickets.insert(expo("ticket"), error.clone());
+        script.receipts.insert(expo("receipt"), error);
+    });
+    publish(&hub, &["ticket", "receipt"].map(|user| notify(user, "again", "high"))).await;
+    let failed = "SELECT count(*) FROM push_deliveries WHERE state = 'failed'";
+    eventually("both failed", || async { number(&hub, failed).await == 2 }).await;
+    stand_in.script(|script| {
+        script.tickets.clear();
+        script.receipts.clear();
+    });
+    for id in ["1", "2"] {
+        let (ok, text) = run(&hub, &["push", "retry", "--id", id]).await;
+        assert!(ok && text.contains("is tried again"), "{text}");
+    }
+    let sent = sent(&stand_in, 3).await;
+    assert!(sent.iter().all(|sent| sent.message["title"] == "again"), "{sent:?}");
+    let handed = "SELECT count(*) FROM push_deliveries WHERE state = 'handed'";
+    eventually("both got there", || async { number(&hub, handed).await == 2 }).await;
+
+    let (ok, text) = run(&hub, &["push", "retry", "--id", "1"]).await;
+    assert!(!ok && text.contains("its state is `handed`"), "{text}");
+    let store = &hub.hub().store;
+    assert_eq!(store.retry_failed(9).await.unwrap(), Err(NoRetry::Unknown));
+    super::change(
+        &hub,
+        "UPDATE push_deliveries SET state = 'failed', payload = 'x', expires_at = 0",
+    )
+    .await;
+    assert_eq!(store.retry_failed(1).await.unwrap(), Err(NoRetry::TooLate));
+    super::change(&hub, "UPDATE push_deliveries SET payload = '', expires_at = 4000000000000")
+        .await;
+    assert_eq!(store.retry_failed(1).await.unwrap(), Err(NoRetry::Forgotten));
     hub.stop().await;
 }
