@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::json;
+use sqlx::Connection;
 use syncline::id::{ClientId, InstanceId, Seq, UserId};
 use syncline::protocol::notify::Lane;
 use syncline::store::Store;
@@ -12,6 +13,7 @@ use syncline::store::push::{
 };
 use uuid::Uuid;
 
+use crate::support::eventually;
 use crate::support::plan::{commit, notifying, project, set};
 use crate::support::site::Site;
 
@@ -338,4 +340,27 @@ async fn the_latest_pushes_are_told_with_what_became_of_them(site: Site) {
     let last = store.recent_pushes(&p, 1).await.unwrap().remove(0);
     assert_eq!((last.user_id.as_str(), last.title.as_str()), ("ben", "hello"));
     assert_eq!(last.accepted_at, None);
+}
+
+#[tokio::test]
+async fn who_is_just_saying_that_it_lives_keeps_its_users() {
+    let site = Site::postgres().await;
+    let store = site.open().await;
+    let (late, other) = (InstanceId(Uuid::new_v4()), InstanceId(Uuid::new_v4()));
+    store.beat(late, 60_000).await.unwrap();
+    store.live(late, &[user("ben")], &[]).await.unwrap();
+    site.run("UPDATE live_instances SET until = 0").await;
+    // Its next beat is on its way while another looks who is silent.
+    let mut db = sqlx::PgConnection::connect(&site.config.url).await.unwrap();
+    let mut beat = db.begin().await.unwrap();
+    let lives = "UPDATE live_instances SET until = 4000000000000";
+    sqlx::query(lives).execute(&mut *beat).await.unwrap();
+    let looks = tokio::spawn({
+        let store = store.clone();
+        async move { store.beat(other, 60_000).await.unwrap() }
+    });
+    eventually("the other waits for nobody", || async { looks.is_finished() }).await;
+    beat.commit().await.unwrap();
+    arm(&store, "p", 1).await;
+    assert_eq!(due(&store).await.len(), 0, "ben is here, and is waited for");
 }
