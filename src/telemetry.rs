@@ -201,12 +201,14 @@ metrics! {
     push_queue: Gauges<PushWait> = Gauges::new();
     /// Seconds since the event of the oldest that waits to be sent.
     push_queue_oldest_seconds: Gauge = both();
-    /// Times this instance looked after the push queue: leases, expiry, its size.
+    /// Times this instance looked after the push queue: leases, expiry, breakers.
     push_tends: Counter = both();
     /// Whether the provider gets nothing, or is doubted (1), or not (0), by reason.
     push_held: Gauges<PushHold> = Gauges::new();
     /// Times a provider's breaker opened: it fails, or does not accept the credentials.
     push_breakers_opened: Counter = both();
+    /// Answers that a push's own project has wrong credentials, or its token belongs to another sender.
+    push_misconfigured: Counter = both();
     /// Times so many push tokens were dead at once that none was disabled.
     push_spikes: Counter = both();
     /// Rows purged because they were past their time, by table.
@@ -224,6 +226,12 @@ impl Metrics {
             PushLane::High => &self.push_high_seconds,
             PushLane::Normal => &self.push_normal_seconds,
         }
+    }
+
+    /// Counts what happened to a push on a device, as it stands in the store.
+    pub fn push_event(&self, lane: &str, event: &str, provider: &str) {
+        let via = (PushLane::read(lane), PushVia::read(provider));
+        self.push_events.of((PushEvent::read(event), via)).inc();
     }
 
     /// Counts an answered HTTP request. `route` is the route's pattern, never the path asked for.

@@ -142,9 +142,7 @@ pub(crate) async fn push(
         }
         Push::Queue { json } => queue(&store, json, out).await?,
         Push::Retry { id: Some(id) } => {
-            if !store.retry_failed(id).await? {
-                bail!("there is no delivery {id} that failed and is still of use");
-            }
+            store.retry_failed(id).await?.with_context(|| format!("delivery {id}"))?;
             writeln!(out, "delivery {id} is tried again")?;
         }
         Push::Retry { id: None } => {

@@ -83,7 +83,8 @@ pub enum FailureKind {
     DeadToken,
     /// Try again later.
     Transient,
-    /// Nothing gets through until an operator mends the credentials: hold it.
+    /// The credentials of the token's own project are at fault, or it belongs to another sender: hold this
+    /// one until an operator has mended that. It says nothing about anybody else's.
     Credentials,
     /// It never will get through.
     Permanent,

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::provider::{Failure, FailureKind, Manners, PushProvider, Receipt, RequestError};
-use super::sender::note;
+use super::sender::{HELD_MS, note, note_held};
 use crate::config;
 use crate::config::push::millis;
 use crate::store::push::{Awaiting, Outcome, ReceiptVerdict};
@@ -55,14 +55,12 @@ impl Receipts {
                 let verdict = |awaiting: &Awaiting| {
                     (awaiting.id, self.verdict(awaiting, receipts.get(&awaiting.ticket)))
                 };
-                let wrong = |receipt: &Receipt| {
-                    matches!(
-                        receipt,
-                        Receipt::Failed(Failure { kind: FailureKind::Credentials, .. })
-                    )
-                };
-                let outcome = receipts.values().any(wrong).then_some(Outcome::Credentials);
-                (outcome, due.iter().map(verdict).collect())
+                let failed = receipts.values().filter_map(|receipt| match receipt {
+                    Receipt::Failed(failure) => Some(failure),
+                    Receipt::Handed => None,
+                });
+                note_held(&self.metrics, name, failed);
+                (None, due.iter().map(verdict).collect())
             }
             Err(error) => {
                 tracing::warn!(provider = name, %error, "a request for receipts failed");
@@ -92,9 +90,8 @@ impl Receipts {
                 FailureKind::Transient if awaiting.attempt >= i64::from(self.config.attempts) => {
                     ReceiptVerdict::Failed(code.clone())
                 }
-                FailureKind::Transient | FailureKind::Credentials => {
-                    ReceiptVerdict::Retry(1000, code.clone())
-                }
+                FailureKind::Transient => ReceiptVerdict::Retry(1000, code.clone()),
+                FailureKind::Credentials => ReceiptVerdict::Retry(HELD_MS, code.clone()),
             },
             None => {
                 let steps = &self.manners.receipts_after;

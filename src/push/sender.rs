@@ -18,13 +18,15 @@ use crate::config;
 use crate::config::push::millis;
 use crate::id::InstanceId;
 use crate::protocol::notify::Lane;
-use crate::store::push::{Claimed, Outcome, Report, Settlement};
+use crate::store::push::{AMBIGUOUS, Claimed, Outcome, Report, Settlement};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{Metrics, PushEvent, PushLane, PushVia};
+use crate::telemetry::{Metrics, PushLane};
 
 /// Pauses between attempts: the first and the longest, doubled in between.
 const BACK_OFF: (i64, i64) = (1000, 300_000);
 const BACK_OFF_CRITICAL: (i64, i64) = (500, 30_000);
+/// How often what is held because of its own project's credentials is tried, until its time is over.
+pub(super) const HELD_MS: i64 = 300_000;
 /// How often a result is tried to be written while the store does not answer; the lease ends it anyway.
 const WRITES: u32 = 5;
 
@@ -101,26 +103,59 @@ impl Sender {
         }
     }
 
-    /// Sends what was claimed and writes what became of it.
+    /// Sends what was claimed, request by request, and writes what became of each before the next. A claim may
+    /// take many, one after another (tokens of several projects, a message that spoils its request), so each
+    /// begins with a whole lease for all that is left: no other worker takes what is still to be sent.
     async fn deliver(&self, claimed: Vec<Claimed>) {
         let mut round = Round::new(claimed);
-        while let Some(part) = round.parts.pop() {
-            self.request(part, &mut round).await;
+        let mut part = round.parts.pop();
+        while let Some(deliveries) = part {
+            self.request(deliveries, &mut round).await;
+            // Otherwise the lease brings back what is left.
+            if !self.write(&mut round).await || !self.renew(&mut round).await {
+                return;
+            }
+            part = round.parts.pop();
         }
-        if !round.scopes.is_empty()
-            && let Err(error) = self.store.scope_tokens(&round.scopes).await
+    }
+
+    /// Writes what became of a request; whether the store answered.
+    async fn write(&self, round: &mut Round) -> bool {
+        let scopes = std::mem::take(&mut round.scopes);
+        if !scopes.is_empty()
+            && let Err(error) = self.store.scope_tokens(&scopes).await
         {
             tracing::warn!(%error, "cannot note which project push tokens belong to");
         }
-        let (outcomes, settled) = (&round.outcomes, &round.settled);
+        let (name, gate) = (self.provider.name(), self.manners.gate);
+        let outcomes = std::mem::take(&mut round.outcomes);
+        let settled = std::mem::take(&mut round.settled);
+        let report = self.insist(|| self.store.settle(name, gate, &outcomes, &settled)).await;
+        report.inspect(|report| self.count(report)).is_some()
+    }
+
+    /// Begins a new lease for what is left, and leaves out what is lost or too old; whether the store answered.
+    async fn renew(&self, round: &mut Round) -> bool {
+        let left: Vec<(i64, i64)> = round.parts.iter().flatten().map(|c| (c.id, c.fence)).collect();
+        if left.is_empty() {
+            return true;
+        }
+        let lease = millis(self.config.lease);
+        let held = self.insist(|| self.store.renew_deliveries(&left, lease)).await;
+        let Some(held) = held else { return false };
+        round.keep(&held.into_iter().collect());
+        true
+    }
+
+    /// Asks the store until it answers, for less than a lease.
+    async fn insist<T, F>(&self, ask: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut pause = Duration::from_millis(50);
         for _ in 0..WRITES {
-            match self
-                .store
-                .settle(self.provider.name(), self.manners.gate, outcomes, settled)
-                .await
-            {
-                Ok(report) => return self.count(&report),
+            match ask().await {
+                Ok(answer) => return Some(answer),
                 Err(error) => {
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "what became of pushes waits for the store");
@@ -129,6 +164,7 @@ impl Sender {
                 }
             }
         }
+        None
     }
 
     /// One request, and what its answer means for each of its deliveries.
@@ -139,12 +175,12 @@ impl Sender {
         }
         match self.provider.send(&envelopes).await {
             Ok(fates) => {
-                let wrong = |fate: &Fate| {
-                    matches!(fate, Fate::Refused(Failure { kind: FailureKind::Credentials, .. }))
-                };
-                let outcome =
-                    if fates.iter().any(wrong) { Outcome::Credentials } else { Outcome::Answered };
-                round.outcomes.push(outcome);
+                round.outcomes.push(Outcome::Answered);
+                let refused = fates.iter().filter_map(|fate| match fate {
+                    Fate::Refused(failure) => Some(failure),
+                    Fate::Accepted(_) => None,
+                });
+                note_held(&self.metrics, self.provider.name(), refused);
                 for (claimed, fate) in part.iter().zip(fates) {
                     round.settle(claimed, self.fate(claimed, fate));
                 }
@@ -194,7 +230,7 @@ impl Sender {
                 FailureKind::Permanent => Settlement::Failed { error: code },
                 FailureKind::Transient => self.again(claimed, &code, false, Outcome::Broken, None),
                 FailureKind::Credentials => {
-                    self.again(claimed, &code, false, Outcome::Credentials, None)
+                    self.again(claimed, &code, false, Outcome::Credentials, Some(HELD_MS))
                 }
             },
         }
@@ -214,7 +250,7 @@ impl Sender {
         let once =
             claimed.category.as_ref().is_some_and(|c| self.config.drop_ambiguous.contains(c));
         if ambiguous && once {
-            return Settlement::Failed { error: "ambiguous".into() };
+            return Settlement::Failed { error: AMBIGUOUS.into() };
         }
         let counts = outcome == Outcome::Broken;
         if counts && claimed.attempt >= i64::from(self.config.attempts) {
@@ -236,8 +272,7 @@ impl Sender {
 /// Counts and reports what a transaction brought to light.
 pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
     for (lane, event, _) in &report.events {
-        let (event, lane) = (PushEvent::read(event), PushLane::read(lane));
-        metrics.push_events.of((event, (lane, PushVia::read(provider)))).inc();
+        metrics.push_event(lane, event, provider);
     }
     for (lane, ms) in &report.latencies {
         #[allow(clippy::cast_precision_loss)]
@@ -259,6 +294,25 @@ pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
             the right project?"
         );
     }
+}
+
+/// Counts and reports what is held because the credentials of its own project are at fault.
+pub(super) fn note_held<'f>(
+    metrics: &Metrics,
+    provider: &str,
+    refused: impl Iterator<Item = &'f Failure>,
+) {
+    let mut held = refused.filter(|failure| failure.kind == FailureKind::Credentials);
+    let Some(Failure { code, .. }) = held.next() else { return };
+    let count = 1 + held.count() as u64;
+    metrics.push_misconfigured.inc_by(count);
+    tracing::error!(
+        provider,
+        code,
+        count,
+        "pushes are held because the credentials of their own project are wrong, or their tokens belong to \
+        another sender; others go on"
+    );
 }
 
 /// Full jitter: anything up to the doubled pause, so that what failed together does not come back together.

@@ -20,6 +20,7 @@ use flate2::read::GzDecoder;
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 mod script;
@@ -79,6 +80,11 @@ impl StandIn {
     /// Changes how it behaves from now on.
     pub fn script(&self, change: impl FnOnce(&mut Script)) {
         change(&mut locked(&self.state).script);
+    }
+
+    /// Answers one request that hangs.
+    pub fn release(&self) {
+        locked(&self.state).release.notify_one();
     }
 
     /// What happened so far.
@@ -175,25 +181,26 @@ fn let_in(headers: &HeaderMap, tally: &mut Tally) -> Option<Response> {
     None
 }
 
-/// Whether this request never gets an answer.
-fn hangs(tally: &mut Tally) -> bool {
-    let hangs = tally.script.next.front() == Some(&Behaviour::Hang);
-    if hangs {
-        tally.script.next.pop_front();
-        tally.log.hanging += 1;
+/// If this request is to hang, what lets it go on.
+fn hangs(tally: &mut Tally) -> Option<Arc<Notify>> {
+    if tally.script.next.front() != Some(&Behaviour::Hang) {
+        return None;
     }
-    hangs
+    tally.script.next.pop_front();
+    tally.log.hanging += 1;
+    Some(tally.release.clone())
 }
 
 async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Response {
-    if hangs(&mut locked(&state)) {
-        return std::future::pending().await;
+    let release = hangs(&mut locked(&state));
+    if let Some(release) = &release {
+        release.notified().await;
     }
     let tally = &mut *locked(&state);
     if let Some(refused) = let_in(&headers, tally) {
         return refused;
     }
-    let behaviour = tally.script.next_behaviour();
+    let behaviour = if release.is_some() { None } else { tally.script.next_behaviour() };
     if let Some(answer) = behaviour.as_ref().and_then(|how| misbehave(how, tally)) {
         return answer;
     }

@@ -4,12 +4,12 @@
 //! Called by [`super::plan`] for each change; each notification it returns also arms a push. Members of a
 //! project are filled in by the store, in the transaction ([`Audience`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::auth::Roles;
 use crate::config;
-use crate::id::{EntityKey, EntityType, RoleName, UserId};
+use crate::id::{EntityKey, EntityType, ProjectId, RoleName, UserId};
 use crate::localtime;
 use crate::protocol::notify::{Notify, SendAt};
 use crate::protocol::op::{ChangeKind, Fields};
@@ -60,7 +60,7 @@ impl Notices {
     pub(super) fn plan(
         &self,
         pending: &PendingOp,
-        (key, kind): (&EntityKey, ChangeKind),
+        (project, key, kind): (&ProjectId, &EntityKey, ChangeKind),
         (patch, row): (&Fields, &EntityRow),
         now_ms: i64,
     ) -> Vec<Draft> {
@@ -69,10 +69,33 @@ impl Notices {
             drafts.push(self.draft(notify, pending, key, row, now_ms));
         }
         for rule in self.0.rules.iter().filter(|rule| rule.applies(&key.kind, kind, patch)) {
-            let notify = rule.notify(&pending.actor.user, key, &row.fields, &self.0.roles);
+            let notify =
+                rule.notify(&pending.actor.user, (project, key), &row.fields, &self.0.roles);
             drafts.push(self.draft(&notify, pending, key, row, now_ms));
         }
         drafts
+    }
+
+    /// How many members an operation's `notify` reaches by `members` and `roles`, of those with each role.
+    pub(super) fn crowd(
+        &self,
+        notify: &Notify,
+        kind: &EntityType,
+        members: &HashMap<RoleName, u64>,
+    ) -> u64 {
+        let roles = self.reached(notify, kind);
+        roles.filter_map(|role| members.get(role)).sum()
+    }
+
+    /// The roles that are asked for and read this type.
+    fn reached<'a>(
+        &'a self,
+        notify: &'a Notify,
+        kind: &'a EntityType,
+    ) -> impl Iterator<Item = &'a RoleName> {
+        let readers = self.0.roles.iter().filter(move |role| role.can_read(kind));
+        let names = readers.map(|role| &role.name);
+        names.filter(move |role| notify.members || notify.roles.contains(role))
     }
 
     fn draft(
@@ -87,17 +110,15 @@ impl Notices {
             |fields: &Fields| serde_json::to_string(fields).expect("fields have string keys");
         let users: BTreeSet<&UserId> =
             notify.users.iter().filter(|user| user.as_str() != pending.actor.user).collect();
-        let readers = |role: &&Arc<crate::auth::Role>| role.can_read(&key.kind);
-        let wanted = |role: &RoleName| notify.members || notify.roles.contains(role);
-        let roles = self.0.roles.iter().filter(readers).map(|role| role.name.clone());
+        let readers = self.0.roles.iter().filter(|role| role.can_read(&key.kind));
         let (title, body) = self.words(notify);
         let ttl = notify.ttl.map_or(self.0.push.ttl_ms(notify.lane), |s| i64::from(s) * 1000);
         Draft {
             audience: Audience {
                 users: users.into_iter().cloned().collect(),
                 actor: pending.actor.user.clone(),
-                readers: roles.clone().collect(),
-                member_roles: roles.filter(wanted).collect(),
+                readers: readers.map(|role| role.name.clone()).collect(),
+                member_roles: self.reached(notify, &key.kind).cloned().collect(),
             },
             seq: row.version,
             about: key.kind.clone(),
@@ -168,7 +189,7 @@ impl Rule {
     fn notify(
         &self,
         actor: &str,
-        key: &EntityKey,
+        (project, key): (&ProjectId, &EntityKey),
         fields: &Fields,
         roles: &[Arc<crate::auth::Role>],
     ) -> Notify {
@@ -180,11 +201,15 @@ impl Rule {
             }
             _ => Vec::new(),
         };
-        let some = |text: &str| (!text.is_empty()).then(|| text.replace("{id}", key.id.as_str()));
+        let filled = |text: &str| {
+            text.replace("{id}", key.id.as_str()).replace("{project}", project.as_str())
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| filled(text));
         let mut vars = fields.clone();
         // All read the same words: what one of them may not see is in none.
         roles.iter().for_each(|role| role.redact(&key.kind, &mut vars));
         vars.insert("id".into(), key.id.as_str().into());
+        vars.insert("project".into(), project.as_str().into());
         vars.insert("actor".into(), actor.into());
         Notify {
             users: users.into_iter().flatten().collect(),
@@ -261,7 +286,9 @@ mod tests {
         let roles: Vec<_> = roles.all().cloned().collect();
         let key = EntityKey { kind: "alert".parse().unwrap(), id: "a1".parse().unwrap() };
         let alert = fields(json!({ "title": "t", "salary": 7 }));
-        let vars = rule.notify("ana", &key, &alert, &roles).vars.unwrap();
-        assert_eq!(json!(vars), json!({ "title": "t", "id": "a1", "actor": "ana" }));
+        let project = "p".parse().unwrap();
+        let vars = rule.notify("ana", (&project, &key), &alert, &roles).vars.unwrap();
+        let told = json!({ "title": "t", "id": "a1", "project": "p", "actor": "ana" });
+        assert_eq!(json!(vars), told);
     }
 }

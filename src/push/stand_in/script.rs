@@ -1,9 +1,11 @@
 //! How the stand-in behaves, and what it remembers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::clock;
 
@@ -56,7 +58,7 @@ pub enum Behaviour {
     ErrorsWithOk,
     /// It is answered with 200, and no JSON.
     NotJson,
-    /// It is read and never answered.
+    /// It is read, and not answered before it is released.
     Hang,
     /// It is answered as it should be.
     Behave,
@@ -81,7 +83,7 @@ pub struct Log {
     pub mixed: usize,
     /// Requests beyond the rate.
     pub over_rate: usize,
-    /// Requests that were never answered.
+    /// Requests that were made to hang.
     pub hanging: usize,
     /// Receipts asked for.
     pub receipts_asked: usize,
@@ -106,6 +108,8 @@ pub(super) struct Tally {
     pub(super) script: Script,
     pub(super) log: Log,
     pub(super) sent: VecDeque<Sent>,
+    /// Lets a request that hangs go on.
+    pub(super) release: Arc<Notify>,
     /// The token of each ticket, and how often its receipt was asked for.
     tickets: HashMap<String, (String, u32)>,
     bucket: Option<(i64, f64)>,

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
+use super::super::push::nid;
 use super::super::{Audience, NewNotification, StoreError, value};
 use super::write::column;
 use super::{Decision, Tx};
@@ -23,22 +22,24 @@ const NOTIFICATIONS: &str = "
     FROM ROWS($1)";
 
 /// Who has no connection on any instance is not waited for. A scheduled push answers to no
-/// acknowledgement: a later one says nothing about it.
+/// acknowledgement: a later one says nothing about it. It is of use for so long from when it is due, and what
+/// should have been sent before now is due now.
 const INTENTS: &str = "
     INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at,
         created_at, expires_at, grace, local_time)
     SELECT nid, project, user_id, CASE WHEN at IS NULL THEN evt_seq ELSE 9223372036854775807 END,
         lane, CASE WHEN at IS NULL THEN 'waiting' ELSE 'scheduled' END,
-        CASE WHEN at IS NOT NULL THEN at
+        CASE WHEN at IS NOT NULL THEN due
             WHEN EXISTS (SELECT 1 FROM live_users u JOIN live_instances i ON i.instance = u.instance
                 WHERE u.user_id = r.user_id AND i.until > now) THEN now + grace
             ELSE now END,
-        now, now, CASE WHEN at IS NULL THEN now ELSE at END + ttl, grace, local_time
-    FROM (SELECT value->>0 AS nid, value->>1 AS project, value->>2 AS user_id,
+        now, now, due + ttl, grace, local_time
+    FROM (SELECT s.*, CASE WHEN at > now THEN at ELSE now END AS due
+        FROM (SELECT value->>0 AS nid, value->>1 AS project, value->>2 AS user_id,
             CAST(value->>3 AS BIGINT) AS evt_seq, value->>4 AS lane, CAST(value->>5 AS BIGINT) AS grace,
             CAST(value->>6 AS BIGINT) AS ttl, CAST(value->>7 AS BIGINT) AS at,
             value->>8 AS local_time, NOW_MS AS now
-        FROM ROWS($1)) r";
+            FROM ROWS($1)) s) r";
 
 /// What the project's members among these users are; who is none is left to the token they come with.
 const ROLES: &str = "
@@ -51,12 +52,19 @@ const MEMBERS: &str = "
 
 /// Finds the recipients of every draft.
 pub(super) async fn address(tx: &mut Tx, decisions: &mut [Decision]) -> Result<(), StoreError> {
+    if decisions.iter().all(|decision| decision.effects.notifications.is_empty()) {
+        return Ok(());
+    }
+    let dialect = tx.dialect();
+    let now: i64 = on_tx!(tx, |db| {
+        sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *db).await?
+    });
     for decision in decisions {
         for draft in std::mem::take(&mut decision.effects.notifications) {
             let recipients = recipients(tx, &decision.snapshot.project, &draft.audience).await?;
             let draft = Arc::new(draft);
             decision.notifications.extend(recipients.into_iter().map(|user| NewNotification {
-                nid: Uuid::now_v7().to_string(),
+                nid: nid(now, value::from_seq(draft.seq)),
                 user,
                 draft: draft.clone(),
             }));

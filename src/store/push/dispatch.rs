@@ -51,7 +51,7 @@ pub struct Decided {
     pub deliveries: Vec<NewDelivery>,
     /// The collapse keys something is pushed under: user, project, key.
     pub windows: Vec<(String, String, String)>,
-    /// Who gets a push that counts against their cap.
+    /// Who gets a push that counts against their cap; nobody if there is none.
     pub counted: Vec<String>,
 }
 
@@ -69,8 +69,11 @@ const END: &str = "
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, value->>2 AS reason FROM ROWS($1)) r
     WHERE push_intents.id = r.id";
 
+/// One whose own time is still to come is of use for as long after that time. One that was due, and waits for
+/// the end of quiet hours or with others of its key, gets no younger by it.
 const DEFER: &str = "
-    UPDATE push_intents SET not_before = r.until, reason = r.reason, updated_at = NOW_MS
+    UPDATE push_intents SET not_before = r.until, reason = r.reason, updated_at = NOW_MS,
+        expires_at = expires_at + CASE WHEN state = 'scheduled' THEN r.until - not_before ELSE 0 END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS until,
         value->>2 AS reason FROM ROWS($1)) r
     WHERE push_intents.id = r.id";
@@ -98,9 +101,9 @@ const WINDOW: &str = "
     ON CONFLICT (user_id, project, collapse) DO UPDATE SET sent_at = excluded.sent_at";
 
 const COUNT: &str = "
-    INSERT INTO push_counts (user_id, hour, count)
-    SELECT value->>0, NOW_MS / 3600000, CAST(value->>1 AS BIGINT) FROM ROWS($1) WHERE true
-    ON CONFLICT (user_id, hour) DO UPDATE SET count = push_counts.count + excluded.count";
+    INSERT INTO push_minutes (user_id, minute, count)
+    SELECT value->>0, NOW_MS / 60000, CAST(value->>1 AS BIGINT) FROM ROWS($1) WHERE true
+    ON CONFLICT (user_id, minute) DO UPDATE SET count = push_minutes.count + excluded.count";
 
 const NEXT_DUE: &str = "
     SELECT min(at) - NOW_MS FROM (

@@ -16,10 +16,15 @@ const BEGIN: &str = "
     INSERT INTO live_instances (instance, until) VALUES ($1, NOW_MS + $2)
     ON CONFLICT (instance) DO UPDATE SET until = excluded.until";
 
-const BURY_USERS: &str = "
-    DELETE FROM live_users WHERE instance NOT IN (SELECT instance FROM live_instances WHERE until > NOW_MS)";
+/// One that is just saying that it lives is left out, and nobody waits for it.
+const BURY: &str = "
+    DELETE FROM live_instances WHERE instance IN
+        (SELECT instance FROM live_instances WHERE until <= NOW_MS SKIP_LOCKED)";
 
-const BURY: &str = "DELETE FROM live_instances WHERE until <= NOW_MS";
+/// After [`BURY`], in its transaction: whoever keeps its row keeps its users, and who lost it is told so by its
+/// next beat and says again who is there.
+const BURY_USERS: &str = "
+    DELETE FROM live_users WHERE instance NOT IN (SELECT instance FROM live_instances)";
 
 impl Store {
     /// Notes who came to and who left an instance.
@@ -57,8 +62,10 @@ impl Store {
         if forgotten {
             execute!(self, sqlx::query(dialect.sql(BEGIN)).bind(&name).bind(lease_ms));
         }
-        execute!(self, sqlx::query(dialect.sql(BURY_USERS)));
-        execute!(self, sqlx::query(dialect.sql(BURY)));
+        in_transaction!(self, |tx| {
+            sqlx::query(dialect.sql(BURY)).execute(&mut *tx).await?;
+            sqlx::query(BURY_USERS).execute(&mut *tx).await?;
+        });
         Ok(forgotten)
     }
 }

@@ -2,9 +2,9 @@
 
 use super::super::{Store, StoreError, value};
 use super::aftermath::Aftermath;
+use super::cancel::{Counts, write_counts};
 use super::deliver::Report;
 use super::gate::{GateSettings, Outcome};
-use super::stats::{Counts, UPSERT_STATS};
 
 /// A delivery whose receipt is due.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -48,7 +48,7 @@ const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state, next_at = NOW_MS + r.delay, asked = push_deliveries.asked + r.asked,
         error = COALESCE(r.error, push_deliveries.error),
         finished_at = CASE WHEN r.state IN ('accepted', 'retry') THEN NULL ELSE NOW_MS END,
-        payload = CASE WHEN r.state IN ('accepted', 'retry') THEN payload ELSE '' END
+        payload = CASE WHEN r.state IN ('accepted', 'retry', 'failed') THEN payload ELSE '' END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, CAST(value->>2 AS BIGINT) AS delay,
             value->>3 AS error, CAST(value->>4 AS BIGINT) AS asked
         FROM ROWS($1)) r
@@ -177,12 +177,7 @@ impl Store {
                     news.push((lane, (*event).to_owned(), provider));
                 }
             }
-            if !counts.is_empty() {
-                sqlx::query(dialect.sql(UPSERT_STATS))
-                    .bind(counts.rows())
-                    .execute(&mut *tx)
-                    .await?;
-            }
+            write_counts!(tx, dialect, counts);
             news
         });
         Ok(news)

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
+use syncline::config;
 use syncline::protocol::notify::Lane;
+use syncline::push::expo::Expo;
+use syncline::push::provider::{Envelope, Failure, FailureKind, Fate, PushProvider};
 use syncline::push::stand_in::{Behaviour, Sent};
 
 use super::{
@@ -14,7 +17,6 @@ use super::{
 use crate::support::eventually;
 use crate::support::hub::TestHub;
 use crate::support::postgres;
-use crate::support::process::Process;
 
 const RETRY: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'retry'";
 const SENDING: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'sending'";
@@ -241,35 +243,31 @@ async fn a_token_of_another_project_and_a_spoilt_message_stop_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_wrong_access_token_holds_everything_until_it_is_right() {
-    let (hub, stand_in) = hub_and_stand_in(|config| {
-        config.push.expo.access_token = "right".into();
-        config.push.expo.breaker = Duration::from_secs(60);
-    })
-    .await;
-    register(&hub, "ana", "phone", json!({})).await;
-    stand_in.script(|script| script.access_token = Some("another".into()));
-    publish(&hub, &[notify("ana", "held", "high")]).await;
-    eventually("the alarm", || async { hub.metric("syncline_push_breakers_opened_total") == 1.0 })
-        .await;
-    let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
-    assert!(gate.credentials && gate.reopens(now).is_some());
-    assert_eq!(number(&hub, RETRY).await, 1, "held, not lost");
-    let held = |reason: &str| hub.metric(&format!("syncline_push_held{{reason=\"{reason}\"}}"));
-    eventually("operators see it", || async {
-        held("credentials") == 1.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 1.0
-    })
-    .await;
-    assert_eq!((held("breaker"), held("dead_tokens")), (0.0, 0.0));
-    assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 0);
-    stand_in.script(|script| script.access_token = Some("right".into()));
-    hub.hub().store.reopen_gate("expo").await.unwrap();
-    assert_eq!(titles(&sent(&stand_in, 1).await), ["held"]);
-    eventually("operators see that it is over", || async {
-        held("credentials") == 0.0 && hub.metric("syncline_push_queue{state=\"retry\"}") == 0.0
-    })
-    .await;
-    hub.stop().await;
+async fn a_message_that_is_too_big_whatever_is_cut_stops_nobody_else() {
+    let stand_in = stand_in().await;
+    let config = config::Expo { base_url: stand_in.url(), ..config::Expo::default() };
+    let provider = Expo::new(&config).unwrap();
+    let envelope = |name: &str, bytes: usize| {
+        let message = json!({
+            "nid": name, "user": "ana", "project": "p", "seq": 1, "lane": "high", "title": "t",
+            "body": "b", "badge": 1, "collapse": name, "report": "", "data": { "x": "d".repeat(bytes) },
+        });
+        let message = serde_json::from_value(message).unwrap();
+        Envelope { token: expo(name), ttl: Duration::from_secs(60), message }
+    };
+    let fates = provider.send(&[envelope("a", 10), envelope("b", 5000), envelope("c", 10)]).await;
+    let too_big = Failure { kind: FailureKind::Permanent, code: "MessageTooBig".into() };
+    match &fates.unwrap()[..] {
+        [Fate::Accepted(_), Fate::Refused(failure), Fate::Accepted(_)] => {
+            assert_eq!(*failure, too_big);
+        }
+        other => panic!("{other:?}"),
+    }
+    let to: Vec<_> = stand_in.sent().into_iter().map(|sent| sent.to).collect();
+    assert_eq!(to, [expo("a"), expo("c")]);
+    let requests = stand_in.log().requests;
+    assert_eq!(provider.send(&[envelope("b", 5000)]).await, Ok(vec![Fate::Refused(too_big)]));
+    assert_eq!(stand_in.log().requests, requests, "there was nothing to ask");
 }
 
 #[tokio::test]
@@ -334,89 +332,6 @@ async fn a_few_dead_tokens_are_disabled_and_get_nothing_more() {
     register(&hub, "ana", "phone", json!({})).await;
     assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'active'").await, 1);
     hub.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_instance_was_sending_when_it_was_killed_is_sent_by_another() {
-    let stand_in = stand_in().await;
-    let database = postgres::fresh_database().await;
-    let setup = |config: &mut syncline::config::Config| {
-        eager(config, &stand_in);
-        config.store.url = database.clone();
-        config.push.expo.timeout = Duration::from_secs(60);
-        config.push.lease = Duration::from_secs(150);
-    };
-    stand_in.script(next(&[Behaviour::Hang]));
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = crate::support::hub::config(dir.path());
-    setup(&mut config);
-    let mut doomed = Process::start(config).await;
-    let arm = TestHub::start_with(|config| {
-        setup(config);
-        config.push.expo.enabled = false;
-    });
-    let idle = arm.await;
-    // The idle one has no provider for it; the other must take it.
-    register(&idle, "ana", "phone", json!({})).await;
-    let http = reqwest::Client::new();
-    let event = json!({
-        "project": "p", "kind": "upsert", "fields": {}, "entity": { "type": "task", "id": "1" },
-        "notify": notify("ana", "t", "high"),
-    });
-    idle.stop().await;
-    let published = http
-        .post(format!("{}/v1/publish", doomed.http()))
-        .bearer_auth(crate::support::hub::ADMIN_TOKEN)
-        .body(event.to_string());
-    assert!(published.send().await.unwrap().status().is_success());
-    eventually("it hangs", || async { stand_in.log().hanging == 1 }).await;
-    doomed.kill().await;
-    let heir = TestHub::start_with(setup).await;
-    assert_eq!(
-        number(&heir, "SELECT count(*) FROM push_deliveries WHERE state = 'sending'").await,
-        1
-    );
-    assert_eq!(stand_in.sent(), [], "its lease holds");
-    change(&heir, "UPDATE push_deliveries SET next_at = 0 WHERE state = 'sending'").await;
-    assert_eq!(titles(&sent(&stand_in, 1).await), ["t"]);
-    settled(&heir).await;
-    assert_eq!(
-        number(&heir, "SELECT count(*) FROM push_deliveries WHERE ambiguous = 1 AND attempt = 2")
-            .await,
-        1
-    );
-    heir.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_and_due_times_are_the_databases_whatever_the_instances_clocks_say() {
-    for wrong_by in [300_000, -300_000] {
-        let stand_in = stand_in().await;
-        let database = postgres::fresh_database().await;
-        postgres::skew(&database, wrong_by).await;
-        let setup = |config: &mut syncline::config::Config| {
-            eager(config, &stand_in);
-            config.store.url = database.clone();
-            config.push.expo.timeout = Duration::from_secs(60);
-            config.push.lease = Duration::from_secs(150);
-        };
-        stand_in.script(next(&[Behaviour::Hang]));
-        let holder = TestHub::start_with(setup).await;
-        let (_, now) = holder.hub().store.gate("expo").await.unwrap();
-        let off = now - syncline::clock::now_ms();
-        assert!((off - wrong_by).abs() < 60_000, "the clocks differ: {off}");
-        register(&holder, "ana", "phone", json!({})).await;
-        publish(&holder, &[notify("ana", "held", "critical")]).await;
-        eventually("one is sending", || async { stand_in.log().hanging == 1 }).await;
-        let other = TestHub::start_with(setup).await;
-        publish(&other, &[notify("ana", "at once", "high")]).await;
-        sent(&stand_in, 1).await;
-        // By an instance's own clock the lease is long over, and it looks after leases every second.
-        eventually("it has looked", || async { other.metric("syncline_push_tends_total") >= 2.0 })
-            .await;
-        assert_eq!(titles(&stand_in.sent()), ["at once"], "what the other sends is the other's");
-        assert_eq!(number(&other, SENDING).await, 1);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,9 +13,13 @@ use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
 mod access;
 mod arming;
 mod bad_days;
+mod credentials;
 mod crowd;
 mod devices;
+mod leases;
+mod limits;
 mod reports;
+mod schedules;
 mod words;
 
 /// A stand-in on a free port.

@@ -1,4 +1,4 @@
-//! Words and times: languages, gathering, quiet hours, caps, schedules, rules.
+//! Words and times: languages, gathering, quiet hours, caps, rules.
 
 use std::time::Duration;
 
@@ -143,6 +143,9 @@ async fn at_night_only_an_emergency_comes_and_the_rest_in_the_morning() {
         number(&hub, "SELECT count(*) FROM push_intents WHERE reason = 'quiet hours'").await == 2
     })
     .await;
+    let lasts =
+        "SELECT max(expires_at - created_at) FROM push_intents WHERE reason = 'quiet hours'";
+    assert_eq!(number(&hub, lasts).await, 86_400_000, "waiting makes nothing younger");
     hub.stop().await;
     // The morning is in the unit tests of the decision: nobody can move the hub's clock.
 }
@@ -175,53 +178,6 @@ async fn quiet_hours_can_swallow_and_caps_hold_back() {
 }
 
 #[tokio::test]
-async fn a_scheduled_one_comes_when_its_time_has_come_and_can_be_taken_back() {
-    let (hub, stand_in) = hub_and_stand_in(|config| {
-        config.push.grace_high = Duration::from_millis(200);
-    })
-    .await;
-    register(&hub, "ana", "phone", json!({ "tz": "Asia/Tokyo" })).await;
-    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
-    let at = |title: &str, send_at: Value| {
-        let mut asked = notify("ana", title, "high");
-        asked["send_at"] = send_at;
-        asked["collapse"] = json!(title);
-        asked
-    };
-    publish(
-        &hub,
-        &[
-            at("instant", json!(4_000_000_000_000_i64)),
-            at("wall", json!({ "local": "2030-01-01T09:00", "tz": "Europe/Berlin" })),
-            at("own clock", json!({ "local": "2030-01-01T09:00" })),
-            at("dropped", json!({ "local": "2030-01-01T09:00" })),
-        ],
-    )
-    .await;
-    let scheduled = "SELECT count(*) FROM push_intents WHERE state = 'scheduled'";
-    assert_eq!(number(&hub, scheduled).await, 4);
-    assert_eq!(get(&hub, "ana", "/v1/notifications").await.1["unread"], 0, "nobody sees it yet");
-    let berlin = "SELECT count(*) FROM push_intents WHERE not_before = 1893484800000";
-    assert_eq!(number(&hub, berlin).await, 1, "09:00 in Berlin");
-    let (_, answer) =
-        admin(&hub, "/v1/push/unschedule", Some(&json!({ "project": "p", "collapse": "dropped" })))
-            .await;
-    assert_eq!(answer, json!({ "canceled": 1 }));
-
-    // The clock of the first place on earth reaches nine; ana's does so later.
-    change(&hub, "UPDATE push_intents SET not_before = 0 WHERE local_time IS NOT NULL AND state = 'scheduled'").await;
-    let tokyo = "SELECT count(*) FROM push_intents WHERE state = 'scheduled' AND not_before = 1893456000000";
-    eventually("moved to 09:00 in Tokyo", || async { number(&hub, tokyo).await == 1 }).await;
-    change(&hub, "UPDATE push_intents SET not_before = 0 WHERE not_before > 3000000000000").await;
-    assert_eq!(ana.expect("notification").await["title"], "instant", "live first");
-    let sent = sent(&stand_in, 1).await;
-    assert_eq!(titles(&sent), ["instant"]);
-    assert_eq!(get(&hub, "ana", "/v1/notifications").await.1["unread"], 1);
-    assert_eq!(number(&hub, scheduled).await, 2);
-    hub.stop().await;
-}
-
-#[tokio::test]
 async fn a_rule_notifies_without_being_asked() {
     let (hub, stand_in) = hub_and_stand_in(|config| {
         templates(config);
@@ -232,7 +188,7 @@ async fn a_rule_notifies_without_being_asked() {
             values: values.iter().map(|value| (*value).to_owned()).collect(),
             users_field: "owner".into(),
             template: "alert".into(),
-            link: "app://task/{id}".into(),
+            link: "app://{project}/task/{id}".into(),
             lane,
             ..Rule::default()
         };
@@ -260,8 +216,8 @@ async fn a_rule_notifies_without_being_asked() {
     assert_eq!(stand_in.sent().len(), 2, "the actor and other changes are left out");
     pushed.sort_by_key(|message| message["data"]["seq"].as_u64());
     for (message, body, link) in [
-        (&pushed[0], "Risk: critical", "app://task/t2"),
-        (&pushed[1], "Risk: high", "app://task/t1"),
+        (&pushed[0], "Risk: critical", "app://p/task/t2"),
+        (&pushed[1], "Risk: high", "app://p/task/t1"),
     ] {
         assert_eq!((&message["title"], &message["body"]), (&json!("Leak"), &json!(body)));
         assert_eq!(message["data"]["link"], link);

@@ -15,6 +15,8 @@ use uuid::Uuid;
 use crate::support::plan::{commit, notifying, project, set};
 use crate::support::site::Site;
 
+mod instances;
+
 on_both_engines!(
     an_acknowledgement_cancels_what_waits,
     who_has_no_connection_is_not_waited_for,
@@ -91,7 +93,7 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
     arm(&store, "p", 5).await;
     arm(&store, "q", 1).await;
     let ack = async |user, seq, active| {
-        store.ack(&p, user, &client, Seq(seq), active, 1200).await.unwrap()
+        store.ack(&p, user, &client, Seq(seq), active, 1200).await.unwrap().total()
     };
     assert_eq!(ack(&ben, 5, false).await, 0, "nobody has looked");
     assert_eq!(ack(&ana, 5, true).await, 0, "somebody else has looked");
@@ -184,10 +186,10 @@ async fn a_lost_lease_is_taken_over_and_fenced(site: Site) {
     };
     let first = claim(0).await.unwrap();
     assert_eq!(claim(0).await, None, "nobody takes it before it is given back");
-    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 1);
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 1);
     let second = claim(60_000).await.unwrap();
     assert_eq!((second.id, second.fence, second.attempt), (first.id, first.fence + 1, 2));
-    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 0, "its lease holds");
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 0, "its lease holds");
     let settle = async |held: &syncline::store::push::Claimed| {
         let fate = Settlement::Accepted { ticket: None, ask_in: 0 };
         let settled = [Settled { id: held.id, fence: held.fence, fate }];
@@ -302,7 +304,7 @@ async fn the_latest_pushes_are_told_with_what_became_of_them(site: Site) {
     arm(&store, "p", 3).await;
     arm(&store, "q", 1).await;
     let client = ClientId::new("phone").unwrap();
-    assert_eq!(store.ack(&p, &ben, &client, Seq(1), true, 1200).await.unwrap(), 1);
+    assert_eq!(store.ack(&p, &ben, &client, Seq(1), true, 1200).await.unwrap().total(), 1);
     let states = async |limit| {
         let recent = store.recent_pushes(&p, limit).await.unwrap();
         let state = |push: syncline::store::push::Recent| (push.state, push.reason, push.provider);
