@@ -269,6 +269,9 @@ export class Client {
       case "advance":
         this.projects.get(frame.project)?.stream.take(frame);
         break;
+      case "written":
+        this.projects.get(frame.project)?.outbox.take(frame.verdicts);
+        break;
       case "notification":
         this.notify(frame);
         break;

@@ -283,7 +283,9 @@ export class Connection {
       const id = ++this.lastId;
       const stop = this.options.clock.after(ANSWER_MS, () => {
         this.pending.delete(id);
-        reject(new DisconnectedError("the hub did not answer in time"));
+        // The connection may be well all the same. The fate is unknown: who asked asks again, and an answer that comes
+        // later is a frame like any other.
+        reject(new RequestError("unavailable", "the hub did not answer in time"));
         this.probe();
       });
       this.pending.set(id, { resolve, reject, stop });

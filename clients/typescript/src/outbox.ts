@@ -172,6 +172,11 @@ export class Outbox {
     return this.flushing;
   }
 
+  /** Takes verdicts that nobody waits for any more. If they cannot be stored, the operations are sent again. */
+  take(verdicts: readonly Verdict[]): void {
+    void this.settle(verdicts).catch(() => {});
+  }
+
   /** The client stops: nothing is sent any more. */
   stop(): void {
     this.stopTimer?.();

@@ -1,0 +1,55 @@
+/** What waits for the hub: answered late or not at all, decided from elsewhere, and held back for its time. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { ClientFrame } from "../src/protocol/client.gen.js";
+import { settle } from "./support/clock.js";
+import type { FakeSocket } from "./support/fake-hub.js";
+import { World } from "./support/world.js";
+
+const world = () => new World().start();
+
+/** Keeps the first frames of a type from the hub; they can be put to it later. */
+function swallow(w: World, type: ClientFrame["type"], count = 1): [FakeSocket, ClientFrame][] {
+  const kept: [FakeSocket, ClientFrame][] = [];
+  w.hub.instead = (frame, socket) => frame.type === type && kept.length < count && kept.push([socket, frame]) > 0;
+  return kept;
+}
+
+test("a request that is not answered in time is sent again, on a connection that is well", async () => {
+  const w = await (await world()).online();
+  const kept = swallow(w, "write");
+  const edit = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await w.clock.advance(29_000);
+  assert.deepEqual([kept.length, w.project.pending().length], [1, 1]);
+  await w.clock.advance(5000);
+  assert.equal(w.project.pending().length, 0);
+  assert.equal((await edit.synced).outcome, "applied");
+  assert.equal(w.hub.heard.filter(({ type }) => type === "connect").length, 1);
+});
+
+test("an answer that comes after its time is taken all the same", async () => {
+  const w = await (await world()).online();
+  const kept = swallow(w, "write");
+  const edit = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await w.clock.advance(30_000);
+  w.hub.take(...kept[0]!);
+  await settle();
+  assert.equal(w.project.pending().length, 0);
+  assert.equal((await edit.synced).outcome, "applied");
+  await w.clock.advance(60_000);
+  assert.equal(w.hub.heard.filter(({ type }) => type === "write").length, 2, "the frame that was kept is heard twice");
+});
+
+test("a room whose joining is not answered in time is joined again", async () => {
+  const w = await world();
+  const kept = swallow(w, "subscribe");
+  await w.online();
+  await w.clock.advance(29_000);
+  assert.deepEqual([kept.length, w.project.state.get()], [1, "catching_up"]);
+  await w.clock.advance(5000);
+  assert.equal(w.project.state.get(), "live");
+  w.hub.write("task", "t1", { title: "one" });
+  await settle();
+  assert.deepEqual(await w.titles(), ["one"]);
+});
