@@ -6,7 +6,7 @@ import { Connection, type ConnectionState } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { StorageError, SynclineError } from "./errors.js";
 import { Http } from "./http.js";
-import { Outbox, type SendOps } from "./outbox.js";
+import { Outbox, type SendLimits, type SendOps, type Way } from "./outbox.js";
 import {
   browserHints,
   type Clock,
@@ -80,7 +80,7 @@ export interface Parts {
   clock: Clock;
   rooms: Rooms;
   connection: Connection;
-  pushOver(project: Project, send: SendOps, until: number): Promise<void>;
+  limits(of: "frame_bytes" | "body_bytes"): SendLimits;
   synced(result: SyncResult): void;
 }
 
@@ -144,7 +144,7 @@ export class Client {
       clock,
       rooms: this.rooms,
       connection: this.connection,
-      pushOver: (project, send, until) => this.pushOver(project, send, until),
+      limits: (of) => this.limits(of),
       synced: (result) => this.events.emit("synced", result),
     };
     this.status = new Watched(this.look());
@@ -216,7 +216,7 @@ export class Client {
     return project;
   }
 
-  private socketWay(project: string): ReturnType<NonNullable<Outbox["via"]>> {
+  private socketWay(project: string): ReturnType<Way> {
     if (this.connection.state.get() !== "online") return undefined;
     const send: SendOps = async (ops, checksum, sentAt) => {
       const answer = await this.connection.askText(
@@ -228,29 +228,9 @@ export class Client {
     return { send, limits: this.limits("frame_bytes") };
   }
 
-  private limits(of: "frame_bytes" | "body_bytes"): { ops: number; bytes: number; opBytes: number } {
+  private limits(of: "frame_bytes" | "body_bytes"): SendLimits {
     const told: Record<string, number> = { ...LIMITS, ...this.connection.hello?.limits };
     return { ops: Math.min(OPS, told["ops_per_write"]!), bytes: told[of]! * 0.9, opBytes: told["op_bytes"]! };
-  }
-
-  private async pushOver(project: Project, send: SendOps, until: number): Promise<void> {
-    const { outbox } = project;
-    const usual = outbox.via;
-    let failure: unknown;
-    outbox.via = () => ({
-      send: (...args) =>
-        send(...args).catch((error: unknown) => {
-          failure = error;
-          throw error;
-        }),
-      limits: this.limits("body_bytes"),
-    });
-    try {
-      await outbox.flush(until);
-    } finally {
-      outbox.via = usual;
-    }
-    if (failure !== undefined && outbox.pending.length > 0) throw failure;
   }
 
   private greeted(hello: ServerConnectedFrame): void {

@@ -56,6 +56,9 @@ export interface SendLimits {
   opBytes: number;
 }
 
+/** How to send now; `undefined` while there is no way. */
+export type Way = () => { send: SendOps; limits: SendLimits } | undefined;
+
 interface Asked {
   kind: OpKind;
   type: string;
@@ -78,9 +81,11 @@ export class Outbox {
   private attempts = 0;
   private suspects = new Set<string>();
   private flushing: Promise<void> | undefined;
+  /** Whether something came while it was being sent. */
+  private due = false;
   private stopTimer: (() => void) | undefined;
-  /** Set by the client: how to send now, or `undefined` while there is no way. */
-  via: (() => { send: SendOps; limits: SendLimits } | undefined) | undefined;
+  /** The usual way, set by the client. */
+  via: Way | undefined;
 
   constructor(
     private readonly replica: Replica,
@@ -163,12 +168,20 @@ export class Outbox {
 
   /** Sends what is ready, now if nothing is on its way. */
   kick(): void {
+    this.due = true;
     void this.flush().catch(() => {});
   }
 
-  /** Sends until nothing is ready, or there is no way, or the time is over. */
-  flush(until = Infinity): Promise<void> {
-    this.flushing ??= this.run(until).finally(() => (this.flushing = undefined));
+  /**
+   * Sends until nothing is ready, or there is no way, or the time is over. On one way at a time: another than the
+   * usual waits for what is being sent, and leaves the rest to the usual.
+   */
+  async flush(until = Infinity, way?: Way): Promise<void> {
+    while (way && this.flushing) await this.flushing.catch(() => {});
+    this.flushing ??= this.run(until, way ?? this.via).finally(() => {
+      this.flushing = undefined;
+      if (way || this.due) this.kick();
+    });
     return this.flushing;
   }
 
@@ -199,10 +212,11 @@ export class Outbox {
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
 
-  private async run(until: number): Promise<void> {
+  private async run(until: number, way: Way | undefined): Promise<void> {
+    this.due = false;
     this.stopTimer?.();
     for (;;) {
-      const via = this.via?.();
+      const via = way?.();
       const now = this.clock.now();
       if (!via || now >= until) return;
       const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);

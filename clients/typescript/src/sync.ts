@@ -4,6 +4,7 @@ import { openCache } from "./cache.js";
 import type { Client } from "./client.js";
 import { AuthError, SynclineError } from "./errors.js";
 import type { SendOps } from "./outbox.js";
+import type { Project } from "./project.js";
 import type { Verdict } from "./protocol/server.gen.js";
 import type { Cursor } from "./model.js";
 
@@ -31,9 +32,20 @@ const DAY = 86_400_000;
 /** Results kept. */
 const LOG = 200;
 
-/** Sends and fetches over HTTP what can be done before the deadline. */
-export async function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptions = {}): Promise<SyncResult> {
-  const { clock, http, store } = client.parts;
+const running = new WeakMap<Client, Promise<SyncResult>>();
+
+/**
+ * Sends and fetches over HTTP what can be done before the deadline. Whoever asks while that is under way gets the
+ * same result.
+ */
+export function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptions = {}): Promise<SyncResult> {
+  let sync = running.get(client);
+  if (!sync) running.set(client, (sync = run(client, deadlineMs).finally(() => running.delete(client))));
+  return sync;
+}
+
+async function run(client: Client, deadlineMs: number): Promise<SyncResult> {
+  const { clock, store } = client.parts;
   const at = clock.now();
   const until = at + deadlineMs;
   const result: SyncResult = { at, durationMs: 0, pushed: 0, pulled: 0, left: 0, complete: true };
@@ -43,13 +55,7 @@ export async function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptio
     const project = await client.project(name);
     try {
       const before = project.outbox.pending.length;
-      const send: SendOps = async (ops, checksum, sentAt) => {
-        const head = `"client":${JSON.stringify(client.clientId)},"sent_at":${sentAt},"checksum":"${checksum}"`;
-        const left = Math.max(until - clock.now(), 1);
-        const path = `/v1/projects/${name}/ops`;
-        return (await http.post<{ verdicts: Verdict[] }>(path, `{${head},"ops":${ops}}`, left)).verdicts;
-      };
-      await client.parts.pushOver(project, send, until);
+      await push(client, project, until);
       result.pushed += before - project.outbox.pending.length;
       if (clock.now() < until) result.pulled += await project.stream.pull(false, until);
     } catch (error) {
@@ -64,6 +70,24 @@ export async function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptio
   await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]);
   client.parts.synced(result);
   return result;
+}
+
+/** Empties a project's outbox over HTTP; fails with what kept it from that. */
+async function push(client: Client, { name, outbox }: Project, until: number): Promise<void> {
+  const { clock, http, limits } = client.parts;
+  let failure: unknown;
+  const send: SendOps = async (ops, checksum, sentAt) => {
+    const head = `"client":${JSON.stringify(client.clientId)},"sent_at":${sentAt},"checksum":"${checksum}"`;
+    const left = Math.max(until - clock.now(), 1);
+    try {
+      return (await http.post<{ verdicts: Verdict[] }>(`/v1/projects/${name}/ops`, `{${head},"ops":${ops}}`, left)).verdicts;
+    } catch (error) {
+      failure = error;
+      throw error;
+    }
+  };
+  await outbox.flush(until, () => ({ send, limits: limits("body_bytes") }));
+  if (failure !== undefined && outbox.pending.length > 0) throw failure;
 }
 
 /** The results kept, newest first. */

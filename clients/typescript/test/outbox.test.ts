@@ -46,7 +46,7 @@ test("a room whose joining is not answered in time is joined again", async () =>
   const kept = swallow(w, "subscribe");
   await w.online();
   await w.clock.advance(29_000);
-  assert.deepEqual([kept.length, w.project.state.get()], [1, "catching_up"]);
+  assert.deepEqual([kept.length, w.project.state.get()], [1, "cold"]);
   await w.clock.advance(5000);
   assert.equal(w.project.state.get(), "live");
   w.hub.write("task", "t1", { title: "one" });

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RejectedError } from "../src/errors.js";
 import type { Entity } from "../src/model.js";
-import { cleanUp, syncLog, syncNow } from "../src/sync.js";
+import { cleanUp, syncNow } from "../src/sync.js";
 import { settle } from "./support/clock.js";
 import { FaultyStorage } from "./support/faulty.js";
 import { World } from "./support/world.js";
@@ -353,23 +353,6 @@ test("a verdict that cannot be stored is asked for again", async () => {
   assert.equal((await edit.synced).outcome, "applied");
   assert.equal(w.hub.log.length, 1);
   assert.deepEqual(await w.titles(), ["a"]);
-});
-
-test("the background syncs over HTTP, within its deadline, and keeps a log", async () => {
-  let w = await world();
-  w.hub.write("task", "t1", { title: "one" });
-  await w.project.insert("task", { title: "two" }, { id: "t2" }).local;
-  w = await w.restart();
-  const result = await syncNow(w.client);
-  assert.deepEqual([result.pushed, result.pulled, result.left, result.complete], [1, 2, 0, true]);
-  assert.deepEqual(await w.titles(), ["one", "two"]);
-  w.hub.online = false;
-  await w.project.insert("task", { title: "three" }, { id: "t3" }).local;
-  await w.clock.advance(1);
-  const failed = await syncNow(w.client);
-  assert.deepEqual([failed.complete, failed.left], [false, 1]);
-  assert.match(failed.error ?? "", /cannot be reached/);
-  assert.deepEqual((await syncLog(w.client)).map(({ complete }) => complete), [false, true]);
 });
 
 test("a clean-up forgets what nobody used, and keeps what waits", async () => {
