@@ -49,6 +49,9 @@ export class RequestError extends SynclineError {
   }
 }
 
+/** Whether the hub says that the user may not do, or read, this. */
+export const isForbidden = (error: unknown): boolean => error instanceof RequestError && error.code === "forbidden";
+
 const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch"]);
 
 /** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */

@@ -8,7 +8,7 @@ import type { Edit, EditOptions, Outbox } from "./outbox.js";
 import { fits } from "./overlay.js";
 import type { Choose } from "./protocol/client.gen.js";
 import type { ServerChangeFrame } from "./protocol/server.gen.js";
-import { type Replica, store } from "./replica.js";
+import { type Change, type Replica, store } from "./replica.js";
 import type { Joined, Rooms } from "./rooms.js";
 import { entityState, fromFrame, type Stream, type StreamState } from "./stream.js";
 import { uuid } from "./uuid.js";
@@ -158,8 +158,10 @@ export class Project {
 
   /** Asks the hub for one entity and keeps it. */
   async fetch(type: string, id: string): Promise<Entity | undefined> {
+    const { purges } = this.replica;
     const state = await entityState(this.http, this.name, type, id);
-    if (state) await this.keep(state);
+    if (purges !== this.replica.purges) return this.fetch(type, id);
+    if (state) await this.replica.transact((change) => this.keep(change, state));
     return this.replica.get(type, id);
   }
 
@@ -167,17 +169,18 @@ export class Project {
   async takeAlone(frame: ServerChangeFrame): Promise<void> {
     const incoming = fromFrame(frame);
     if (!this.followed.has(entityKey(incoming.type, incoming.id))) return;
-    const whole = await this.replica.transact(async (change) => fits(await change.row(incoming.type, incoming.id), incoming));
-    if (whole) await this.keep(incoming);
-    else await this.fetch(incoming.type, incoming.id);
+    const whole = await this.replica.transact(async (change) => {
+      const fitting = fits(await change.row(incoming.type, incoming.id), incoming);
+      if (fitting) await this.keep(change, incoming);
+      return fitting;
+    });
+    if (!whole) await this.fetch(incoming.type, incoming.id);
   }
 
-  private keep(incoming: Incoming): Promise<void> {
-    return this.replica.transact(async (change) => {
-      await store(change, [incoming]);
-      const row = await change.row(incoming.type, incoming.id);
-      // What the project's cursor covers is the stream's; what came alone grows old.
-      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
-    });
+  private async keep(change: Change, incoming: Incoming): Promise<void> {
+    await store(change, [incoming]);
+    const row = await change.row(incoming.type, incoming.id);
+    // What the project's cursor covers is the stream's; what came alone grows old.
+    if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
   }
 }

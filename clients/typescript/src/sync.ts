@@ -6,7 +6,7 @@ import { AuthError, SynclineError } from "./errors.js";
 import type { SendOps } from "./outbox.js";
 import type { Project } from "./project.js";
 import type { Verdict } from "./protocol/server.gen.js";
-import type { Cursor } from "./model.js";
+import type { Cursor, Row } from "./model.js";
 
 /** How a sync went. */
 export interface SyncResult {
@@ -116,13 +116,8 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
     done.rows += await cache.evict(project);
     if (cursor.at >= before || project.stream.following) continue;
     const { replica } = project;
-    done.rows += await replica.transact(async (change) => {
-      const rows = (await replica.rows()).filter((row) => replica.opsOf(row.type, row.id).length === 0);
-      for (const row of rows) change.dropRow(row.type, row.id);
-      change.dropCursor();
-      change.reset = true;
-      return rows.length;
-    });
+    const needed = (row: Row) => (replica.opsOf(row.type, row.id).length > 0 ? row : undefined);
+    done.rows += await replica.purge(needed, (change) => change.dropCursor());
     done.projects++;
   }
   const log = await store.list<SyncResult>("log");

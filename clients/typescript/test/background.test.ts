@@ -31,7 +31,9 @@ test("syncs that overlap are one, and leave the outbox on its socket", async () 
   const both = [syncNow(w.client), syncNow(w.client)];
   assert.equal(both[0], both[1]);
   assert.equal((await both[0]!).pushed, 1);
-  assert.notEqual(syncNow(w.client), both[0]);
+  const again = syncNow(w.client);
+  assert.notEqual(again, both[0]);
+  await again;
   const posts = () => w.hub.requests.filter((path) => path.startsWith("POST")).length;
   assert.equal(posts(), 1);
   await w.online();

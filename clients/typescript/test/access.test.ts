@@ -1,0 +1,154 @@
+/** Access that is lost: what came from it goes at once, and nothing brings it back; work that waits stays. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { syncNow } from "../src/sync.js";
+import { settle } from "./support/clock.js";
+import { FakeHub } from "./support/fake-hub.js";
+import { World } from "./support/world.js";
+
+/** A client that is live, whose HTTP answers can be kept on their way. */
+class Slow extends World {
+  /** How many answers are under way. */
+  late = 0;
+  private open = Promise.resolve();
+  private release = () => {};
+
+  /** Answers are made, and stay on their way until `let`. */
+  keep(): void {
+    this.open = new Promise((resolve) => (this.release = resolve));
+  }
+
+  async let(): Promise<void> {
+    this.release();
+    await settle();
+  }
+
+  async live(): Promise<this> {
+    const fetch: FakeHub["fetch"] = async (url, init) => {
+      const answer = await this.hub.fetch(url, init);
+      this.late++;
+      await this.open;
+      this.late--;
+      return answer;
+    };
+    await this.start({ fetch });
+    return this.online();
+  }
+
+  /** What is on the device, whoever looks at it. */
+  async held(): Promise<string[]> {
+    return (await this.project.replica.rows()).filter(({ deleted }) => !deleted).map(({ type, id }) => `${type}:${id}`);
+  }
+}
+
+const GONE = { type: "gone", room: "project:p", reason: "access_lost" } as never;
+const NARROWER = { type: "gone", room: "project:p", reason: "scope_changed", types: ["payroll"] } as never;
+const forbidden = () => "forbidden";
+
+test("access lost while away is learnt when the room is refused; work that waits gets the hub's answer", async () => {
+  const w = new Slow();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.live();
+  w.client.disconnect();
+  const edit = w.project.update("task", "t1", { title: "mine" });
+  await edit.local;
+  w.hub.refuse = forbidden;
+  w.hub.instead = (frame) => frame.type === "write";
+  await w.online();
+  assert.deepEqual([await w.held(), w.project.replica.cursor, w.project.state.get()], [[], undefined, "denied"]);
+  assert.deepEqual(w.project.pending().map(({ id, state }) => [id, state]), [["t1", "queued"]]);
+  w.hub.instead = undefined;
+  w.hub.decide = () => ({ outcome: "rejected", code: "forbidden", message: "no" });
+  await w.clock.advance(35_000);
+  assert.deepEqual(w.project.pending().map(({ state, problem }) => [state, problem?.code]), [["failed", "forbidden"]]);
+  // And whoever is let in again begins anew.
+  w.hub.refuse = () => undefined;
+  w.hub.tell({ type: "access", projects: { p: { role: "editor" } } } as never);
+  await settle();
+  assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1"], "live"]);
+});
+
+test("a room that is refused for another reason purges nothing", async () => {
+  const w = new Slow();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.live();
+  w.hub.refuse = (what) => (what === "project:p" ? "limit_exceeded" : undefined);
+  w.hub.cut();
+  await w.clock.advance(2000);
+  assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1"], "denied"]);
+});
+
+test("access lost in the middle of the first copy, or learnt in the background, purges what is here", async () => {
+  const w = new Slow();
+  for (const id of ["t1", "t2", "t3"]) w.hub.write("task", id, { title: id });
+  w.hub.pageRows = 1;
+  w.hub.refuse = (what) => (what.endsWith("/changes") && w.hub.requests.length > 2 ? "forbidden" : undefined);
+  await w.live();
+  assert.deepEqual([await w.held(), w.project.state.get()], [[], "denied"]);
+  const v = await new Slow(w.hub).start();
+  w.hub.refuse = () => undefined;
+  await v.project.stream.pull();
+  assert.equal((await v.held()).length, 3);
+  w.hub.refuse = forbidden;
+  assert.equal((await syncNow(v.client)).complete, false);
+  assert.deepEqual([await v.held(), v.project.replica.cursor], [[], undefined]);
+});
+
+test("a page that was asked for before all access was lost brings nothing back", async () => {
+  const w = new Slow();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.live();
+  w.hub.deliver = (frame) => frame.type !== "change";
+  w.hub.write("task", "t2", { title: "two" });
+  w.keep();
+  const pulled = w.project.stream.pull().catch((error: Error) => error.message);
+  await settle();
+  assert.equal(w.late, 1);
+  w.hub.refuse = forbidden;
+  w.hub.tell(GONE);
+  await w.let();
+  assert.equal(await pulled, "no", "it was not asked for again");
+  assert.deepEqual([await w.held(), w.project.replica.cursor, w.project.state.get()], [[], undefined, "denied"]);
+});
+
+test("a page that was asked for before a part was lost is asked for again", async () => {
+  const w = new Slow();
+  w.hub.write("payroll", "p1", { salary: 1 });
+  await w.live();
+  w.hub.deliver = (frame) => frame.type !== "change";
+  w.hub.write("payroll", "p2", { salary: 2 });
+  w.hub.write("task", "t1", { title: "one" });
+  w.keep();
+  void w.project.stream.pull();
+  await settle();
+  w.hub.unread.add("payroll");
+  w.hub.tell(NARROWER);
+  await w.let();
+  assert.deepEqual([await w.held(), w.project.replica.cursor?.seq], [["task:t1"], 3]);
+});
+
+test("changes on their way into the copy when a part is lost do not reach it, and nothing else is missed", async () => {
+  const w = await new Slow().live();
+  w.hub.write("payroll", "p1", { salary: 1 });
+  w.hub.write("task", "t1", { title: "one" });
+  w.hub.unread.add("payroll");
+  w.hub.tell(NARROWER);
+  w.hub.write("task", "t2", { title: "two" });
+  await w.clock.advance(1000);
+  assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1", "task:t2"], "live"]);
+});
+
+test("an entity that was asked for before it was lost is not kept", async () => {
+  const w = new Slow();
+  w.hub.write("payroll", "p1", { salary: 1 });
+  await w.live();
+  w.keep();
+  const fetched = w.project.fetch("payroll", "p1").catch((error: Error) => error.message);
+  await settle();
+  w.hub.refuse = (what) => (what.includes("payroll") ? "forbidden" : undefined);
+  w.hub.tell(NARROWER);
+  await w.let();
+  assert.equal(await fetched, "no");
+  assert.deepEqual(await w.held(), []);
+});
