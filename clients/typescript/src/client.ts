@@ -258,12 +258,6 @@ export class Client {
       case "conflict":
         void this.projects.get(frame.project)?.replica.transact((change) => saveConflict(change, frame.conflict));
         break;
-      case "resync":
-        this.projectOf(frame.room)?.stream.resync();
-        break;
-      case "gone":
-        void this.gone(frame.room, frame).catch(() => {});
-        break;
       default:
         this.takeLater(frame as { type: string });
     }
@@ -274,19 +268,9 @@ export class Client {
     if (frame.type !== "access" || !frame.projects) return;
     for (const [name, grant] of Object.entries(frame.projects)) {
       if (grant) this.roles = { ...this.roles, [name]: grant };
-      const project = this.projects.get(name);
-      if (grant && project?.stream.following) this.rooms.join(project.stream.room);
+      if (grant) this.rooms.rejoin(name);
     }
     this.events.emit("access", frame.projects);
-  }
-
-  private async gone(room: string, frame: { reason: string; types?: string[] }): Promise<void> {
-    const project = this.projectOf(room);
-    if (project) await project.stream.purge(frame.reason === "scope_changed" ? frame : undefined);
-  }
-
-  private projectOf(room: string): Project | undefined {
-    return room.startsWith("project:") ? this.projects.get(room.slice("project:".length)) : undefined;
   }
 
   /** Once each, also if it came as a push. */

@@ -2,14 +2,15 @@
 
 import type { KnownConflict } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
+import { isForbidden } from "./errors.js";
 import { type Live, type QueryOptions, Views } from "./live.js";
-import { type Entity, type Fields, type Incoming, type PendingOp, entityKey } from "./model.js";
+import { type Entity, type Fields, type Incoming, type PendingOp, type Row, entityKey } from "./model.js";
 import type { Edit, EditOptions, Outbox } from "./outbox.js";
 import { fits } from "./overlay.js";
 import type { Choose } from "./protocol/client.gen.js";
-import type { ServerChangeFrame } from "./protocol/server.gen.js";
+import type { ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
 import { type Change, type Replica, store } from "./replica.js";
-import type { Joined, Rooms } from "./rooms.js";
+import type { Rooms } from "./rooms.js";
 import { entityState, fromFrame, type Stream, type StreamState } from "./stream.js";
 import { uuid } from "./uuid.js";
 import type { Http } from "./http.js";
@@ -56,9 +57,15 @@ export class Project {
     const count = this.followed.get(name) ?? 0;
     this.followed.set(name, count + 1);
     if (count === 0) {
-      // Joined from now on: what is now is fetched beside it.
-      const answered = ({ error }: Joined) => void (error ? undefined : this.fetch(type, id).catch(() => {}));
-      this.rooms.add({ room, ask: () => ({}), answered });
+      // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
+      const fetch = () => void this.fetch(type, id).catch(() => {});
+      const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
+        if (frame.type === "resync") return fetch();
+        const gone = (row: Row) => (row.type === type && row.id === id ? undefined : row);
+        const purged = frame.reason === "scope_changed" ? this.stream.purge(frame) : this.replica.purge(gone);
+        void purged.catch(() => {});
+      };
+      this.rooms.add({ room, ask: () => ({}), answered: fetch, told });
     }
     let left = false;
     return () => {
@@ -156,13 +163,28 @@ export class Project {
     return JSON.stringify(this.pending(), null, 2);
   }
 
-  /** Asks the hub for one entity and keeps it. */
+  /** Asks the hub for one entity and keeps it, unless something newer came meanwhile. */
   async fetch(type: string, id: string): Promise<Entity | undefined> {
-    const { purges } = this.replica;
-    const state = await entityState(this.http, this.name, type, id);
-    if (purges !== this.replica.purges) return this.fetch(type, id);
-    if (state) await this.replica.transact((change) => this.keep(change, state));
-    return this.replica.get(type, id);
+    const { replica } = this;
+    const { purges } = replica;
+    const before = await replica.transact((change) => change.row(type, id));
+    const keep = (state: Incoming | undefined) =>
+      replica.transact(async (change) => {
+        const row = await change.row(type, id);
+        // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
+        if (row && row.version === before?.version) change.dropRow(type, id);
+        if (state) await this.keep(change, state);
+      });
+    let state: Incoming | undefined;
+    try {
+      state = await entityState(this.http, this.name, type, id);
+    } catch (error) {
+      if (isForbidden(error)) await keep(undefined);
+      throw error;
+    }
+    if (purges !== replica.purges) return this.fetch(type, id);
+    await keep(state);
+    return replica.get(type, id);
   }
 
   /** @internal A change of an entity that is followed alone. */

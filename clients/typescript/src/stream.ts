@@ -13,7 +13,7 @@ import { AuthError, isForbidden, RequestError, StorageError } from "./errors.js"
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
 import type { Clock } from "./platform.js";
-import type { ServerAdvanceFrame, ServerChangeFrame } from "./protocol/server.gen.js";
+import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
 import { type Change, holes, type Replica, store } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
@@ -35,11 +35,7 @@ interface Page {
 }
 
 /** What of the rows may not be read any more. */
-interface Part {
-  types?: string[];
-  except?: string[];
-  fields?: Record<string, string[]>;
-}
+type Part = Pick<ServerGoneFrame, "types" | "except" | "fields">;
 
 /** Frames kept while the store is busy; more are dropped and fetched later. */
 const QUEUE = 5000;
@@ -138,9 +134,9 @@ export class Stream implements Wanted {
     void this.drain();
   }
 
-  /** The hub says that the cursor is of no use. */
-  resync(): void {
-    this.heal(true);
+  told(frame: ServerGoneFrame | ServerResyncFrame): void {
+    if (frame.type === "resync") this.heal(true);
+    else void this.purge(frame.reason === "scope_changed" ? frame : undefined).catch(() => {});
   }
 
   /** Brings the copy up to date over HTTP; returns how many entities came. */

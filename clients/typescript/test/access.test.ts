@@ -152,3 +152,64 @@ test("an entity that was asked for before it was lost is not kept", async () => 
   assert.equal(await fetched, "no");
   assert.deepEqual(await w.held(), []);
 });
+
+/** A client that follows one entity without its project, and has read another by itself. */
+async function alone(): Promise<Slow> {
+  const w = new Slow();
+  w.hub.write("task", "t1", { title: "one", budget: 9 });
+  w.hub.write("task", "t2", { title: "two", budget: 9 });
+  await w.start();
+  w.project.stream.stop();
+  await w.online();
+  w.project.follow("task", "t1");
+  await w.project.fetch("task", "t2");
+  await settle();
+  assert.deepEqual(await w.held(), ["task:t1", "task:t2"]);
+  return w;
+}
+const ENTITY = "entity:p:task:t1";
+
+test("an entity that is followed alone goes when it is lost, and comes back when it is granted", async () => {
+  const w = await alone();
+  await w.project.update("task", "t1", { title: "mine" }, { group: "g" }).synced;
+  w.hub.instead = (frame) => frame.type === "write";
+  await w.project.update("task", "t1", { title: "waits" }).local;
+  w.hub.tell({ type: "gone", room: ENTITY, reason: "access_lost" } as never);
+  await settle();
+  assert.deepEqual(await w.held(), ["task:t2"]);
+  assert.equal(w.project.pending().length, 1);
+  w.hub.tell({ type: "access", projects: { p: { role: "editor" } } } as never);
+  await settle();
+  assert.deepEqual(await w.held(), ["task:t1", "task:t2"]);
+});
+
+test("an entity that is followed alone goes when its room is refused", async () => {
+  const w = await alone();
+  w.hub.refuse = (what) => (what === ENTITY || what.endsWith("/t1") ? "forbidden" : undefined);
+  w.hub.cut();
+  await w.clock.advance(2000);
+  assert.deepEqual(await w.held(), ["task:t2"]);
+});
+
+test("fields that a followed entity loses go, and those it gains are fetched, without a change of its version", async () => {
+  const w = await alone();
+  w.hub.tell({ type: "gone", room: ENTITY, reason: "scope_changed", fields: { task: ["budget"] } } as never);
+  await settle();
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "one" });
+  w.hub.tell({ type: "resync", room: ENTITY, reason: "scope_changed" } as never);
+  await settle();
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "one", budget: 9 });
+});
+
+test("a followed entity of a hub that went back to a backup is what the backup has", async () => {
+  const w = await alone();
+  w.hub.write("task", "t1", { title: "uno" });
+  w.hub.tell(w.hub.change(w.hub.log.at(-1)!));
+  await settle();
+  assert.deepEqual((await w.project.get("task", "t1"))?.version, 3);
+  w.hub.entities.set("task:t1", { version: 1, deleted: false, fields: { title: "one" } });
+  w.hub.tell({ type: "resync", room: ENTITY, reason: "epoch_changed" } as never);
+  await settle();
+  const entity = await w.project.get("task", "t1");
+  assert.deepEqual([entity?.version, entity?.fields], [1, { title: "one" }]);
+});
