@@ -12,7 +12,6 @@ import {
   DiscardedError,
   RejectedError,
   RequestError,
-  StorageError,
 } from "./errors.js";
 import { saveVerdictConflict } from "./conflicts.js";
 import type { Fields, PendingOp } from "./model.js";
@@ -83,7 +82,11 @@ export class Outbox {
   private flushing: Promise<void> | undefined;
   /** Whether something came while it was being sent. */
   private due = false;
-  private stopTimer: (() => void) | undefined;
+  /**
+   * What waits for its time, and how to stop that. Timed in memory alone: a clock that is set back, or a time that was
+   * stored, keeps nothing waiting.
+   */
+  private readonly held = new Map<string, () => void>();
   /** The usual way, set by the client. */
   via: Way | undefined;
 
@@ -123,7 +126,6 @@ export class Outbox {
         priority: options.priority ?? "normal",
         state: "queued",
         attempts: 0,
-        nextAt: 0,
       };
       if (options.group !== undefined) op.group = options.group;
       if (options.notify !== undefined) op.notify = options.notify;
@@ -147,7 +149,7 @@ export class Outbox {
       const failed = find(change, opId);
       if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed operation ${opId}`);
       const { verdict: _verdict, problem: _problem, was: _was, ...kept } = failed;
-      const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0, nextAt: 0 };
+      const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0 };
       change.dropOp(failed);
       await this.rebase(change, op);
       change.putOp(op);
@@ -192,7 +194,7 @@ export class Outbox {
 
   /** The client stops: nothing is sent any more. */
   stop(): void {
-    this.stopTimer?.();
+    for (const stop of this.held.values()) stop();
     this.via = undefined;
   }
 
@@ -214,14 +216,13 @@ export class Outbox {
 
   private async run(until: number, way: Way | undefined): Promise<void> {
     this.due = false;
-    this.stopTimer?.();
+    const waits = ({ opId }: PendingOp) => this.held.has(opId);
     for (;;) {
       const via = way?.();
-      const now = this.clock.now();
-      if (!via || now >= until) return;
+      if (!via || this.clock.now() >= until) return;
       const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);
       const sorted = sendOrder(this.replica.ops, resolve);
-      const oversized = sorted.find((op) => utf8(wireText(op)).length > via.limits.opBytes);
+      const oversized = sorted.find((op) => !waits(op) && utf8(wireText(op)).length > via.limits.opBytes);
       if (oversized) {
         const message = `the operation is larger than ${via.limits.opBytes} bytes`;
         await this.fail(oversized, { code: "limit_exceeded", message });
@@ -229,9 +230,8 @@ export class Outbox {
       }
       const doubtful = sorted.some((op) => this.suspects.has(op.opId));
       const limits = doubtful ? { ops: 1, bytes: via.limits.bytes } : via.limits;
-      const batch = nextBatch(sorted, now, limits, resolve);
-      if (batch.length === 0) return this.wakeFor(sorted, now);
-      if (!(await this.sendBatch(batch, via.send))) return;
+      const batch = nextBatch(sorted, waits, limits, resolve);
+      if (batch.length === 0 || !(await this.sendBatch(batch, via.send))) return;
     }
   }
 
@@ -253,42 +253,47 @@ export class Outbox {
         else for (const op of batch) await this.fail(op, error);
         return true;
       }
-      const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
-      await this.postpone(batch, Math.max(asked, wait(SEND, this.attempts++, this.clock.random())), error);
+      this.hold(batch, error instanceof RequestError ? error.retryAfterMs : 0);
+      await this.note(batch, error);
       return true;
     }
   }
 
-  private async postpone(batch: PendingOp[], ms: number, error: unknown): Promise<void> {
-    const nextAt = this.clock.now() + ms;
+  /** Sends these no sooner than after the back-off, or after what was asked for. */
+  private hold(ops: readonly PendingOp[], asked = 0): void {
+    const stop = this.clock.after(Math.max(asked, wait(SEND, this.attempts++, this.clock.random())), () => {
+      for (const { opId } of ops) this.held.delete(opId);
+      this.kick();
+    });
+    for (const { opId } of ops) this.held.set(opId, stop);
+  }
+
+  /** Tells why an attempt was in vain. Where nothing can be written, nothing is. */
+  private async note(batch: readonly PendingOp[], error: unknown): Promise<void> {
     const problem = {
       code: error instanceof RequestError ? error.code : "storage",
       message: error instanceof Error ? error.message : String(error),
     };
-    if (error instanceof StorageError) {
-      // Nothing can be written now; the wait is kept in memory alone.
-      for (const op of batch) op.nextAt = nextAt;
-      return;
-    }
-    await this.replica.transact(async (change) => {
+    const noted = this.replica.transact(async (change) => {
       for (const { opId } of batch) {
         const op = find(change, opId);
-        if (op) change.putOp({ ...op, attempts: op.attempts + 1, nextAt, problem });
+        if (op?.state === "queued") change.putOp({ ...op, attempts: op.attempts + 1, problem });
       }
     });
-  }
-
-  private wakeFor(sorted: readonly PendingOp[], now: number): void {
-    const next = Math.min(...sorted.map((op) => op.nextAt));
-    if (sorted.length > 0) this.stopTimer = this.clock.after(Math.max(next - now, 1), () => this.kick());
+    await noted.catch(() => {});
   }
 
   private async fail(op: PendingOp, problem: { code: string; message: string }): Promise<void> {
     const { code, message } = problem;
-    await this.replica.transact(async (change) => {
-      const known = find(change, op.opId);
-      if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
-    });
+    try {
+      await this.replica.transact(async (change) => {
+        const known = find(change, op.opId);
+        if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
+      });
+    } catch {
+      // It could not be stored: it is found out again.
+      return this.hold([op]);
+    }
     this.suspects.delete(op.opId);
     const error = new RejectedError({ op_id: op.opId, code, message });
     this.settleWaiter(op.opId, (waiter) => waiter.reject(error));

@@ -171,7 +171,6 @@ const ENTITY = "entity:p:task:t1";
 
 test("an entity that is followed alone goes when it is lost, and comes back when it is granted", async () => {
   const w = await alone();
-  await w.project.update("task", "t1", { title: "mine" }, { group: "g" }).synced;
   w.hub.instead = (frame) => frame.type === "write";
   await w.project.update("task", "t1", { title: "waits" }).local;
   w.hub.tell({ type: "gone", room: ENTITY, reason: "access_lost" } as never);

@@ -53,3 +53,54 @@ test("a room whose joining is not answered in time is joined again", async () =>
   await settle();
   assert.deepEqual(await w.titles(), ["one"]);
 });
+
+test("a clock that is set back keeps nothing waiting, here or after a restart", async () => {
+  const w = await (await world()).online();
+  let refused = 0;
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "write" || refused++ >= 1) return false;
+    socket.tell({ type: "error", id: frame.id, code: "overloaded", message: "wait", retry_after_ms: 3000 } as never);
+    return true;
+  };
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).local;
+  await settle();
+  w.clock.skew = -86_400_000;
+  await w.clock.advance(2900);
+  assert.equal(w.hub.head, 0);
+  await w.clock.advance(200);
+  assert.equal(w.hub.head, 1);
+  refused = 0;
+  await w.project.insert("task", { title: "b" }, { id: "t2" }).local;
+  await settle();
+  assert.deepEqual([refused, w.project.pending()[0]?.attempts], [1, 1]);
+  const again = await (await w.restart()).online();
+  assert.deepEqual([again.hub.head, again.project.pending().length], [2, 0]);
+});
+
+test("what was stored by a client that kept times is sent at once", async () => {
+  let w = await world();
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).local;
+  const [[key, op]] = (await w.storage.disk.list("ops", "")) as [[string, object]];
+  await w.storage.disk.commit([{ table: "ops", key, value: { ...op, nextAt: w.clock.now() + 86_400_000 } }]);
+  w = await (await w.restart()).online();
+  assert.equal(w.hub.head, 1);
+});
+
+test("an operation that is refused for good while the disk fails ends in the failed lane once it works", async () => {
+  const w = await (await world()).online();
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "write") return false;
+    w.storage.fault = () => new Error("disk");
+    socket.tell({ type: "error", id: frame.id, code: "bad_request", message: "no" } as never);
+    return true;
+  };
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).local;
+  await settle();
+  w.hub.instead = (frame, socket) => {
+    if (frame.type === "write") socket.tell({ type: "error", id: frame.id, code: "bad_request", message: "no" } as never);
+    return frame.type === "write";
+  };
+  w.storage.fault = undefined;
+  await w.clock.advance(60_000);
+  assert.deepEqual(w.project.pending().map(({ state, problem }) => [state, problem?.code]), [["failed", "bad_request"]]);
+});
