@@ -252,6 +252,9 @@ export class Client {
       case "written":
         this.projects.get(frame.project)?.outbox.take(frame.verdicts);
         break;
+      case "verdict":
+        this.projects.get(frame.project)?.outbox.take([frame.verdict]);
+        break;
       case "notification":
         this.notify(frame);
         break;

@@ -42,6 +42,8 @@ export async function saveVerdictConflict(change: Change, op: PendingOp, verdict
   }
   if (verdict.conflict === undefined) return;
   const server = verdict.current?.fields ?? verdict.fields ?? {};
+  // The hub's own record, if that came first, is the fuller and the later one.
+  const known = replica.conflicts.get().get(verdict.conflict);
   const conflict: KnownConflict = {
     id: verdict.conflict,
     project: replica.project,
@@ -55,6 +57,7 @@ export async function saveVerdictConflict(change: Change, op: PendingOp, verdict
     serverVersion: verdict.current?.version ?? verdict.version ?? 0,
     fields: Object.keys(op.fields ?? {}).filter((name) => server[name] !== op.fields?.[name]),
     at: replica.clock.now(),
+    ...known,
   };
   change.puts.push(put(conflict));
   change.after.push(() => replica.conflicts.set(new Map(replica.conflicts.get()).set(conflict.id, conflict)));

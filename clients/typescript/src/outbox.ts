@@ -187,7 +187,7 @@ export class Outbox {
     return this.flushing;
   }
 
-  /** Takes verdicts that nobody waits for any more. If they cannot be stored, the operations are sent again. */
+  /** Takes verdicts that nobody waits for: they come late, or a rejected operation was tried again from elsewhere. */
   take(verdicts: readonly Verdict[]): void {
     void this.settle(verdicts).catch(() => {});
   }
@@ -304,7 +304,7 @@ export class Outbox {
     await this.replica.transact(async (change) => {
       for (const verdict of verdicts) {
         const op = find(change, verdict.op_id);
-        if (op && op.state === "queued") await this.decide(change, op, verdict);
+        if (op && op.state !== "settled") await this.decide(change, op, verdict);
       }
       await retire(change);
     });

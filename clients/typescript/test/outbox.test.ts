@@ -104,3 +104,50 @@ test("an operation that is refused for good while the disk fails ends in the fai
   await w.clock.advance(60_000);
   assert.deepEqual(w.project.pending().map(({ state, problem }) => [state, problem?.code]), [["failed", "bad_request"]]);
 });
+
+/** A client whose operation on `t1` was rejected. */
+async function rejected(): Promise<{ w: World; opId: string }> {
+  const w = await (await world()).online();
+  w.hub.decide = () => ({ outcome: "rejected", code: "forbidden", message: "no" });
+  const edit = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await assert.rejects(edit.synced, /no/);
+  assert.equal(w.client.status.get().failed, 1);
+  return { w, opId: edit.opId };
+}
+const lane = (w: World) => w.project.pending().map(({ state, problem }) => [state, problem?.code]);
+const retried = (w: World, verdict: object) => w.hub.tell({ type: "verdict", project: "p", verdict } as never);
+
+test("a rejected operation that succeeds when somebody else tries it again leaves the failed lane", async () => {
+  const { w, opId } = await rejected();
+  retried(w, { op_id: opId, outcome: "applied", id: "t1", seq: 1, version: 1 });
+  await settle();
+  // Decided, and shown until its change is here.
+  assert.deepEqual([lane(w), w.client.status.get().failed, await w.titles()], [[], 0, ["a"]]);
+  w.hub.write("task", "t1", { title: "a" }, opId);
+  await settle();
+  assert.deepEqual([w.project.replica.ops, await w.titles()], [[], ["a"]]);
+});
+
+test("one that is rejected again says why now; one that another edit stands against leaves the lane", async () => {
+  const { w, opId } = await rejected();
+  retried(w, { op_id: opId, outcome: "rejected", id: "t1", code: "limit_exceeded", message: "too many" });
+  await settle();
+  assert.deepEqual(lane(w), [["failed", "limit_exceeded"]]);
+  const conflict = { id: "c-1", kind: "exists", state: "open", outcome: "conflict", strategy: "manual", entity: { type: "task", id: "t1" }, op_id: opId };
+  const fields = [{ name: "title", client: "a", server: "theirs", conflict: true, strategy: "manual" }];
+  const told = { ...conflict, op_kind: "create", user: "ana", base: 0, server_version: 4, fields, created_at: 1 };
+  w.hub.tell({ type: "conflict", project: "p", conflict: told } as never);
+  retried(w, { op_id: opId, outcome: "conflict", code: "exists", id: "t1", conflict: "c-1" });
+  await settle();
+  assert.deepEqual(lane(w), []);
+  // The verdict has no fields: the hub's record of the conflict stays as it is.
+  const [known] = w.project.conflicts();
+  assert.deepEqual([known?.state, known?.server, known?.serverVersion], ["open", { title: "theirs" }, 4]);
+});
+
+test("a verdict of what another device sent, or of what is not known here, changes nothing", async () => {
+  const { w } = await rejected();
+  retried(w, { op_id: "another", outcome: "applied", id: "t1", seq: 1, version: 1 });
+  await settle();
+  assert.deepEqual(lane(w), [["failed", "forbidden"]]);
+});
