@@ -40,6 +40,8 @@ type Part = Pick<ServerGoneFrame, "types" | "except" | "fields">;
 /** Frames kept while the store is busy; more are dropped and fetched later. */
 const QUEUE = 5000;
 const ACK_MS = 100;
+/** How long a page may take. */
+const PAGE_MS = 30_000;
 
 /** The stream of one project. */
 export class Stream implements Wanted {
@@ -49,6 +51,8 @@ export class Stream implements Wanted {
   private draining = false;
   private joined = false;
   private pulling: Promise<number> | undefined;
+  /** When that ends, done or not. */
+  private until = 0;
   private stale = false;
   private attempts = 0;
   private stopRetry: (() => void) | undefined;
@@ -141,9 +145,11 @@ export class Stream implements Wanted {
 
   /** Brings the copy up to date over HTTP; returns how many entities came. */
   pull(anew = false, until = Infinity): Promise<number> {
-    // A fresh copy is not a page more of the old one.
-    if (this.pulling && anew) return this.pulling.catch(() => 0).then(() => this.pull(true, until));
-    this.pulling ??= this.read(anew, until)
+    // A fresh copy is not a page more of the old one, and what ends too soon may leave something out.
+    if (this.pulling && (anew || this.until < until)) return this.pulling.catch(() => 0).then(() => this.pull(anew, until));
+    if (this.pulling) return this.pulling;
+    this.until = until;
+    this.pulling = this.read(anew, until)
       .catch(async (error: unknown) => {
         if (isForbidden(error)) await this.purge();
         throw error;
@@ -206,7 +212,7 @@ export class Stream implements Wanted {
       const { purges } = this.replica;
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
-      const page = await this.http.get<Page>(this.pagePath(cursor));
+      const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
       const stands = purges === this.replica.purges;
       if (stands) {
         await this.takePage(cursor, page);

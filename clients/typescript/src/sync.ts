@@ -20,11 +20,13 @@ export interface SyncResult {
   left: number;
   /** Whether all was done. */
   complete: boolean;
+  /** Why not, if it was not for operations that wait for their time. */
   error?: string;
 }
 
 /** How long a sync may take. */
 export interface SyncOptions {
+  /** After this many milliseconds it ends, with what was done; the rest is left for the next. */
   deadlineMs?: number;
 }
 
@@ -47,46 +49,70 @@ export function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptions = {
 async function run(client: Client, deadlineMs: number): Promise<SyncResult> {
   const { clock, store } = client.parts;
   const at = clock.now();
-  const until = at + deadlineMs;
-  const result: SyncResult = { at, durationMs: 0, pushed: 0, pulled: 0, left: 0, complete: true };
-  const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
-  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
-  for (const name of names) {
-    const project = await client.project(name);
-    try {
-      const before = project.outbox.pending.length;
-      await push(client, project, until);
-      result.pushed += before - project.outbox.pending.length;
-      if (clock.now() < until) result.pulled += await project.stream.pull(false, until);
-    } catch (error) {
-      result.error = error instanceof Error ? error.message : String(error);
-      if (error instanceof AuthError || !(error instanceof SynclineError)) break;
-    } finally {
-      result.left += project.outbox.pending.length;
-    }
-  }
-  result.durationMs = clock.now() - at;
-  result.complete = result.error === undefined && result.left === 0 && clock.now() < until;
+  const going: Going = { until: at + deadlineMs, projects: [], pushed: 0, pulled: 0, error: undefined };
+  let stop = () => {};
+  const late = new Promise<boolean>((resolve) => (stop = clock.after(deadlineMs, () => resolve(false))));
+  // Whatever does not answer, the system that woke the app waits no longer.
+  const whole = await Promise.race([syncAll(client, going), late]);
+  stop();
+  const { projects, pushed, pulled, error = whole ? undefined : "the time was over before all was done" } = going;
+  const left = projects.reduce((sum, { outbox }) => sum + outbox.pending.length, 0);
+  const complete = error === undefined && left === 0;
+  const result: SyncResult = { at, durationMs: clock.now() - at, pushed, pulled, left, complete };
+  if (error !== undefined) result.error = error;
   await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]);
   client.parts.synced(result);
   return result;
 }
 
+/** A sync under way. */
+interface Going {
+  readonly until: number;
+  readonly projects: Project[];
+  pushed: number;
+  pulled: number;
+  error: string | undefined;
+}
+
+/** Does all there is; false if the time was over before. */
+async function syncAll(client: Client, going: Going): Promise<boolean> {
+  const { clock, store } = client.parts;
+  const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
+  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
+  for (const name of names) going.projects.push(await client.project(name));
+  for (const project of going.projects) {
+    if (clock.now() >= going.until) return false;
+    try {
+      await push(client, project, going);
+      if (clock.now() < going.until) going.pulled += await project.stream.pull(false, going.until);
+    } catch (error) {
+      // What the end of the time broke off is no failure.
+      if (clock.now() >= going.until) return false;
+      going.error = error instanceof Error ? error.message : String(error);
+      if (error instanceof AuthError || !(error instanceof SynclineError)) break;
+    }
+  }
+  return clock.now() < going.until;
+}
+
 /** Empties a project's outbox over HTTP; fails with what kept it from that. */
-async function push(client: Client, { name, outbox }: Project, until: number): Promise<void> {
+async function push(client: Client, { name, outbox }: Project, going: Going): Promise<void> {
   const { clock, http, limits } = client.parts;
   let failure: unknown;
   const send: SendOps = async (ops, checksum, sentAt) => {
     const head = `"client":${JSON.stringify(client.clientId)},"sent_at":${sentAt},"checksum":"${checksum}"`;
-    const left = Math.max(until - clock.now(), 1);
+    const left = Math.max(going.until - clock.now(), 1);
     try {
-      return (await http.post<{ verdicts: Verdict[] }>(`/v1/projects/${name}/ops`, `{${head},"ops":${ops}}`, left)).verdicts;
+      const path = `/v1/projects/${name}/ops`;
+      const { verdicts } = await http.post<{ verdicts: Verdict[] }>(path, `{${head},"ops":${ops}}`, left);
+      going.pushed += verdicts.length;
+      return verdicts;
     } catch (error) {
       failure = error;
       throw error;
     }
   };
-  await outbox.flush(until, () => ({ send, limits: limits("body_bytes") }));
+  await outbox.flush(going.until, () => ({ send, limits: limits("body_bytes") }));
   if (failure !== undefined && outbox.pending.length > 0) throw failure;
 }
 
