@@ -43,9 +43,9 @@ export class RequestError extends SynclineError {
     super(message);
   }
 
-  /** Whether the same request may succeed later. */
+  /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return RETRYABLE.has(this.code);
+    return this.retryAfterMs !== undefined || RETRYABLE.has(this.code);
   }
 }
 

@@ -151,3 +151,17 @@ test("a verdict of what another device sent, or of what is not known here, chang
   await settle();
   assert.deepEqual(lane(w), [["failed", "forbidden"]]);
 });
+
+test("an operation that met a limit of the moment is sent again when the hub says", async () => {
+  const w = await (await world()).online();
+  let refused = 0;
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "write" || refused++ > 0) return false;
+    // Too many requests at once are unanswered: no fault of this one.
+    socket.tell({ type: "error", id: frame.id, code: "limit_exceeded", message: "wait", retry_after_ms: 100 } as never);
+    return true;
+  };
+  const edit = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await w.clock.advance(5000);
+  assert.equal((await edit.synced).outcome, "applied");
+});
