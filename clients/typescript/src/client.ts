@@ -261,19 +261,14 @@ export class Client {
       case "conflict":
         void this.projects.get(frame.project)?.replica.transact((change) => saveConflict(change, frame.conflict));
         break;
-      default:
-        this.takeLater(frame as { type: string });
+      case "access":
+        for (const [name, grant] of Object.entries(frame.projects)) {
+          if (!grant) continue;
+          this.roles = { ...this.roles, [name]: grant };
+          this.rooms.rejoin(name);
+        }
+        this.events.emit("access", frame.projects);
     }
-  }
-
-  /** Frames of hubs that know memberships. */
-  private takeLater(frame: { type: string; projects?: Record<string, { role: string } | null> }): void {
-    if (frame.type !== "access" || !frame.projects) return;
-    for (const [name, grant] of Object.entries(frame.projects)) {
-      if (grant) this.roles = { ...this.roles, [name]: grant };
-      if (grant) this.rooms.rejoin(name);
-    }
-    this.events.emit("access", frame.projects);
   }
 
   /** Once each, also if it came as a push. */

@@ -290,7 +290,7 @@ export class Connection {
         this.pending.delete(id);
         // The connection may be well all the same. The fate is unknown: who asked asks again, and an answer that comes
         // later is a frame like any other.
-        reject(new RequestError("unavailable", "the hub did not answer in time"));
+        reject(new RequestError("unavailable", "the hub does not answer"));
         this.probe();
       });
       this.pending.set(id, { resolve, reject, stop });

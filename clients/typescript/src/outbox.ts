@@ -5,7 +5,7 @@
  * for good goes to the failed lane, where it blocks nobody.
  */
 
-import { SEND, wait } from "./backoff.js";
+import { waitAfter } from "./backoff.js";
 import {
   AuthError,
   DisconnectedError,
@@ -112,9 +112,7 @@ export class Outbox {
     const opId = uuid(this.clock);
     const editedAt = this.clock.now();
     const order = ++this.lastOrder;
-    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opId, { resolve, reject }));
-    // Who does not look at it is not to be alarmed.
-    synced.catch(() => {});
+    const synced = this.decision(opId);
     const local = this.replica.transact(async (change) => {
       const op: PendingOp = {
         ...asked,
@@ -134,7 +132,7 @@ export class Outbox {
     });
     local.then(
       () => this.kick(),
-      (error: Error) => this.settleWaiter(opId, (waiter) => waiter.reject(error)),
+      (error: Error) => this.tell(opId, error),
     );
     return { opId, id: asked.id, local, synced };
   }
@@ -143,8 +141,7 @@ export class Outbox {
   async retry(opId: string): Promise<Edit> {
     const opAgain = uuid(this.clock);
     const order = ++this.lastOrder;
-    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opAgain, { resolve, reject }));
-    synced.catch(() => {});
+    const synced = this.decision(opAgain);
     const id = await this.replica.transact(async (change) => {
       const failed = find(change, opId);
       if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed operation ${opId}`);
@@ -165,7 +162,7 @@ export class Outbox {
       const op = find(change, opId);
       if (op) change.dropOp(op);
     });
-    this.settleWaiter(opId, (waiter) => waiter.reject(new DiscardedError()));
+    this.tell(opId, new DiscardedError());
   }
 
   /** Sends what is ready, now if nothing is on its way. */
@@ -253,15 +250,15 @@ export class Outbox {
         else for (const op of batch) await this.fail(op, error);
         return true;
       }
-      this.hold(batch, error instanceof RequestError ? error.retryAfterMs : 0);
+      this.hold(batch, error);
       await this.note(batch, error);
       return true;
     }
   }
 
-  /** Sends these no sooner than after the back-off, or after what was asked for. */
-  private hold(ops: readonly PendingOp[], asked = 0): void {
-    const stop = this.clock.after(Math.max(asked, wait(SEND, this.attempts++, this.clock.random())), () => {
+  /** Leaves these alone for a while. */
+  private hold(ops: readonly PendingOp[], error: unknown): void {
+    const stop = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => {
       for (const { opId } of ops) this.held.delete(opId);
       this.kick();
     });
@@ -290,13 +287,12 @@ export class Outbox {
         const known = find(change, op.opId);
         if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
       });
-    } catch {
+    } catch (error) {
       // It could not be stored: it is found out again.
-      return this.hold([op]);
+      return this.hold([op], error);
     }
     this.suspects.delete(op.opId);
-    const error = new RejectedError({ op_id: op.opId, code, message });
-    this.settleWaiter(op.opId, (waiter) => waiter.reject(error));
+    this.tell(op.opId, new RejectedError({ op_id: op.opId, code, message }));
   }
 
   /** Takes the hub's verdicts, all in one commit. */
@@ -309,10 +305,7 @@ export class Outbox {
       await retire(change);
     });
     for (const verdict of verdicts) {
-      this.settleWaiter(verdict.op_id, (waiter) => {
-        if (verdict.outcome === "rejected") waiter.reject(new RejectedError(verdict));
-        else waiter.resolve(verdict);
-      });
+      this.tell(verdict.op_id, verdict.outcome === "rejected" ? new RejectedError(verdict) : verdict);
     }
   }
 
@@ -347,10 +340,18 @@ export class Outbox {
     if (next !== row) change.putRow(next);
   }
 
-  private settleWaiter(opId: string, how: (waiter: Waiter) => void): void {
+  private decision(opId: string): Promise<Verdict> {
+    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opId, { resolve, reject }));
+    // Who does not look at it is not to be alarmed.
+    synced.catch(() => {});
+    return synced;
+  }
+
+  private tell(opId: string, decision: Verdict | Error): void {
     const waiter = this.waiters.get(opId);
     this.waiters.delete(opId);
-    if (waiter) how(waiter);
+    if (decision instanceof Error) waiter?.reject(decision);
+    else waiter?.resolve(decision);
   }
 }
 
