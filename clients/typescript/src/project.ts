@@ -4,7 +4,7 @@ import type { KnownConflict } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
 import { isForbidden } from "./errors.js";
 import { type Live, type QueryOptions, Views } from "./live.js";
-import { type Entity, type Fields, type Incoming, type PendingOp, type Row, entityKey } from "./model.js";
+import { type Entity, type Fields, type Incoming, type PendingOp, entityKey } from "./model.js";
 import type { Edit, EditOptions, Outbox } from "./outbox.js";
 import { fits } from "./overlay.js";
 import type { Choose } from "./protocol/client.gen.js";
@@ -60,10 +60,9 @@ export class Project {
       // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
       const fetch = () => void this.fetch(type, id).catch(() => {});
       const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
-        if (frame.type === "resync") return fetch();
-        const gone = (row: Row) => (row.type === type && row.id === id ? undefined : row);
-        const purged = frame.reason === "scope_changed" ? this.stream.purge(frame) : this.replica.purge(gone);
-        void purged.catch(() => {});
+        if (frame.type === "resync") fetch();
+        else if (frame.reason === "scope_changed") void this.stream.purge(frame);
+        else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
       };
       this.rooms.add({ room, ask: () => ({}), answered: fetch, told });
     }
@@ -175,13 +174,10 @@ export class Project {
         if (row && row.version === before?.version) change.dropRow(type, id);
         if (state) await this.keep(change, state);
       });
-    let state: Incoming | undefined;
-    try {
-      state = await entityState(this.http, this.name, type, id);
-    } catch (error) {
+    const state = await entityState(this.http, this.name, type, id).catch(async (error: unknown) => {
       if (isForbidden(error)) await keep(undefined);
       throw error;
-    }
+    });
     if (purges !== replica.purges) return this.fetch(type, id);
     await keep(state);
     return replica.get(type, id);

@@ -71,7 +71,7 @@ export class Rooms {
 
   /** Joins what is wanted of a project again: the user may do more there than before. */
   rejoin(project: string): void {
-    this.join(...[...this.wanted.keys()].filter((room) => room.split(":")[1] === project));
+    for (const room of this.wanted.keys()) if (room.split(":")[1] === project) this.join(room);
   }
 
   /** Asks for rooms; what is asked for in the same moment goes into one request. */

@@ -6,10 +6,10 @@
  * state is fetched from the cursor on, which always heals.
  */
 
-import { SEND, wait } from "./backoff.js";
+import { waitAfter } from "./backoff.js";
 import type { Connection } from "./connection.js";
 import { Watched } from "./emitter.js";
-import { AuthError, isForbidden, RequestError, StorageError } from "./errors.js";
+import { AuthError, isForbidden, RequestError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
 import type { Clock } from "./platform.js";
@@ -109,7 +109,7 @@ export class Stream implements Wanted {
   answered(answer: Joined): void {
     if (answer.error) {
       const error = new RequestError(answer.error.code, "");
-      if (isForbidden(error)) void this.purge().catch(() => {});
+      if (isForbidden(error)) void this.purge();
       else if (!error.retryable) this.state.set("denied");
       return;
     }
@@ -140,7 +140,7 @@ export class Stream implements Wanted {
 
   told(frame: ServerGoneFrame | ServerResyncFrame): void {
     if (frame.type === "resync") this.heal(true);
-    else void this.purge(frame.reason === "scope_changed" ? frame : undefined).catch(() => {});
+    else void this.purge(frame.reason === "scope_changed" ? frame : undefined);
   }
 
   /** Brings the copy up to date over HTTP; returns how many entities came. */
@@ -170,9 +170,10 @@ export class Stream implements Wanted {
       this.joined = false;
       this.state.set("denied");
     }
-    const purged = part ? this.replica.purge((row) => rest(row, part)) : this.replica.purge(() => undefined, forget);
+    const purged = this.replica.purge((row) => part && rest(row, part), part ? undefined : forget);
     void this.drain();
-    await purged;
+    // If it cannot be stored, the hub is asked again what may be read.
+    await purged.catch((error: unknown) => this.later(error));
   }
 
   private async note(scope: string): Promise<void> {
@@ -195,14 +196,13 @@ export class Stream implements Wanted {
           void this.drain();
         } else this.rooms.join(this.room);
       },
-      (error: unknown) => {
-        if (error instanceof AuthError || !this.on) return;
-        if (isForbidden(error)) return;
-        const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
-        const ms = Math.max(asked, wait(SEND, this.attempts++, this.clock.random()));
-        this.stopRetry = this.clock.after(ms, () => this.heal(false));
-      },
+      (error: unknown) => isForbidden(error) || this.later(error),
     );
+  }
+
+  private later(error: unknown): void {
+    if (error instanceof AuthError || !this.on) return;
+    this.stopRetry = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => this.heal(false));
   }
 
   private async read(anew: boolean, until: number): Promise<number> {
@@ -213,12 +213,12 @@ export class Stream implements Wanted {
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
       const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
-      const stands = purges === this.replica.purges;
-      if (stands) {
+      if (purges === this.replica.purges) {
         await this.takePage(cursor, page);
         count += page.changes.length;
+        if (!page.more) return count;
       }
-      if ((stands && !page.more) || this.clock.now() >= until) return count;
+      if (this.clock.now() >= until) return count;
     }
   }
 
@@ -246,9 +246,8 @@ export class Stream implements Wanted {
       }
       await store(change, page.changes.map(fromPage), cursor);
       if (!sweeping || page.more) return;
-      for (const row of await this.replica.rows()) {
-        if (row.gen !== cursor.gen && (await stays(change.row(row.type, row.id), cursor.gen))) continue;
-        if (row.gen !== cursor.gen) change.dropRow(row.type, row.id);
+      for (const { type, id, gen } of await this.replica.rows()) {
+        if (gen !== cursor.gen && (await change.row(type, id))?.gen !== cursor.gen) change.dropRow(type, id);
       }
       const { sweeping: _done, ...done } = cursor;
       change.putCursor(done);
@@ -276,9 +275,7 @@ export class Stream implements Wanted {
       // The store failed, or a missing entity could not be fetched: nothing moved, so nothing is lost.
       this.queue = [];
       this.stale = true;
-      if (error instanceof AuthError) return;
-      const ms = wait(SEND, error instanceof StorageError ? this.attempts++ : 0, this.clock.random());
-      this.stopRetry = this.clock.after(ms, () => this.heal(false));
+      this.later(error);
     } finally {
       this.draining = false;
     }
@@ -346,8 +343,6 @@ const fresh = (cursor: Cursor | undefined): Cursor => ({
   sweeping: true,
   at: cursor?.at ?? 0,
 });
-
-const stays = async (row: Promise<Row | undefined>, gen: number): Promise<boolean> => (await row)?.gen === gen;
 
 const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({
   type: entity.type,

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { syncNow } from "../src/sync.js";
+import { cleanUp, syncNow } from "../src/sync.js";
+import { verify } from "../src/verify.js";
 import { settle } from "./support/clock.js";
 import { FakeHub } from "./support/fake-hub.js";
 import { World } from "./support/world.js";
@@ -11,11 +12,13 @@ import { World } from "./support/world.js";
 class Slow extends World {
   /** How many answers are under way. */
   late = 0;
+  private kept = "";
   private open = Promise.resolve();
   private release = () => {};
 
-  /** Answers are made, and stay on their way until `let`. */
-  keep(): void {
+  /** Answers to such requests are made, and stay on their way until `let`. */
+  keep(kept = ""): void {
+    this.kept = kept;
     this.open = new Promise((resolve) => (this.release = resolve));
   }
 
@@ -27,6 +30,7 @@ class Slow extends World {
   async live(): Promise<this> {
     const fetch: FakeHub["fetch"] = async (url, init) => {
       const answer = await this.hub.fetch(url, init);
+      if (!url.includes(this.kept)) return answer;
       this.late++;
       await this.open;
       this.late--;
@@ -112,6 +116,110 @@ test("a page that was asked for before all access was lost brings nothing back",
   assert.deepEqual([await w.held(), w.project.replica.cursor, w.project.state.get()], [[], undefined, "denied"]);
 });
 
+test("changes on their way into the copy when all access is lost do not reach it", async () => {
+  const w = await new Slow().live();
+  w.hub.write("task", "t1", { title: "one" });
+  w.hub.refuse = forbidden;
+  w.hub.tell(GONE);
+  await w.clock.advance(1000);
+  assert.deepEqual([await w.held(), w.project.replica.cursor, w.project.state.get()], [[], undefined, "denied"]);
+});
+
+test("access that is lost while changes are being stored stays lost", async () => {
+  const w = await new Slow().live();
+  w.storage.fault = () => {
+    w.storage.fault = undefined;
+    w.hub.tell(GONE);
+    return undefined;
+  };
+  w.hub.write("task", "t1", { title: "one" });
+  await settle();
+  assert.deepEqual([await w.held(), w.project.state.get()], [[], "denied"]);
+});
+
+test("a part that is lost while changes are being stored takes none of those behind them along", async () => {
+  const w = await new Slow().live();
+  w.storage.fault = () => {
+    w.storage.fault = undefined;
+    w.hub.write("task", "t2", { title: "two" });
+    w.hub.tell(NARROWER);
+    return undefined;
+  };
+  w.hub.write("task", "t1", { title: "one" });
+  await settle();
+  assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1", "task:t2"], "live"]);
+});
+
+test("what was decided, and waits only for its change, does not wait for it after all access is lost", async () => {
+  const w = await new Slow().live();
+  w.hub.deliver = (frame) => frame.type !== "change";
+  await w.project.insert("task", { title: "one" }, { id: "t1" }).synced;
+  assert.deepEqual(w.project.replica.ops.map(({ state }) => state), ["settled"]);
+  w.hub.tell(GONE);
+  await settle();
+  assert.deepEqual([w.project.replica.ops, await w.titles()], [[], []]);
+});
+
+test("access that is lost and granted in one breath ends with all of it", async () => {
+  const w = new Slow();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.live();
+  w.hub.tell(GONE);
+  w.hub.tell({ type: "access", projects: { p: { role: "editor" } } } as never);
+  await settle();
+  assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1"], "live"]);
+});
+
+test("a purge that cannot be stored is made up for", async () => {
+  const w = new Slow();
+  w.hub.write("payroll", "p1", { salary: 1 });
+  w.hub.write("task", "t1", { title: "one" });
+  w.hub.scope = "all";
+  await w.live();
+  w.storage.fault = () => new Error("disk");
+  w.hub.unread.add("payroll");
+  w.hub.scope = "less";
+  w.hub.tell(NARROWER);
+  await settle();
+  w.storage.fault = undefined;
+  await w.clock.advance(5000);
+  assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1"], "live"]);
+});
+
+test("what was read to mend the copy before a part was lost is not kept", async () => {
+  const w = new Slow();
+  w.hub.write("payroll", "p1", { salary: 1 });
+  w.hub.write("task", "t1", { title: "one" });
+  await w.live();
+  await w.project.replica.transact(async (change) => change.dropRow("payroll", "p1"));
+  w.keep("buckets=");
+  const verified = verify(w.project);
+  await settle();
+  assert.equal(w.late, 1);
+  w.hub.unread.add("payroll");
+  w.hub.tell(NARROWER);
+  await w.let();
+  await verified;
+  assert.deepEqual(await w.held(), ["task:t1"]);
+});
+
+test("a page that was asked for before a clean-up does not stand for what that removed", async () => {
+  const w = new Slow();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.live();
+  w.client.disconnect();
+  w.project.stream.stop();
+  w.hub.write("task", "t2", { title: "two" });
+  await w.clock.advance(31 * 86_400_000);
+  w.keep();
+  const pulled = w.project.stream.pull();
+  await settle();
+  assert.equal((await cleanUp(w.client)).projects, 1);
+  await w.let();
+  await pulled;
+  assert.deepEqual(await w.held(), ["task:t1", "task:t2"]);
+});
+
 test("a page that was asked for before a part was lost is asked for again", async () => {
   const w = new Slow();
   w.hub.write("payroll", "p1", { salary: 1 });
@@ -180,6 +288,15 @@ test("an entity that is followed alone goes when it is lost, and comes back when
   w.hub.tell({ type: "access", projects: { p: { role: "editor" } } } as never);
   await settle();
   assert.deepEqual(await w.held(), ["task:t1", "task:t2"]);
+});
+
+test("a change on its way when its entity is lost does not bring that back", async () => {
+  const w = await alone();
+  w.hub.write("task", "t1", { title: "uno" });
+  w.hub.tell(w.hub.change(w.hub.log.at(-1)!));
+  w.hub.tell({ type: "gone", room: ENTITY, reason: "access_lost" } as never);
+  await settle();
+  assert.deepEqual(await w.held(), ["task:t2"]);
 });
 
 test("an entity that is followed alone goes when its room is refused", async () => {

@@ -191,8 +191,8 @@ export class FakeHub {
   }
 
   private delta(query: URLSearchParams): unknown {
-    const epoch = query.get("epoch");
-    const anew = epoch !== null && epoch !== this.epoch;
+    const other = (name: string, own: string | undefined) => query.has(name) && query.get(name) !== own;
+    const anew = other("epoch", this.epoch) ? "epoch_changed" : other("scope", this.scope) ? "scope_changed" : undefined;
     const since = anew ? 0 : Number(query.get("since"));
     const found = this.states(query).filter(({ version }) => version > since).sort((a, b) => a.version - b.version);
     const page = found.slice(0, this.pageRows);
@@ -204,7 +204,7 @@ export class FakeHub {
       epoch: this.epoch,
       scope: this.scope,
       ...(more ? { begun: Number(query.get("begun") ?? this.head) } : {}),
-      ...(anew ? { resync: "epoch_changed" } : {}),
+      ...(anew ? { resync: anew } : {}),
     };
   }
 
