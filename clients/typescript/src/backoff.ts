@@ -1,5 +1,7 @@
 /** How long to wait before trying again: pure functions. */
 
+import { RequestError } from "./errors.js";
+
 /** Shape of a back-off. */
 export interface Backoff {
   /** Least wait, milliseconds. */
@@ -21,6 +23,12 @@ export const SEND: Backoff = { min: 100, base: 1000, max: 60_000 };
 export function wait(backoff: Backoff, attempt: number, random: number): number {
   const ceiling = Math.min(backoff.max, backoff.base * 2 ** Math.min(attempt, 30));
   return Math.round(backoff.min + random * ceiling);
+}
+
+/** The wait after a request that failed with this: what the hub asks for, and no less than the back-off. */
+export function waitAfter(error: unknown, attempt: number, random: number): number {
+  const asked = error instanceof RequestError ? error.retryAfterMs : 0;
+  return Math.max(asked ?? 0, wait(SEND, attempt, random));
 }
 
 /** What a close code asks for. */

@@ -6,7 +6,7 @@ import { Connection, type ConnectionState } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { StorageError, SynclineError } from "./errors.js";
 import { Http } from "./http.js";
-import { Outbox, type SendOps } from "./outbox.js";
+import { Outbox, type SendLimits, type SendOps, type Way } from "./outbox.js";
 import {
   browserHints,
   type Clock,
@@ -80,7 +80,7 @@ export interface Parts {
   clock: Clock;
   rooms: Rooms;
   connection: Connection;
-  pushOver(project: Project, send: SendOps, until: number): Promise<void>;
+  limits(of: "frame_bytes" | "body_bytes"): SendLimits;
   synced(result: SyncResult): void;
 }
 
@@ -144,7 +144,7 @@ export class Client {
       clock,
       rooms: this.rooms,
       connection: this.connection,
-      pushOver: (project, send, until) => this.pushOver(project, send, until),
+      limits: (of) => this.limits(of),
       synced: (result) => this.events.emit("synced", result),
     };
     this.status = new Watched(this.look());
@@ -216,7 +216,7 @@ export class Client {
     return project;
   }
 
-  private socketWay(project: string): ReturnType<NonNullable<Outbox["via"]>> {
+  private socketWay(project: string): ReturnType<Way> {
     if (this.connection.state.get() !== "online") return undefined;
     const send: SendOps = async (ops, checksum, sentAt) => {
       const answer = await this.connection.askText(
@@ -228,29 +228,9 @@ export class Client {
     return { send, limits: this.limits("frame_bytes") };
   }
 
-  private limits(of: "frame_bytes" | "body_bytes"): { ops: number; bytes: number; opBytes: number } {
+  private limits(of: "frame_bytes" | "body_bytes"): SendLimits {
     const told: Record<string, number> = { ...LIMITS, ...this.connection.hello?.limits };
     return { ops: Math.min(OPS, told["ops_per_write"]!), bytes: told[of]! * 0.9, opBytes: told["op_bytes"]! };
-  }
-
-  private async pushOver(project: Project, send: SendOps, until: number): Promise<void> {
-    const { outbox } = project;
-    const usual = outbox.via;
-    let failure: unknown;
-    outbox.via = () => ({
-      send: (...args) =>
-        send(...args).catch((error: unknown) => {
-          failure = error;
-          throw error;
-        }),
-      limits: this.limits("body_bytes"),
-    });
-    try {
-      await outbox.flush(until);
-    } finally {
-      outbox.via = usual;
-    }
-    if (failure !== undefined && outbox.pending.length > 0) throw failure;
   }
 
   private greeted(hello: ServerConnectedFrame): void {
@@ -269,41 +249,26 @@ export class Client {
       case "advance":
         this.projects.get(frame.project)?.stream.take(frame);
         break;
+      case "written":
+        this.projects.get(frame.project)?.outbox.take(frame.verdicts);
+        break;
+      case "verdict":
+        this.projects.get(frame.project)?.outbox.take([frame.verdict]);
+        break;
       case "notification":
         this.notify(frame);
         break;
       case "conflict":
         void this.projects.get(frame.project)?.replica.transact((change) => saveConflict(change, frame.conflict));
         break;
-      case "resync":
-        this.projectOf(frame.room)?.stream.resync();
-        break;
-      case "gone":
-        void this.gone(frame.room, frame).catch(() => {});
-        break;
-      default:
-        this.takeLater(frame as { type: string });
+      case "access":
+        for (const [name, grant] of Object.entries(frame.projects)) {
+          if (!grant) continue;
+          this.roles = { ...this.roles, [name]: grant };
+          this.rooms.rejoin(name);
+        }
+        this.events.emit("access", frame.projects);
     }
-  }
-
-  /** Frames of hubs that know memberships. */
-  private takeLater(frame: { type: string; projects?: Record<string, { role: string } | null> }): void {
-    if (frame.type !== "access" || !frame.projects) return;
-    for (const [name, grant] of Object.entries(frame.projects)) {
-      if (grant) this.roles = { ...this.roles, [name]: grant };
-      const project = this.projects.get(name);
-      if (grant && project?.stream.following) this.rooms.join(project.stream.room);
-    }
-    this.events.emit("access", frame.projects);
-  }
-
-  private async gone(room: string, frame: { reason: string; types?: string[] }): Promise<void> {
-    const project = this.projectOf(room);
-    if (project) await project.stream.purge(frame.reason === "scope_changed" ? frame : undefined);
-  }
-
-  private projectOf(room: string): Project | undefined {
-    return room.startsWith("project:") ? this.projects.get(room.slice("project:".length)) : undefined;
   }
 
   /** Once each, also if it came as a push. */

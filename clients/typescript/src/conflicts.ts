@@ -3,7 +3,7 @@
 import type { Fields, PendingOp } from "./model.js";
 import type { Conflict, Verdict } from "./protocol/server.gen.js";
 import type { Change } from "./replica.js";
-import { key, type Put } from "./storage/storage.js";
+import { key } from "./storage/storage.js";
 
 /** A conflict as the device knows it. */
 export interface KnownConflict {
@@ -31,18 +31,19 @@ export interface KnownConflict {
 export async function saveVerdictConflict(change: Change, op: PendingOp, verdict: Verdict): Promise<void> {
   const { replica } = change;
   if (op.kind === "resolve" && op.conflict !== undefined) {
+    const known = replica.conflicts.get().get(op.conflict);
+    if (!known) return;
     const moved = verdict.outcome === "conflict";
     const row = await change.row(op.type, replica.resolve(op.type, op.id));
-    change.puts.push(...(await amend(op.conflict, (known) => ({
-      ...known,
-      state: moved ? "open" : "resolved",
-      ...(moved && row ? { server: row.fields, serverVersion: row.version } : {}),
-    }), change)));
+    const now = moved && row ? { server: row.fields, serverVersion: row.version } : {};
+    keep(change, { ...known, state: moved ? "open" : "resolved", ...now });
     return;
   }
   if (verdict.conflict === undefined) return;
   const server = verdict.current?.fields ?? verdict.fields ?? {};
-  const conflict: KnownConflict = {
+  // The hub's own record, if that came first, is the fuller and the later one.
+  const known = replica.conflicts.get().get(verdict.conflict);
+  keep(change, {
     id: verdict.conflict,
     project: replica.project,
     state: verdict.outcome === "conflict" ? "open" : "closed",
@@ -55,9 +56,8 @@ export async function saveVerdictConflict(change: Change, op: PendingOp, verdict
     serverVersion: verdict.current?.version ?? verdict.version ?? 0,
     fields: Object.keys(op.fields ?? {}).filter((name) => server[name] !== op.fields?.[name]),
     at: replica.clock.now(),
-  };
-  change.puts.push(put(conflict));
-  change.after.push(() => replica.conflicts.set(new Map(replica.conflicts.get()).set(conflict.id, conflict)));
+    ...known,
+  });
 }
 
 /** Takes the hub's record of a conflict. */
@@ -66,7 +66,7 @@ export async function saveConflict(change: Change, told: Conflict): Promise<void
   const of = (side: "client" | "server"): Fields =>
     Object.fromEntries(told.fields.filter((field) => side in field).map((field) => [field.name, field[side]]));
   const known = replica.conflicts.get().get(told.id);
-  const conflict: KnownConflict = {
+  keep(change, {
     id: told.id,
     project: replica.project,
     state: told.state,
@@ -79,26 +79,11 @@ export async function saveConflict(change: Change, told: Conflict): Promise<void
     serverVersion: told.server_version,
     fields: told.fields.filter((field) => field.conflict).map((field) => field.name),
     at: told.created_at,
-  };
-  change.puts.push(put(conflict));
-  change.after.push(() => replica.conflicts.set(new Map(replica.conflicts.get()).set(conflict.id, conflict)));
+  });
 }
 
-async function amend(
-  id: string,
-  how: (known: KnownConflict) => KnownConflict,
-  change: Change,
-): Promise<Put[]> {
+function keep(change: Change, conflict: KnownConflict): void {
   const { conflicts } = change.replica;
-  const known = conflicts.get().get(id);
-  if (!known) return [];
-  const conflict = how(known);
-  change.after.push(() => conflicts.set(new Map(conflicts.get()).set(id, conflict)));
-  return [put(conflict)];
+  change.puts.push({ table: "conflicts", key: key(conflict.project, conflict.id), value: conflict });
+  change.after.push(() => conflicts.set(new Map(conflicts.get()).set(conflict.id, conflict)));
 }
-
-const put = (conflict: KnownConflict): Put => ({
-  table: "conflicts",
-  key: key(conflict.project, conflict.id),
-  value: conflict,
-});

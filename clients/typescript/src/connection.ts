@@ -70,7 +70,8 @@ export class Connection {
   private lastId = 0;
   private attempts = 0;
   private lastAttempt = 0;
-  private heardAt = 0;
+  /** Frames heard. Counted, not timed: a clock may be set back. */
+  private heard = 0;
   private retryAt: number | undefined;
   private pacedUntil = 0;
   private active = true;
@@ -194,7 +195,7 @@ export class Connection {
         resolve();
       };
       socket.onerror = () => {};
-      socket.onmessage = ({ data }) => generation === this.generation && this.heard(String(data));
+      socket.onmessage = ({ data }) => generation === this.generation && this.hear(String(data));
       socket.onclose = ({ code, reason }) => {
         reject(new DisconnectedError("the connection could not be made"));
         if (socket === this.socket) this.closed(code, reason);
@@ -218,8 +219,12 @@ export class Connection {
   /** A browser shows no pings: silence is broken by asking. */
   private watch(interval: number): void {
     const { clock } = this.options;
+    let known = this.heard;
     const look = () => {
-      if (clock.now() - this.heardAt >= interval) this.probe(ALIVE_MS);
+      const silent = this.heard === known;
+      if (silent) this.probe(ALIVE_MS);
+      // The answer to that is no other sign of life.
+      known = this.heard + Number(silent);
       this.stopTimers.push(clock.after(interval, look));
     };
     this.stopTimers.push(clock.after(interval, look));
@@ -228,11 +233,11 @@ export class Connection {
   private probe(within = PROBE_MS): void {
     const { clock } = this.options;
     const socket = this.socket;
-    const asked = clock.now();
+    const { heard } = this;
     socket?.send(JSON.stringify({ type: "ping" }));
     this.stopTimers.push(
       clock.after(within, () => {
-        if (socket === this.socket && this.heardAt < asked) {
+        if (socket === this.socket && this.heard === heard) {
           this.drop(1000);
           this.closed(1006, "nothing was heard");
         }
@@ -240,8 +245,8 @@ export class Connection {
     );
   }
 
-  private heard(text: string): void {
-    this.heardAt = this.options.clock.now();
+  private hear(text: string): void {
+    this.heard++;
     let frame: ServerFrame;
     try {
       frame = JSON.parse(text) as ServerFrame;
@@ -283,7 +288,9 @@ export class Connection {
       const id = ++this.lastId;
       const stop = this.options.clock.after(ANSWER_MS, () => {
         this.pending.delete(id);
-        reject(new DisconnectedError("the hub did not answer in time"));
+        // The connection may be well all the same. The fate is unknown: who asked asks again, and an answer that comes
+        // later is a frame like any other.
+        reject(new RequestError("unavailable", "the hub does not answer"));
         this.probe();
       });
       this.pending.set(id, { resolve, reject, stop });

@@ -43,11 +43,14 @@ export class RequestError extends SynclineError {
     super(message);
   }
 
-  /** Whether the same request may succeed later. */
+  /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return RETRYABLE.has(this.code);
+    return this.retryAfterMs !== undefined || RETRYABLE.has(this.code);
   }
 }
+
+/** Whether the hub says that the user may not do, or read, this. */
+export const isForbidden = (error: unknown): boolean => error instanceof RequestError && error.code === "forbidden";
 
 const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch"]);
 

@@ -63,8 +63,6 @@ export interface PendingOp {
   state: OpState;
   /** How often it was sent without a verdict. */
   attempts: number;
-  /** Not to be sent before. */
-  nextAt: number;
   verdict?: Verdict;
   /** Why it failed, or why the last attempt did. */
   problem?: { code: string; message: string };

@@ -48,12 +48,12 @@ export interface BatchLimits {
 /** The first batch of what is ready: nothing that waits for its time, and nothing behind it on the same entity. */
 export function nextBatch(
   sorted: readonly PendingOp[],
-  now: number,
+  waits: (op: PendingOp) => boolean,
   limits: BatchLimits,
   resolve: (op: PendingOp) => string,
 ): PendingOp[] {
   const held = new Set<string>();
-  const heldGroups = new Set(sorted.filter((op) => op.nextAt > now && op.group !== undefined).map((op) => op.group));
+  const heldGroups = new Set(sorted.filter((op) => op.group !== undefined && waits(op)).map((op) => op.group));
   const batch: PendingOp[] = [];
   let bytes = 0;
   for (let at = 0; at < sorted.length; ) {
@@ -63,7 +63,7 @@ export function nextBatch(
     const unit = sorted.slice(at, end);
     at = end;
     const keys = unit.map((op) => entityKey(op.type, resolve(op)));
-    if (unit.some((op) => op.nextAt > now) || heldGroups.has(group) || keys.some((key) => held.has(key))) {
+    if (unit.some(waits) || heldGroups.has(group) || keys.some((key) => held.has(key))) {
       for (const key of keys) held.add(key);
       continue;
     }

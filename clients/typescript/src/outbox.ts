@@ -5,14 +5,13 @@
  * for good goes to the failed lane, where it blocks nobody.
  */
 
-import { SEND, wait } from "./backoff.js";
+import { waitAfter } from "./backoff.js";
 import {
   AuthError,
   DisconnectedError,
   DiscardedError,
   RejectedError,
   RequestError,
-  StorageError,
 } from "./errors.js";
 import { saveVerdictConflict } from "./conflicts.js";
 import type { Fields, PendingOp } from "./model.js";
@@ -56,6 +55,9 @@ export interface SendLimits {
   opBytes: number;
 }
 
+/** How to send now; `undefined` while there is no way. */
+export type Way = () => { send: SendOps; limits: SendLimits } | undefined;
+
 interface Asked {
   kind: OpKind;
   type: string;
@@ -78,9 +80,15 @@ export class Outbox {
   private attempts = 0;
   private suspects = new Set<string>();
   private flushing: Promise<void> | undefined;
-  private stopTimer: (() => void) | undefined;
-  /** Set by the client: how to send now, or `undefined` while there is no way. */
-  via: (() => { send: SendOps; limits: SendLimits } | undefined) | undefined;
+  /** Whether something came while it was being sent. */
+  private due = false;
+  /**
+   * What waits for its time, and how to stop that. Timed in memory alone: a clock that is set back, or a time that was
+   * stored, keeps nothing waiting.
+   */
+  private readonly held = new Map<string, () => void>();
+  /** The usual way, set by the client. */
+  via: Way | undefined;
 
   constructor(
     private readonly replica: Replica,
@@ -104,9 +112,7 @@ export class Outbox {
     const opId = uuid(this.clock);
     const editedAt = this.clock.now();
     const order = ++this.lastOrder;
-    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opId, { resolve, reject }));
-    // Who does not look at it is not to be alarmed.
-    synced.catch(() => {});
+    const synced = this.decision(opId);
     const local = this.replica.transact(async (change) => {
       const op: PendingOp = {
         ...asked,
@@ -118,7 +124,6 @@ export class Outbox {
         priority: options.priority ?? "normal",
         state: "queued",
         attempts: 0,
-        nextAt: 0,
       };
       if (options.group !== undefined) op.group = options.group;
       if (options.notify !== undefined) op.notify = options.notify;
@@ -127,7 +132,7 @@ export class Outbox {
     });
     local.then(
       () => this.kick(),
-      (error: Error) => this.settleWaiter(opId, (waiter) => waiter.reject(error)),
+      (error: Error) => this.tell(opId, error),
     );
     return { opId, id: asked.id, local, synced };
   }
@@ -136,13 +141,12 @@ export class Outbox {
   async retry(opId: string): Promise<Edit> {
     const opAgain = uuid(this.clock);
     const order = ++this.lastOrder;
-    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opAgain, { resolve, reject }));
-    synced.catch(() => {});
+    const synced = this.decision(opAgain);
     const id = await this.replica.transact(async (change) => {
       const failed = find(change, opId);
       if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed operation ${opId}`);
       const { verdict: _verdict, problem: _problem, was: _was, ...kept } = failed;
-      const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0, nextAt: 0 };
+      const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0 };
       change.dropOp(failed);
       await this.rebase(change, op);
       change.putOp(op);
@@ -158,23 +162,36 @@ export class Outbox {
       const op = find(change, opId);
       if (op) change.dropOp(op);
     });
-    this.settleWaiter(opId, (waiter) => waiter.reject(new DiscardedError()));
+    this.tell(opId, new DiscardedError());
   }
 
   /** Sends what is ready, now if nothing is on its way. */
   kick(): void {
+    this.due = true;
     void this.flush().catch(() => {});
   }
 
-  /** Sends until nothing is ready, or there is no way, or the time is over. */
-  flush(until = Infinity): Promise<void> {
-    this.flushing ??= this.run(until).finally(() => (this.flushing = undefined));
+  /**
+   * Sends until nothing is ready, or there is no way, or the time is over. On one way at a time: another than the
+   * usual waits for what is being sent, and leaves the rest to the usual.
+   */
+  async flush(until = Infinity, way?: Way): Promise<void> {
+    while (way && this.flushing) await this.flushing.catch(() => {});
+    this.flushing ??= this.run(until, way ?? this.via).finally(() => {
+      this.flushing = undefined;
+      if (way || this.due) this.kick();
+    });
     return this.flushing;
+  }
+
+  /** Takes verdicts that nobody waits for: they come late, or a rejected operation was tried again from elsewhere. */
+  take(verdicts: readonly Verdict[]): void {
+    void this.settle(verdicts).catch(() => {});
   }
 
   /** The client stops: nothing is sent any more. */
   stop(): void {
-    this.stopTimer?.();
+    for (const stop of this.held.values()) stop();
     this.via = undefined;
   }
 
@@ -194,15 +211,15 @@ export class Outbox {
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
 
-  private async run(until: number): Promise<void> {
-    this.stopTimer?.();
+  private async run(until: number, way: Way | undefined): Promise<void> {
+    this.due = false;
+    const waits = ({ opId }: PendingOp) => this.held.has(opId);
     for (;;) {
-      const via = this.via?.();
-      const now = this.clock.now();
-      if (!via || now >= until) return;
+      const via = way?.();
+      if (!via || this.clock.now() >= until) return;
       const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);
       const sorted = sendOrder(this.replica.ops, resolve);
-      const oversized = sorted.find((op) => utf8(wireText(op)).length > via.limits.opBytes);
+      const oversized = sorted.find((op) => !waits(op) && utf8(wireText(op)).length > via.limits.opBytes);
       if (oversized) {
         const message = `the operation is larger than ${via.limits.opBytes} bytes`;
         await this.fail(oversized, { code: "limit_exceeded", message });
@@ -210,9 +227,8 @@ export class Outbox {
       }
       const doubtful = sorted.some((op) => this.suspects.has(op.opId));
       const limits = doubtful ? { ops: 1, bytes: via.limits.bytes } : via.limits;
-      const batch = nextBatch(sorted, now, limits, resolve);
-      if (batch.length === 0) return this.wakeFor(sorted, now);
-      if (!(await this.sendBatch(batch, via.send))) return;
+      const batch = nextBatch(sorted, waits, limits, resolve);
+      if (batch.length === 0 || !(await this.sendBatch(batch, via.send))) return;
     }
   }
 
@@ -234,45 +250,49 @@ export class Outbox {
         else for (const op of batch) await this.fail(op, error);
         return true;
       }
-      const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
-      await this.postpone(batch, Math.max(asked, wait(SEND, this.attempts++, this.clock.random())), error);
+      this.hold(batch, error);
+      await this.note(batch, error);
       return true;
     }
   }
 
-  private async postpone(batch: PendingOp[], ms: number, error: unknown): Promise<void> {
-    const nextAt = this.clock.now() + ms;
+  /** Leaves these alone for a while. */
+  private hold(ops: readonly PendingOp[], error: unknown): void {
+    const stop = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => {
+      for (const { opId } of ops) this.held.delete(opId);
+      this.kick();
+    });
+    for (const { opId } of ops) this.held.set(opId, stop);
+  }
+
+  /** Tells why an attempt was in vain. Where nothing can be written, nothing is. */
+  private async note(batch: readonly PendingOp[], error: unknown): Promise<void> {
     const problem = {
       code: error instanceof RequestError ? error.code : "storage",
       message: error instanceof Error ? error.message : String(error),
     };
-    if (error instanceof StorageError) {
-      // Nothing can be written now; the wait is kept in memory alone.
-      for (const op of batch) op.nextAt = nextAt;
-      return;
-    }
-    await this.replica.transact(async (change) => {
+    const noted = this.replica.transact(async (change) => {
       for (const { opId } of batch) {
         const op = find(change, opId);
-        if (op) change.putOp({ ...op, attempts: op.attempts + 1, nextAt, problem });
+        if (op?.state === "queued") change.putOp({ ...op, attempts: op.attempts + 1, problem });
       }
     });
-  }
-
-  private wakeFor(sorted: readonly PendingOp[], now: number): void {
-    const next = Math.min(...sorted.map((op) => op.nextAt));
-    if (sorted.length > 0) this.stopTimer = this.clock.after(Math.max(next - now, 1), () => this.kick());
+    await noted.catch(() => {});
   }
 
   private async fail(op: PendingOp, problem: { code: string; message: string }): Promise<void> {
     const { code, message } = problem;
-    await this.replica.transact(async (change) => {
-      const known = find(change, op.opId);
-      if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
-    });
+    try {
+      await this.replica.transact(async (change) => {
+        const known = find(change, op.opId);
+        if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
+      });
+    } catch (error) {
+      // It could not be stored: it is found out again.
+      return this.hold([op], error);
+    }
     this.suspects.delete(op.opId);
-    const error = new RejectedError({ op_id: op.opId, code, message });
-    this.settleWaiter(op.opId, (waiter) => waiter.reject(error));
+    this.tell(op.opId, new RejectedError({ op_id: op.opId, code, message }));
   }
 
   /** Takes the hub's verdicts, all in one commit. */
@@ -280,15 +300,12 @@ export class Outbox {
     await this.replica.transact(async (change) => {
       for (const verdict of verdicts) {
         const op = find(change, verdict.op_id);
-        if (op && op.state === "queued") await this.decide(change, op, verdict);
+        if (op && op.state !== "settled") await this.decide(change, op, verdict);
       }
       await retire(change);
     });
     for (const verdict of verdicts) {
-      this.settleWaiter(verdict.op_id, (waiter) => {
-        if (verdict.outcome === "rejected") waiter.reject(new RejectedError(verdict));
-        else waiter.resolve(verdict);
-      });
+      this.tell(verdict.op_id, verdict.outcome === "rejected" ? new RejectedError(verdict) : verdict);
     }
   }
 
@@ -323,10 +340,18 @@ export class Outbox {
     if (next !== row) change.putRow(next);
   }
 
-  private settleWaiter(opId: string, how: (waiter: Waiter) => void): void {
+  private decision(opId: string): Promise<Verdict> {
+    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opId, { resolve, reject }));
+    // Who does not look at it is not to be alarmed.
+    synced.catch(() => {});
+    return synced;
+  }
+
+  private tell(opId: string, decision: Verdict | Error): void {
     const waiter = this.waiters.get(opId);
     this.waiters.delete(opId);
-    if (waiter) how(waiter);
+    if (decision instanceof Error) waiter?.reject(decision);
+    else waiter?.resolve(decision);
   }
 }
 

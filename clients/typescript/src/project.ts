@@ -2,14 +2,15 @@
 
 import type { KnownConflict } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
+import { isForbidden } from "./errors.js";
 import { type Live, type QueryOptions, Views } from "./live.js";
 import { type Entity, type Fields, type Incoming, type PendingOp, entityKey } from "./model.js";
 import type { Edit, EditOptions, Outbox } from "./outbox.js";
 import { fits } from "./overlay.js";
 import type { Choose } from "./protocol/client.gen.js";
-import type { ServerChangeFrame } from "./protocol/server.gen.js";
-import { type Replica, store } from "./replica.js";
-import type { Joined, Rooms } from "./rooms.js";
+import type { ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
+import { type Change, type Replica, store } from "./replica.js";
+import type { Rooms } from "./rooms.js";
 import { entityState, fromFrame, type Stream, type StreamState } from "./stream.js";
 import { uuid } from "./uuid.js";
 import type { Http } from "./http.js";
@@ -56,9 +57,14 @@ export class Project {
     const count = this.followed.get(name) ?? 0;
     this.followed.set(name, count + 1);
     if (count === 0) {
-      // Joined from now on: what is now is fetched beside it.
-      const answered = ({ error }: Joined) => void (error ? undefined : this.fetch(type, id).catch(() => {}));
-      this.rooms.add({ room, ask: () => ({}), answered });
+      // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
+      const fetch = () => void this.fetch(type, id).catch(() => {});
+      const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
+        if (frame.type === "resync") fetch();
+        else if (frame.reason === "scope_changed") void this.stream.purge(frame);
+        else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
+      };
+      this.rooms.add({ room, ask: () => ({}), answered: fetch, told });
     }
     let left = false;
     return () => {
@@ -156,28 +162,43 @@ export class Project {
     return JSON.stringify(this.pending(), null, 2);
   }
 
-  /** Asks the hub for one entity and keeps it. */
+  /** Asks the hub for one entity and keeps it, unless something newer came meanwhile. */
   async fetch(type: string, id: string): Promise<Entity | undefined> {
-    const state = await entityState(this.http, this.name, type, id);
-    if (state) await this.keep(state);
-    return this.replica.get(type, id);
+    const { replica } = this;
+    const { purges } = replica;
+    const before = await replica.transact((change) => change.row(type, id));
+    const keep = (state: Incoming | undefined) =>
+      replica.transact(async (change) => {
+        const row = await change.row(type, id);
+        // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
+        if (row && row.version === before?.version) change.dropRow(type, id);
+        if (state) await this.keep(change, state);
+      });
+    const state = await entityState(this.http, this.name, type, id).catch(async (error: unknown) => {
+      if (isForbidden(error)) await keep(undefined);
+      throw error;
+    });
+    if (purges !== replica.purges) return this.fetch(type, id);
+    await keep(state);
+    return replica.get(type, id);
   }
 
   /** @internal A change of an entity that is followed alone. */
   async takeAlone(frame: ServerChangeFrame): Promise<void> {
     const incoming = fromFrame(frame);
     if (!this.followed.has(entityKey(incoming.type, incoming.id))) return;
-    const whole = await this.replica.transact(async (change) => fits(await change.row(incoming.type, incoming.id), incoming));
-    if (whole) await this.keep(incoming);
-    else await this.fetch(incoming.type, incoming.id);
+    const whole = await this.replica.transact(async (change) => {
+      const fitting = fits(await change.row(incoming.type, incoming.id), incoming);
+      if (fitting) await this.keep(change, incoming);
+      return fitting;
+    });
+    if (!whole) await this.fetch(incoming.type, incoming.id);
   }
 
-  private keep(incoming: Incoming): Promise<void> {
-    return this.replica.transact(async (change) => {
-      await store(change, [incoming]);
-      const row = await change.row(incoming.type, incoming.id);
-      // What the project's cursor covers is the stream's; what came alone grows old.
-      if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
-    });
+  private async keep(change: Change, incoming: Incoming): Promise<void> {
+    await store(change, [incoming]);
+    const row = await change.row(incoming.type, incoming.id);
+    // What the project's cursor covers is the stream's; what came alone grows old.
+    if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
   }
 }

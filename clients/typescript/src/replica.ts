@@ -99,6 +99,11 @@ export class Replica {
   readonly events = new Emitter<Events>();
   cursor: Cursor | undefined;
   ops: PendingOp[] = [];
+  /**
+   * How often rows were purged, counted when it is heard of. What the hub was asked before may hold what is to go:
+   * whoever waits for an answer compares this when it is there, and asks again.
+   */
+  purges = 0;
   /** The conflicts known, by id. */
   readonly conflicts = new Watched<ReadonlyMap<string, KnownConflict>>(new Map());
   private byEntity = new Map<string, PendingOp[]>();
@@ -145,6 +150,24 @@ export class Replica {
     const result = this.tail.then(run, run);
     this.tail = result.catch(() => {});
     return result;
+  }
+
+  /** Lets go of rows, or of parts of them: `left` says what is left of each. Returns how many went. */
+  purge(left: (row: Row) => Row | undefined, also?: (change: Change) => void): Promise<number> {
+    this.purges++;
+    return this.transact(async (change) => {
+      let gone = 0;
+      for (const row of await this.rows()) {
+        const rest = left(row);
+        if (!rest) {
+          change.dropRow(row.type, row.id);
+          gone++;
+        } else if (rest !== row) change.putRow(rest);
+      }
+      also?.(change);
+      change.reset = true;
+      return gone;
+    });
   }
 
   /** The id by which the hub knows an entity; the local one while it has none. */

@@ -5,7 +5,7 @@ import type { Connection } from "./connection.js";
 import { RequestError } from "./errors.js";
 import type { Clock } from "./platform.js";
 import type { SubscribeRoom } from "./protocol/client.gen.js";
-import type { PresenceList, Refusal, ServerSubscribedFrame } from "./protocol/server.gen.js";
+import type { PresenceList, Refusal, ServerGoneFrame, ServerResyncFrame, ServerSubscribedFrame } from "./protocol/server.gen.js";
 
 /** How joining a room went. */
 export interface Joined {
@@ -25,6 +25,8 @@ export interface Wanted {
   /** What to ask with; `undefined` keeps it out of the next request. */
   ask(): Omit<SubscribeRoom, "room"> | undefined;
   answered(answer: Joined): void;
+  /** What came from the room is of no use any more, or may not be read. */
+  told?(frame: ServerGoneFrame | ServerResyncFrame): void;
   lost?(): void;
 }
 
@@ -47,6 +49,9 @@ export class Rooms {
       this.asking.clear();
       this.join(...this.wanted.keys());
     });
+    connection.events.on("frame", (frame) => {
+      if (frame.type === "gone" || frame.type === "resync") this.wanted.get(frame.room)?.told?.(frame);
+    });
     connection.events.on("lost", () => {
       this.asking.clear();
       for (const room of this.wanted.values()) room.lost?.();
@@ -62,6 +67,11 @@ export class Rooms {
   /** Leaves a room. */
   remove(room: string): void {
     if (this.wanted.delete(room)) this.connection.send({ type: "unsubscribe", rooms: [room] });
+  }
+
+  /** Joins what is wanted of a project again: the user may do more there than before. */
+  rejoin(project: string): void {
+    for (const room of this.wanted.keys()) if (room.split(":")[1] === project) this.join(room);
   }
 
   /** Asks for rooms; what is asked for in the same moment goes into one request. */

@@ -6,15 +6,15 @@
  * state is fetched from the cursor on, which always heals.
  */
 
-import { SEND, wait } from "./backoff.js";
+import { waitAfter } from "./backoff.js";
 import type { Connection } from "./connection.js";
 import { Watched } from "./emitter.js";
-import { AuthError, RequestError, StorageError } from "./errors.js";
+import { AuthError, isForbidden, RequestError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
 import type { Clock } from "./platform.js";
-import type { ServerAdvanceFrame, ServerChangeFrame } from "./protocol/server.gen.js";
-import { holes, type Replica, store } from "./replica.js";
+import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
+import { type Change, holes, type Replica, store } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /**
@@ -34,9 +34,14 @@ interface Page {
   resync?: string;
 }
 
+/** What of the rows may not be read any more. */
+type Part = Pick<ServerGoneFrame, "types" | "except" | "fields">;
+
 /** Frames kept while the store is busy; more are dropped and fetched later. */
 const QUEUE = 5000;
 const ACK_MS = 100;
+/** How long a page may take. */
+const PAGE_MS = 30_000;
 
 /** The stream of one project. */
 export class Stream implements Wanted {
@@ -46,6 +51,8 @@ export class Stream implements Wanted {
   private draining = false;
   private joined = false;
   private pulling: Promise<number> | undefined;
+  /** When that ends, done or not. */
+  private until = 0;
   private stale = false;
   private attempts = 0;
   private stopRetry: (() => void) | undefined;
@@ -90,7 +97,8 @@ export class Stream implements Wanted {
     const role = this.role();
     // Without scopes, another role may read other types: only a fresh copy tells.
     const other = cursor && cursor.scope === undefined && cursor.role !== undefined && role !== undefined && role !== cursor.role;
-    if (!cursor || cursor.sweeping || other) {
+    // Who was refused asks over HTTP first: that waits for the purge.
+    if (!cursor || cursor.sweeping || other || this.state.get() === "denied") {
       this.heal(other === true);
       return undefined;
     }
@@ -100,7 +108,9 @@ export class Stream implements Wanted {
 
   answered(answer: Joined): void {
     if (answer.error) {
-      if (!new RequestError(answer.error.code, "").retryable) this.state.set("denied");
+      const error = new RequestError(answer.error.code, "");
+      if (isForbidden(error)) void this.purge();
+      else if (!error.retryable) this.state.set("denied");
       return;
     }
     this.joined = true;
@@ -128,41 +138,42 @@ export class Stream implements Wanted {
     void this.drain();
   }
 
-  /** The hub says that the cursor is of no use. */
-  resync(): void {
-    this.heal(true);
+  told(frame: ServerGoneFrame | ServerResyncFrame): void {
+    if (frame.type === "resync") this.heal(true);
+    else void this.purge(frame.reason === "scope_changed" ? frame : undefined);
   }
 
   /** Brings the copy up to date over HTTP; returns how many entities came. */
   pull(anew = false, until = Infinity): Promise<number> {
-    // A fresh copy is not a page more of the old one.
-    if (this.pulling && anew) return this.pulling.catch(() => 0).then(() => this.pull(true, until));
-    this.pulling ??= this.read(anew, until).finally(() => {
-      this.pulling = undefined;
-      void this.drain();
-    });
+    // A fresh copy is not a page more of the old one, and what ends too soon may leave something out.
+    if (this.pulling && (anew || this.until < until)) return this.pulling.catch(() => 0).then(() => this.pull(anew, until));
+    if (this.pulling) return this.pulling;
+    this.until = until;
+    this.pulling = this.read(anew, until)
+      .catch(async (error: unknown) => {
+        if (isForbidden(error)) await this.purge();
+        throw error;
+      })
+      .finally(() => {
+        this.pulling = undefined;
+        void this.drain();
+      });
     return this.pulling;
   }
 
   /** Access was lost, to everything or to a part: what came from it goes. Pending work stays. */
-  async purge(part?: { types?: string[]; except?: string[]; fields?: Record<string, string[]> }): Promise<void> {
-    if (!part) this.queue = [];
-    await this.replica.transact(async (change) => {
-      for (const row of await this.replica.rows()) {
-        if (!part || gone(row.type, part)) change.dropRow(row.type, row.id);
-        else {
-          const hidden = [...(part.fields?.[row.type] ?? []), ...(part.fields?.["*"] ?? [])];
-          if (!hidden.some((name) => name in row.fields)) continue;
-          const fields = Object.fromEntries(Object.entries(row.fields).filter(([name]) => !hidden.includes(name)));
-          change.putRow({ ...row, fields });
-        }
-      }
-      if (!part) change.dropCursor();
-      change.reset = true;
-    });
-    if (part) return;
-    this.joined = false;
-    this.state.set("denied");
+  async purge(part?: Part): Promise<void> {
+    // What waits came before this, and is fetched as it may be read now.
+    this.stale ||= this.queue.length > 0;
+    this.queue = [];
+    if (!part) {
+      this.joined = false;
+      this.state.set("denied");
+    }
+    const purged = this.replica.purge((row) => part && rest(row, part), part ? undefined : forget);
+    void this.drain();
+    // If it cannot be stored, the hub is asked again what may be read.
+    await purged.catch((error: unknown) => this.later(error));
   }
 
   private async note(scope: string): Promise<void> {
@@ -175,35 +186,39 @@ export class Stream implements Wanted {
   private heal(anew: boolean): void {
     if (this.state.get() !== "cold") this.state.set("catching_up");
     this.stopRetry?.();
+    this.stale = false;
     this.pull(anew).then(
       () => {
         this.attempts = 0;
-        this.stale = false;
         if (!this.on) return;
         if (this.joined) {
           this.state.set("live");
           void this.drain();
         } else this.rooms.join(this.room);
       },
-      (error: unknown) => {
-        if (error instanceof AuthError || !this.on) return;
-        if (error instanceof RequestError && error.code === "forbidden") return this.state.set("denied");
-        const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
-        const ms = Math.max(asked, wait(SEND, this.attempts++, this.clock.random()));
-        this.stopRetry = this.clock.after(ms, () => this.heal(false));
-      },
+      (error: unknown) => isForbidden(error) || this.later(error),
     );
+  }
+
+  private later(error: unknown): void {
+    if (error instanceof AuthError || !this.on) return;
+    this.stopRetry = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => this.heal(false));
   }
 
   private async read(anew: boolean, until: number): Promise<number> {
     let count = 0;
     if (anew) await this.replica.transact(async (change) => change.putCursor(fresh(change.cursor)));
     for (;;) {
-      const cursor = this.replica.cursor ?? fresh(undefined);
-      const page = await this.http.get<Page>(this.pagePath(cursor));
-      await this.takePage(cursor, page);
-      count += page.changes.length;
-      if (!page.more || this.clock.now() >= until) return count;
+      const { purges } = this.replica;
+      // In line with the transactions: what is purged already is not built on.
+      const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
+      const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
+      if (purges === this.replica.purges) {
+        await this.takePage(cursor, page);
+        count += page.changes.length;
+        if (!page.more) return count;
+      }
+      if (this.clock.now() >= until) return count;
     }
   }
 
@@ -231,9 +246,8 @@ export class Stream implements Wanted {
       }
       await store(change, page.changes.map(fromPage), cursor);
       if (!sweeping || page.more) return;
-      for (const row of await this.replica.rows()) {
-        if (row.gen !== cursor.gen && (await stays(change.row(row.type, row.id), cursor.gen))) continue;
-        if (row.gen !== cursor.gen) change.dropRow(row.type, row.id);
+      for (const { type, id, gen } of await this.replica.rows()) {
+        if (gen !== cursor.gen && (await change.row(type, id))?.gen !== cursor.gen) change.dropRow(type, id);
       }
       const { sweeping: _done, ...done } = cursor;
       change.putCursor(done);
@@ -246,7 +260,10 @@ export class Stream implements Wanted {
     this.draining = true;
     try {
       while (this.queue.length > 0 || this.stale) {
-        if (this.stale || !(await this.takeFrames(this.queue.splice(0)))) {
+        const whole = !this.stale && (await this.takeFrames(this.queue.splice(0)));
+        // Meanwhile the connection was lost, or the access.
+        if (!this.joined) return;
+        if (!whole) {
           this.queue = [];
           this.heal(false);
           return;
@@ -258,16 +275,15 @@ export class Stream implements Wanted {
       // The store failed, or a missing entity could not be fetched: nothing moved, so nothing is lost.
       this.queue = [];
       this.stale = true;
-      if (error instanceof AuthError) return;
-      const ms = wait(SEND, error instanceof StorageError ? this.attempts++ : 0, this.clock.random());
-      this.stopRetry = this.clock.after(ms, () => this.heal(false));
+      this.later(error);
     } finally {
       this.draining = false;
     }
   }
 
-  /** Stores frames; false if one is missing before them. */
+  /** Stores frames; false if one is missing before them, or they may not be read any more. */
   private async takeFrames(frames: (ServerChangeFrame | ServerAdvanceFrame)[]): Promise<boolean> {
+    const { purges } = this.replica;
     let { seq } = this.replica.cursor ?? { seq: 0 };
     const changes: Incoming[] = [];
     for (const frame of frames) {
@@ -278,6 +294,7 @@ export class Stream implements Wanted {
       if (frame.type === "change") changes.push(fromFrame(frame));
     }
     const whole = await this.fill(changes);
+    if (purges !== this.replica.purges) return false;
     await this.replica.transact(async (change) => {
       if (change.cursor) await store(change, whole, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
     });
@@ -327,8 +344,6 @@ const fresh = (cursor: Cursor | undefined): Cursor => ({
   at: cursor?.at ?? 0,
 });
 
-const stays = async (row: Promise<Row | undefined>, gen: number): Promise<boolean> => (await row)?.gen === gen;
-
 const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({
   type: entity.type,
   id: entity.id,
@@ -347,6 +362,16 @@ export const fromFrame = ({ entity, version, prev, kind, fields }: ServerChangeF
   fields: fields ?? {},
 });
 
-function gone(type: string, { types = [], except = [] }: { types?: string[]; except?: string[] }): boolean {
-  return types.includes(type) || (types.includes("*") && !except.includes(type));
+/** What may be read still of a row; the same row if that is all of it. */
+function rest(row: Row, { types = [], except = [], fields = {} }: Part): Row | undefined {
+  if (types.includes(row.type) || (types.includes("*") && !except.includes(row.type))) return undefined;
+  const hidden = [...(fields[row.type] ?? []), ...(fields["*"] ?? [])];
+  if (!hidden.some((name) => name in row.fields)) return row;
+  return { ...row, fields: Object.fromEntries(Object.entries(row.fields).filter(([name]) => !hidden.includes(name))) };
+}
+
+/** The copy is no more; what was decided without it does not wait for it. */
+function forget(change: Change): void {
+  change.dropCursor();
+  for (const op of change.ops) if (op.state === "settled") change.dropOp(op);
 }

@@ -4,8 +4,9 @@ import { openCache } from "./cache.js";
 import type { Client } from "./client.js";
 import { AuthError, SynclineError } from "./errors.js";
 import type { SendOps } from "./outbox.js";
+import type { Project } from "./project.js";
 import type { Verdict } from "./protocol/server.gen.js";
-import type { Cursor } from "./model.js";
+import type { Cursor, Row } from "./model.js";
 
 /** How a sync went. */
 export interface SyncResult {
@@ -19,11 +20,13 @@ export interface SyncResult {
   left: number;
   /** Whether all was done. */
   complete: boolean;
+  /** Why not, if it was not for operations that wait for their time. */
   error?: string;
 }
 
 /** How long a sync may take. */
 export interface SyncOptions {
+  /** After this many milliseconds it ends, with what was done; the rest is left for the next. */
   deadlineMs?: number;
 }
 
@@ -31,39 +34,86 @@ const DAY = 86_400_000;
 /** Results kept. */
 const LOG = 200;
 
-/** Sends and fetches over HTTP what can be done before the deadline. */
-export async function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptions = {}): Promise<SyncResult> {
-  const { clock, http, store } = client.parts;
+const running = new WeakMap<Client, Promise<SyncResult>>();
+
+/**
+ * Sends and fetches over HTTP what can be done before the deadline. Whoever asks while that is under way gets the
+ * same result.
+ */
+export function syncNow(client: Client, { deadlineMs = 25_000 }: SyncOptions = {}): Promise<SyncResult> {
+  let sync = running.get(client);
+  if (!sync) running.set(client, (sync = run(client, deadlineMs).finally(() => running.delete(client))));
+  return sync;
+}
+
+async function run(client: Client, deadlineMs: number): Promise<SyncResult> {
+  const { clock, store } = client.parts;
   const at = clock.now();
-  const until = at + deadlineMs;
-  const result: SyncResult = { at, durationMs: 0, pushed: 0, pulled: 0, left: 0, complete: true };
-  const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
-  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
-  for (const name of names) {
-    const project = await client.project(name);
-    try {
-      const before = project.outbox.pending.length;
-      const send: SendOps = async (ops, checksum, sentAt) => {
-        const head = `"client":${JSON.stringify(client.clientId)},"sent_at":${sentAt},"checksum":"${checksum}"`;
-        const left = Math.max(until - clock.now(), 1);
-        const path = `/v1/projects/${name}/ops`;
-        return (await http.post<{ verdicts: Verdict[] }>(path, `{${head},"ops":${ops}}`, left)).verdicts;
-      };
-      await client.parts.pushOver(project, send, until);
-      result.pushed += before - project.outbox.pending.length;
-      if (clock.now() < until) result.pulled += await project.stream.pull(false, until);
-    } catch (error) {
-      result.error = error instanceof Error ? error.message : String(error);
-      if (error instanceof AuthError || !(error instanceof SynclineError)) break;
-    } finally {
-      result.left += project.outbox.pending.length;
-    }
-  }
-  result.durationMs = clock.now() - at;
-  result.complete = result.error === undefined && result.left === 0 && clock.now() < until;
+  const going: Going = { until: at + deadlineMs, projects: [], pushed: 0, pulled: 0, error: undefined };
+  let stop = () => {};
+  const late = new Promise<boolean>((resolve) => (stop = clock.after(deadlineMs, () => resolve(false))));
+  // Whatever does not answer, the system that woke the app waits no longer.
+  const whole = await Promise.race([syncAll(client, going), late]);
+  stop();
+  const { projects, pushed, pulled, error = whole ? undefined : "the time was over before all was done" } = going;
+  const left = projects.reduce((sum, { outbox }) => sum + outbox.pending.length, 0);
+  const complete = error === undefined && left === 0;
+  const result: SyncResult = { at, durationMs: clock.now() - at, pushed, pulled, left, complete };
+  if (error !== undefined) result.error = error;
   await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]);
   client.parts.synced(result);
   return result;
+}
+
+/** A sync under way. */
+interface Going {
+  readonly until: number;
+  readonly projects: Project[];
+  pushed: number;
+  pulled: number;
+  error: string | undefined;
+}
+
+/** Does all there is; false if the time was over before. */
+async function syncAll(client: Client, going: Going): Promise<boolean> {
+  const { clock, store } = client.parts;
+  const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
+  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
+  for (const name of names) going.projects.push(await client.project(name));
+  for (const project of going.projects) {
+    if (clock.now() >= going.until) return false;
+    try {
+      await push(client, project, going);
+      if (clock.now() < going.until) going.pulled += await project.stream.pull(false, going.until);
+    } catch (error) {
+      // What the end of the time broke off is no failure.
+      if (clock.now() >= going.until) return false;
+      going.error = error instanceof Error ? error.message : String(error);
+      if (error instanceof AuthError || !(error instanceof SynclineError)) break;
+    }
+  }
+  return clock.now() < going.until;
+}
+
+/** Empties a project's outbox over HTTP; fails with what kept it from that. */
+async function push(client: Client, { name, outbox }: Project, going: Going): Promise<void> {
+  const { clock, http, limits } = client.parts;
+  let failure: unknown;
+  const send: SendOps = async (ops, checksum, sentAt) => {
+    const head = `"client":${JSON.stringify(client.clientId)},"sent_at":${sentAt},"checksum":"${checksum}"`;
+    const left = Math.max(going.until - clock.now(), 1);
+    try {
+      const path = `/v1/projects/${name}/ops`;
+      const { verdicts } = await http.post<{ verdicts: Verdict[] }>(path, `{${head},"ops":${ops}}`, left);
+      going.pushed += verdicts.length;
+      return verdicts;
+    } catch (error) {
+      failure = error;
+      throw error;
+    }
+  };
+  await outbox.flush(going.until, () => ({ send, limits: limits("body_bytes") }));
+  if (failure !== undefined && outbox.pending.length > 0) throw failure;
 }
 
 /** The results kept, newest first. */
@@ -92,13 +142,8 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
     done.rows += await cache.evict(project);
     if (cursor.at >= before || project.stream.following) continue;
     const { replica } = project;
-    done.rows += await replica.transact(async (change) => {
-      const rows = (await replica.rows()).filter((row) => replica.opsOf(row.type, row.id).length === 0);
-      for (const row of rows) change.dropRow(row.type, row.id);
-      change.dropCursor();
-      change.reset = true;
-      return rows.length;
-    });
+    const needed = (row: Row) => (replica.opsOf(row.type, row.id).length > 0 ? row : undefined);
+    done.rows += await replica.purge(needed, (change) => change.dropCursor());
     done.projects++;
   }
   const log = await store.list<SyncResult>("log");

@@ -73,13 +73,15 @@ export async function verify(project: Project, { types, everything = false }: Ve
       continue;
     }
     const { copy, cursor } = found;
+    const { purges } = project.replica;
     const buckets = everything ? [...Array(BUCKETS).keys()] : found.differ;
     const mended: Verified["mended"] = [];
     let whole = true;
     for (let at = 0; whole && at < buckets.length; at += AT_ONCE) {
       const some = buckets.slice(at, at + AT_ONCE);
       const state = await read(project, only, some, cursor);
-      const done = state && (await mend(project, state, copy, some, cursor));
+      // What was read before a purge may not be kept.
+      const done = state && purges === project.replica.purges && (await mend(project, state, copy, some, cursor));
       if (done) mended.push(...done);
       else whole = false;
     }

@@ -159,6 +159,15 @@ test("silence is broken by a ping, and a dead connection is found", async () => 
   assert.notEqual(client.status.get().connection, "online");
 });
 
+test("a dead connection is found also if the clock is set back", async () => {
+  const { hub, client, clock } = await setup();
+  await client.connect();
+  clock.skew = -86_400_000;
+  hub.instead = () => true;
+  await clock.advance(60_000);
+  assert.notEqual(client.status.get().connection, "online");
+});
+
 test("hints make an attempt sooner, and report foreground and background", async () => {
   const { hub, client, clock } = await setup();
   await client.connect();

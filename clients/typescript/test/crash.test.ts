@@ -10,7 +10,6 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import type { Client } from "../src/client.js";
 import { type Clock, systemClock } from "../src/platform.js";
 import type { Project } from "../src/project.js";
 import { MemoryStorage } from "../src/storage/memory.js";
@@ -19,7 +18,7 @@ import type { Put } from "../src/storage/storage.js";
 import { verify } from "../src/verify.js";
 import { eventually } from "./support/clock.js";
 import { FaultyStorage } from "./support/faulty.js";
-import { client } from "./support/real.js";
+import { client, closeAll, converge, enter } from "./support/real.js";
 import { ExpoLike } from "./support/sqlite.js";
 
 const EDITS = 6;
@@ -60,29 +59,14 @@ if (process.env["SYNCLINE_CRASH"]) {
 }
 
 const directory = mkdtempSync(join(tmpdir(), "syncline-"));
-const open: Client[] = [];
 after(async () => {
-  await Promise.all(open.map((one) => one.close()));
+  await closeAll();
   rmSync(directory, { recursive: true });
 });
 
-async function enter(user: string, name: string, options = {}): Promise<{ client: Client; project: Project }> {
-  const one = await client(user, name, options);
-  open.push(one);
-  const project = await one.project(name);
-  project.subscribe();
-  await one.connect();
-  await eventually(`${user} is live`, () => project.state.get() === "live");
-  return { client: one, project };
-}
-
-const rows = async (project: Project) =>
-  JSON.stringify((await project.replica.rows()).map(({ type, id, version, fields, deleted }) => [type, id, version, deleted ?? false, fields]));
-
 /** All agree with each other, and with the hub to the last field. */
 async function converged(projects: Project[]): Promise<void> {
-  await eventually("nothing is under way", () => projects.every(({ replica }) => replica.ops.length === 0));
-  await eventually("all copies are the same", async () => new Set(await Promise.all(projects.map(rows))).size === 1);
+  await converge(projects);
   for (const project of projects) assert.deepEqual((await verify(project, { everything: true })).mended, []);
 }
 

@@ -3,39 +3,17 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { openCache } from "../src/cache.js";
-import type { Client } from "../src/client.js";
 import { room } from "../src/presence.js";
-import type { Project } from "../src/project.js";
 import { MemoryStorage } from "../src/storage/memory.js";
 import { syncNow } from "../src/sync.js";
 import { type Clock, systemClock } from "../src/platform.js";
 import { eventually } from "./support/clock.js";
-import { client, PIDS, token } from "./support/real.js";
+import { client, closeAll, converge, enter, opened, PIDS, token } from "./support/real.js";
 
-const open: Client[] = [];
-after(() => Promise.all(open.map((one) => one.close())));
-
-async function join(user: string, name: string, options = {}): Promise<{ client: Client; project: Project }> {
-  const one = await client(user, name, options);
-  open.push(one);
-  const project = await one.project(name);
-  project.subscribe();
-  await one.connect();
-  await eventually(`${user} is live`, () => project.state.get() === "live");
-  return { client: one, project };
-}
-
-const rows = async (project: Project) =>
-  JSON.stringify((await project.replica.rows()).map(({ type, id, version, fields, deleted }) => [type, id, version, deleted ?? false, fields]));
-
-async function converge(projects: Project[]): Promise<void> {
-  // Decided is not enough: each one's own changes have to be in its copy, or equal copies mean nothing.
-  await eventually("nothing is under way", () => projects.every((one) => one.replica.ops.length === 0));
-  await eventually("all copies are the same", async () => new Set(await Promise.all(projects.map(rows))).size === 1);
-}
+after(closeAll);
 
 test("clients on different instances converge, through edits on all sides and lost connections", async () => {
-  const all = await Promise.all(["ana", "bo", "cy"].map((user) => join(user, "converge")));
+  const all = await Promise.all(["ana", "bo", "cy"].map((user) => enter(user, "converge")));
   const ids = Array.from({ length: 10 }, (_, at) => `t${at}`);
   for (const id of ids) await all[0]!.project.insert("task", { title: id, hours: 0 }, { id }).synced;
   await converge(all.map(({ project }) => project));
@@ -66,9 +44,9 @@ test("a thousand edits queued offline are sent, in order and once", async () => 
     await (at < 100 ? project.insert("task", { n: at }, { id }) : project.update("task", id, { n: at })).local;
   }
   await offline.close();
-  const { project: again } = await join("ana", "thousand", { storage });
+  const { project: again } = await enter("ana", "thousand", { storage });
   await eventually("all are sent", () => again.pending().length === 0);
-  const { project: other } = await join("bo", "thousand");
+  const { project: other } = await enter("bo", "thousand");
   await converge([again, other]);
   const tasks = await other.query<{ n: number }>("task").ready();
   assert.deepEqual(tasks.map(({ fields }) => fields.n).sort((a, b) => a - b), Array.from({ length: 100 }, (_, at) => 900 + at));
@@ -76,8 +54,8 @@ test("a thousand edits queued offline are sent, in order and once", async () => 
 });
 
 test("an instance is killed while edits are under way, and nobody notices but for a moment", async () => {
-  const { client: one, project } = await join("ana", "killed");
-  const { project: other } = await join("bo", "killed");
+  const { client: one, project } = await enter("ana", "killed");
+  const { project: other } = await enter("bo", "killed");
   const edits = [];
   for (let at = 0; at < 60; at++) {
     edits.push(project.insert("task", { at }, { id: `t${at}` }));
@@ -94,8 +72,8 @@ test("an instance is killed while edits are under way, and nobody notices but fo
 });
 
 test("a conflict reaches its author, is resolved, and both agree", async () => {
-  const { project: ana } = await join("ana", "conflict");
-  const { client: phone, project: bo } = await join("bo", "conflict");
+  const { project: ana } = await enter("ana", "conflict");
+  const { client: phone, project: bo } = await enter("bo", "conflict");
   await ana.insert("task", { approval: "none", title: "roof" }, { id: "t1" }).synced;
   await converge([ana, bo]);
   phone.disconnect();
@@ -117,8 +95,8 @@ test("a conflict reaches its author, is resolved, and both agree", async () => {
 
 test("a device whose clock is an hour wrong works with the others all the same", async () => {
   const skewed = (by: number): Clock => ({ ...systemClock, now: () => Date.now() + by });
-  const { client: wrong, project: late } = await join("ana", "skew", { clock: skewed(3_600_000) });
-  const { project: right } = await join("bo", "skew");
+  const { client: wrong, project: late } = await enter("ana", "skew", { clock: skewed(3_600_000) });
+  const { project: right } = await enter("bo", "skew");
   await right.insert("task", { title: "one", hours: 1 }, { id: "t1" }).synced;
   await converge([late, right]);
   wrong.disconnect();
@@ -130,7 +108,7 @@ test("a device whose clock is an hour wrong works with the others all the same",
 });
 
 test("the hub gives a local entity its id, also where others refer to it", async () => {
-  const { client: one, project } = await join("ana", "local");
+  const { client: one, project } = await enter("ana", "local");
   one.disconnect();
   const parent = project.insert("task", { title: "parent" }, { id: "local" });
   const child = project.insert("task", { title: "child", parent: parent.id });
@@ -145,8 +123,8 @@ test("the hub gives a local entity its id, also where others refer to it", async
 });
 
 test("presence comes and goes by user, and is there again after a reconnect", async () => {
-  const ana = (await join("ana", "here")).client;
-  const bo = (await join("bo", "here")).client;
+  const ana = (await enter("ana", "here")).client;
+  const bo = (await enter("bo", "here")).client;
   const mine = room<{ at: number }>(ana, "here", "plan");
   const theirs = room<{ at: number }>(bo, "here", "plan");
   mine.join();
@@ -164,7 +142,7 @@ test("presence comes and goes by user, and is there again after a reconnect", as
 });
 
 test("the background sends and fetches without a socket; an expired token is replaced on the way", async () => {
-  const { project: other } = await join("bo", "background");
+  const { project: other } = await enter("bo", "background");
   await other.insert("task", { title: "theirs" }, { id: "t1" }).synced;
   const asked: string[] = [];
   const getToken = (reason: string) => {
@@ -172,7 +150,7 @@ test("the background sends and fetches without a socket; an expired token is rep
     return token("ana", { background: "editor" }, reason === "initial" ? -60 : 3600);
   };
   const one = await client("ana", "background", { getToken });
-  open.push(one);
+  opened.push(one);
   const project = await one.project("background");
   await project.insert("task", { title: "mine" }, { id: "t2" }).local;
   const result = await syncNow(one);
@@ -182,12 +160,12 @@ test("the background sends and fetches without a socket; an expired token is rep
 });
 
 test("reads follow the hub's cache policies, and pending edits are never too old", async () => {
-  const { project: other } = await join("bo", "cache");
+  const { project: other } = await enter("bo", "cache");
   await other.insert("task", { title: "one" }, { id: "t1" }).synced;
   let skew = 0;
   const clock: Clock = { ...systemClock, now: () => Date.now() + skew };
   const one = await client("ana", "cache", { clock });
-  open.push(one);
+  opened.push(one);
   const project = await one.project("cache");
   const cache = await openCache(one);
   await cache.refresh();

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { type Client, createClient } from "../src/client.js";
+import { RejectedError } from "../src/errors.js";
 import type { Project } from "../src/project.js";
 import { verify } from "../src/verify.js";
 import { eventually } from "./support/clock.js";
@@ -127,3 +128,14 @@ for (const live of [true, false]) {
     await until(ana, { ...ALL, "task:t2": { title: "mine" } });
   });
 }
+
+test("what an administrator tries again leaves the failed lane of the device", async () => {
+  const { ana } = await staffed("again", "worker");
+  const edit = ana.insert("payroll", { salary: 1 }, { id: "p9" });
+  await assert.rejects(edit.synced, RejectedError);
+  assert.deepEqual(ana.pending().map(({ state }) => state), ["failed"]);
+  await admin("PUT", "/projects/again/members/ana", { role: "payroll" });
+  await admin("POST", "/projects/again/sync/failed/retry", { user: "ana" });
+  await eventually("it is decided, and its change is here", () => ana.replica.ops.length === 0);
+  assert.deepEqual((await ana.get("payroll", "p9"))?.fields, { salary: 1 });
+});

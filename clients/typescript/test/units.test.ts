@@ -48,11 +48,11 @@ const op = (order: number, id: string, more: Partial<PendingOp> = {}): PendingOp
   priority: "normal",
   state: "queued",
   attempts: 0,
-  nextAt: 0,
   ...more,
 });
 const ids = (ops: PendingOp[]) => ops.map(({ opId }) => opId).join(" ");
 const own = ({ id }: PendingOp) => id;
+const ready = () => false;
 
 test("the urgent go first, but never before an earlier edit of the same entity", () => {
   const queue = [op(1, "a"), op(2, "b"), op(3, "b", { priority: "critical" }), op(4, "c", { priority: "high" })];
@@ -62,15 +62,15 @@ test("the urgent go first, but never before an earlier edit of the same entity",
 test("a group stays together", () => {
   const queue = [op(1, "a", { group: "g" }), op(2, "b"), op(3, "c", { group: "g", priority: "critical" })];
   assert.equal(ids(sendOrder(queue, own)), "o1 o3 o2");
-  assert.equal(ids(nextBatch(sendOrder(queue, own), 0, { ops: 1, bytes: 1e6 }, own)), "o1 o3");
+  assert.equal(ids(nextBatch(sendOrder(queue, own), ready, { ops: 1, bytes: 1e6 }, own)), "o1 o3");
 });
 
 test("what waits for its time holds back its entity, and nobody else", () => {
-  const queue = [op(1, "a", { nextAt: 10 }), op(2, "a"), op(3, "b")];
-  assert.equal(ids(nextBatch(sendOrder(queue, own), 5, { ops: 10, bytes: 1e6 }, own)), "o3");
-  assert.equal(ids(nextBatch(sendOrder(queue, own), 10, { ops: 10, bytes: 1e6 }, own)), "o1 o2 o3");
+  const queue = [op(1, "a"), op(2, "a"), op(3, "b")];
+  assert.equal(ids(nextBatch(sendOrder(queue, own), ({ order }) => order === 1, { ops: 10, bytes: 1e6 }, own)), "o3");
+  assert.equal(ids(nextBatch(sendOrder(queue, own), ready, { ops: 10, bytes: 1e6 }, own)), "o1 o2 o3");
   const bytes = 3 * (wireText(op(1, "a")).length + 1);
-  assert.equal(ids(nextBatch(sendOrder(queue, own), 10, { ops: 10, bytes: bytes * 2 }, own)), "o1 o2");
+  assert.equal(ids(nextBatch(sendOrder(queue, own), ready, { ops: 10, bytes: bytes * 2 }, own)), "o1 o2");
 });
 
 test("the memory cache counts bytes and forgets what was not used for longest", () => {

@@ -12,13 +12,15 @@ export class TestClock implements Clock {
   private time: number;
   private timers: { at: number; run: () => void }[] = [];
   chance = 0.5;
+  /** By how much the user has put it on, or back: timers do not care. */
+  skew = 0;
 
   constructor(start = 1_764_000_000_000) {
     this.time = start;
   }
 
   now(): number {
-    return this.time;
+    return this.time + this.skew;
   }
 
   random(): number {

@@ -49,6 +49,10 @@ export class FakeHub {
   deliver: (frame: ServerFrame) => boolean = () => true;
   /** Answers a frame instead of the hub; `true` if it did. */
   instead: ((frame: ClientFrame, socket: FakeSocket) => boolean) | undefined;
+  /** Refuses rooms, and paths over HTTP, with a code. */
+  refuse: (what: string) => string | undefined = () => undefined;
+  /** Types that the role does not read. */
+  readonly unread = new Set<string>();
   /** Rows in a page of the delta. */
   pageRows = Infinity;
   /** Told with every answer that a role reads. */
@@ -130,10 +134,14 @@ export class FakeHub {
       case "ping":
         return socket.tell({ type: "pong" } as ServerFrame);
       case "subscribe": {
-        const rooms = frame.rooms.map(({ room }) => ({ room, seq: this.head, epoch: this.epoch, recovered: true, scope: this.scope }));
+        const joined = { seq: this.head, epoch: this.epoch, recovered: true, scope: this.scope };
+        const rooms = frame.rooms.map(({ room }) => {
+          const code = this.refuse(room);
+          return { room, ...(code ? { error: { code, message: "no" } } : joined) };
+        });
         socket.tell({ type: "subscribed", id, rooms } as unknown as ServerFrame);
         for (const { room, since } of frame.rooms) {
-          if (!room.startsWith("project:")) continue;
+          if (!room.startsWith("project:") || this.refuse(room)) continue;
           socket.following = true;
           for (const entry of this.log.slice(since ?? this.head)) socket.tell(this.change(entry));
         }
@@ -177,13 +185,14 @@ export class FakeHub {
     const [types, buckets] = ["types", "buckets"].map((name) => query.get(name)?.split(","));
     const all = [...this.entities].map(([key, state]) => ({ ...state, type: key.split(":")[0]!, id: key.split(":")[1]! }));
     return all
+      .filter(({ type }) => !this.unread.has(type))
       .filter(({ type }) => !types || types.includes(type))
       .filter(({ type, id }) => !buckets || buckets.includes(String(documentedSum(type, id, 0)[0])));
   }
 
   private delta(query: URLSearchParams): unknown {
-    const epoch = query.get("epoch");
-    const anew = epoch !== null && epoch !== this.epoch;
+    const other = (name: string, own: string | undefined) => query.has(name) && query.get(name) !== own;
+    const anew = other("epoch", this.epoch) ? "epoch_changed" : other("scope", this.scope) ? "scope_changed" : undefined;
     const since = anew ? 0 : Number(query.get("since"));
     const found = this.states(query).filter(({ version }) => version > since).sort((a, b) => a.version - b.version);
     const page = found.slice(0, this.pageRows);
@@ -195,11 +204,13 @@ export class FakeHub {
       epoch: this.epoch,
       scope: this.scope,
       ...(more ? { begun: Number(query.get("begun") ?? this.head) } : {}),
-      ...(anew ? { resync: "epoch_changed" } : {}),
+      ...(anew ? { resync: anew } : {}),
     };
   }
 
   private http(method: string, path: string, query: URLSearchParams, body?: string): { status: number; body: unknown } {
+    const code = this.refuse(path);
+    if (code) return { status: code === "forbidden" ? 403 : 503, body: { code, detail: "no" } };
     if (path.endsWith("/changes")) return { status: 200, body: this.delta(query) };
     if (path.endsWith("/checksum")) {
       const buckets = Array.from({ length: 64 }, () => ({ sum: 0n, count: 0 }));

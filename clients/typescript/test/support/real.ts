@@ -4,6 +4,8 @@ import { createHmac } from "node:crypto";
 import { WebSocket } from "ws";
 import { type Client, type ClientOptions, createClient } from "../../src/client.js";
 import type { OpenSocket } from "../../src/platform.js";
+import type { Project } from "../../src/project.js";
+import { eventually } from "./clock.js";
 
 const { SYNCLINE_TEST_EDGE = "", SYNCLINE_TEST_SECRET = "", SYNCLINE_TEST_DEV = "", SYNCLINE_TEST_ADMIN = "", SYNCLINE_TEST_PIDS = "", SYNCLINE_TEST_EXPO = "" } = process.env;
 export const EDGE = SYNCLINE_TEST_EDGE;
@@ -33,4 +35,29 @@ export function token(user: string, projects: Record<string, string>, ttl = 3600
 export function client(user: string, project: string, options: Partial<ClientOptions> = {}): Promise<Client> {
   const getToken = () => token(user, { [project]: "editor" });
   return createClient({ url: EDGE, getToken, openSocket, hints: () => () => {}, ...options });
+}
+
+/** Clients to be closed in the end: `after(closeAll)`. */
+export const opened: Client[] = [];
+export const closeAll = (): Promise<unknown> => Promise.all(opened.map((one) => one.close()));
+
+/** A client that follows a project and is live. */
+export async function enter(user: string, name: string, options: Partial<ClientOptions> = {}): Promise<{ client: Client; project: Project }> {
+  const one = await client(user, name, options);
+  opened.push(one);
+  const project = await one.project(name);
+  project.subscribe();
+  await one.connect();
+  await eventually(`${user} is live`, () => project.state.get() === "live");
+  return { client: one, project };
+}
+
+const rows = async (project: Project) =>
+  JSON.stringify((await project.replica.rows()).map(({ type, id, version, fields, deleted }) => [type, id, version, deleted ?? false, fields]));
+
+/** Waits until everything is sent and all copies are the same. */
+export async function converge(projects: Project[]): Promise<void> {
+  // Decided is not enough: each one's own changes have to be in its copy, or equal copies mean nothing.
+  await eventually("nothing is under way", () => projects.every(({ replica }) => replica.ops.length === 0));
+  await eventually("all copies are the same", async () => new Set(await Promise.all(projects.map(rows))).size === 1);
 }
