@@ -12,6 +12,14 @@ export class AuthError extends SynclineError {
   override name = "AuthError";
 }
 
+/** The local store is another user's. Nothing of it is shown, and nothing that waits in it is sent. */
+export class WrongUserError extends AuthError {
+  override name = "WrongUserError";
+  constructor() {
+    super("the local store is another user's: open one for each, or `clear` it");
+  }
+}
+
 /** The hub closed the connection for good, with a code from 4400 on. */
 export class ClosedError extends SynclineError {
   override name = "ClosedError";
