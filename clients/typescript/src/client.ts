@@ -168,8 +168,10 @@ export class Client {
     };
     this.status = new Watched(this.look());
     this.connection.events.on("open", () => {
-      for (const { outbox } of this.projects.values()) {
+      for (const { outbox, stream } of this.projects.values()) {
         outbox.kick();
+        // What was stored without a session, or right before the last one broke.
+        stream.ack();
       }
       this.refresh();
     });

@@ -140,6 +140,7 @@ export class Stream implements Wanted {
     this.pulling ??= this.read(anew, until).finally(() => {
       this.pulling = undefined;
       void this.drain();
+      this.ack();
     });
     return this.pulling;
   }
@@ -296,13 +297,14 @@ export class Stream implements Wanted {
     return [...changes.filter((change) => !missing.includes(change)), ...found];
   }
 
-  private ack(): void {
+  /** Tells the hub how far everything is stored, whichever way it came. */
+  ack(): void {
     if (this.ackDue) return;
     this.ackDue = true;
     this.clock.after(ACK_MS, () => {
       this.ackDue = false;
       const seq = this.replica.cursor?.seq;
-      if (seq !== undefined) this.connection.send({ type: "ack", project: this.replica.project, seq });
+      if (seq) this.connection.send({ type: "ack", project: this.replica.project, seq });
     });
   }
 }
