@@ -57,7 +57,8 @@ export class RequestError extends SynclineError {
   }
 }
 
-const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch"]);
+// `not_subscribed`: the room was left while it was being joined. Who wants to be in it again, asks again.
+const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch", "not_subscribed"]);
 
 /** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */
 export class RejectedError extends SynclineError {

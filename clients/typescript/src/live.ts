@@ -1,6 +1,7 @@
 /** Views that stay true: an entity, or the entities of a type, in the shape of `useSyncExternalStore`. */
 
 import { Watched } from "./emitter.js";
+import { held } from "./held.js";
 import { type Entity, entityKey, type Fields } from "./model.js";
 import type { Replica } from "./replica.js";
 
@@ -108,28 +109,26 @@ export class Views {
       replica.transact(async () => {
         value.set({ data: (await replica.get(type, id)) as Entity<F> | undefined, loading: false });
       });
-    let listening: (() => void)[] = [];
-    let count = 0;
+    let listening: (() => void)[];
     let loaded: Promise<void> | undefined;
-    const listen = () => {
-      listening = [
-        replica.events.on("changed", (changed) => {
-          const name = entityKey(type, replica.resolve(type, id));
-          if (changed.has(name)) value.set({ data: changed.get(name) as Entity<F> | undefined, loading: false });
-        }),
-        replica.events.on("reset", () => void load()),
-      ];
-      loaded = load();
-    };
+    const listen = held(
+      () => {
+        listening = [
+          replica.events.on("changed", (changed) => {
+            const name = entityKey(type, replica.resolve(type, id));
+            if (changed.has(name)) value.set({ data: changed.get(name) as Entity<F> | undefined, loading: false });
+          }),
+          replica.events.on("reset", () => void load()),
+        ];
+        loaded = load();
+      },
+      () => listening.forEach((end) => end()),
+    );
     return {
       get: value.get,
       subscribe: (listener) => {
-        if (count++ === 0) listen();
-        const stop = value.subscribe(listener);
-        return () => {
-          stop();
-          if (--count === 0) for (const end of listening.splice(0)) end();
-        };
+        const ends = [listen(), value.subscribe(listener)];
+        return () => ends.forEach((end) => end());
       },
       ready: async () => {
         await (loaded ?? load());

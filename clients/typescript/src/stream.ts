@@ -75,8 +75,8 @@ export class Stream implements Wanted {
   /** Stops following; the copy stays. */
   stop(): void {
     this.on = false;
-    this.joined = false;
     this.stopRetry?.();
+    this.lost();
     this.rooms.remove(this.room);
   }
 
