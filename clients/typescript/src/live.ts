@@ -43,9 +43,9 @@ class Collection {
     replica.events.on("reset", () => void (this.loaded = this.load()));
   }
 
-  private async load(): Promise<void> {
+  private load(): Promise<void> {
     // In line with the transactions, so that no change falls between reading and hearing.
-    await this.replica.transact(async () => {
+    return this.replica.transact(async () => {
       const all = await this.replica.list(this.type);
       this.entities.clear();
       for (const entity of all) this.entities.set(entity.id, entity);

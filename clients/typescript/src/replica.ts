@@ -127,7 +127,7 @@ export class Replica {
     });
   }
 
-  /** Runs a transaction after those before it. */
+  /** Runs a transaction after those before it. Nobody is alarmed who does not wait for it: `status` tells if the store fails. */
   transact<T>(work: (change: Change) => Promise<T>): Promise<T> {
     const run = async () => {
       const change = new Change(this, this.store);

@@ -166,8 +166,8 @@ export class Stream implements Wanted {
     this.state.set("denied");
   }
 
-  private async note(scope: string): Promise<void> {
-    await this.replica.transact(async (change) => {
+  private note(scope: string): Promise<void> {
+    return this.replica.transact(async (change) => {
       if (change.cursor) change.putCursor({ ...change.cursor, scope });
     });
   }

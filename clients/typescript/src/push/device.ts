@@ -6,7 +6,7 @@
 
 import { SEND, wait } from "../backoff.js";
 import type { Client, Parts } from "../client.js";
-import { DisconnectedError, RequestError, SynclineError } from "../errors.js";
+import { DisconnectedError, RequestError } from "../errors.js";
 import type { PushDeviceFrame } from "../protocol/client.gen.js";
 
 /** What a device says of itself. */
@@ -43,13 +43,13 @@ export class Registration {
   private constructor(
     private readonly client: Client,
     private kept: Kept,
-    private readonly fail: (error: SynclineError) => void,
+    private readonly fail: (error: unknown) => void,
   ) {
     this.parts = client.parts;
   }
 
   /** Reads what is known from the last time. */
-  static async open(client: Client, fail: (error: SynclineError) => void): Promise<Registration> {
+  static async open(client: Client, fail: (error: unknown) => void): Promise<Registration> {
     return new Registration(client, (await client.parts.store.get<Kept>("meta", "push")) ?? {}, fail);
   }
 
@@ -130,7 +130,7 @@ export class Registration {
       return;
     }
     this.refused = what;
-    this.fail(error instanceof SynclineError ? error : new SynclineError(String(error)));
+    this.fail(error);
   }
 
   private async keep(kept: Kept): Promise<void> {
