@@ -27,6 +27,14 @@ export interface QueryOptions<F = Fields> {
   limit?: number;
 }
 
+/** What a query shows of a type's entities. */
+export function pick<F>(entities: Iterable<Entity<F>>, { where, sort, limit }: QueryOptions<F>): Entity<F>[] {
+  let data = [...entities];
+  if (where) data = data.filter(where);
+  data.sort(sort ?? ((a, b) => (a.id < b.id ? -1 : 1)));
+  return data.slice(0, limit);
+}
+
 /** The entities of one type, kept in memory while somebody looks at them. */
 class Collection {
   readonly entities = new Map<string, Entity>();
@@ -83,10 +91,7 @@ export class Views {
       const version = collection.version.get();
       if (version === seen) return snapshot;
       seen = version;
-      let data = [...collection.entities.values()] as unknown as Entity<F>[];
-      if (options.where) data = data.filter(options.where);
-      data.sort(options.sort ?? ((a, b) => (a.id < b.id ? -1 : 1)));
-      if (options.limit !== undefined) data = data.slice(0, options.limit);
+      const data = pick(collection.entities.values() as unknown as Iterable<Entity<F>>, options);
       const same = data.length === snapshot.data.length && data.every((entity, at) => entity === snapshot.data[at]);
       if (!same || snapshot.loading !== collection.loading) snapshot = { data, loading: collection.loading };
       return snapshot;
