@@ -49,14 +49,19 @@ export interface ClientOptions {
   hints?: HintSource;
   /** Bytes of rows kept in memory. */
   memoryBytes?: number;
+  /** How long to wait between attempts to connect. */
   backoff?: Backoff;
+  /** Instead of the system's, for tests. */
   clock?: Clock;
+  /** Instead of the global `WebSocket`, for instance in Node 20, which has none. */
   openSocket?: OpenSocket;
+  /** Instead of the global `fetch`. */
   fetch?: Fetch;
 }
 
 /** What an app shows of the state of things. The same object as long as nothing changes. */
 export interface Status {
+  /** Where the connection is. */
   connection: ConnectionState;
   /** Whose data it is, once a session or the app has told. */
   user: string | undefined;
@@ -73,9 +78,11 @@ export interface Status {
 }
 
 interface Events {
+  /** The user is notified of something. */
   notification: ServerNotificationFrame;
   /** The user's role in projects is another; `null` is out. */
   access: Record<string, { role: string } | null>;
+  /** A `syncNow` ended. */
   synced: SyncResult;
 }
 

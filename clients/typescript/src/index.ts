@@ -2,6 +2,7 @@
 
 export { AuthError, ClosedError, DisconnectedError, DiscardedError, InUseError, RejectedError, RequestError, StorageError, SynclineError, WrongUserError } from "./errors.js";
 export { type Client, type ClientOptions, createClient, type Status } from "./client.js";
+export type { Backoff } from "./backoff.js";
 export type { Project, Resolution } from "./project.js";
 export { type EphemeralRoom, type Presence, room } from "./presence.js";
 export type { Live, QueryOptions, Snapshot } from "./live.js";
@@ -20,6 +21,7 @@ export {
   browserHints,
   type Clock,
   type Fetch,
+  type FetchResponse,
   type Hint,
   type HintSource,
   nativeHints,

@@ -7,6 +7,7 @@ import type { Replica } from "./replica.js";
 
 /** What a view shows. */
 export interface Snapshot<T> {
+  /** What is there now. */
   data: T;
   /** Whether the device's store is still being read. */
   loading: boolean;
@@ -14,7 +15,9 @@ export interface Snapshot<T> {
 
 /** A view: `get` returns the same object until it changes. Reading it costs nothing. */
 export interface Live<T> {
+  /** What it shows now. */
   get(): Snapshot<T>;
+  /** Hears of changes; the returned function stops. */
   subscribe(listener: () => void): () => void;
   /** Resolves once the device's store was read. */
   ready(): Promise<T>;
@@ -22,8 +25,11 @@ export interface Live<T> {
 
 /** What of a type a query shows. */
 export interface QueryOptions<F = Fields> {
+  /** Which entities; all by default. */
   where?: (entity: Entity<F>) => boolean;
+  /** In which order; by id by default. */
   sort?: (a: Entity<F>, b: Entity<F>) => number;
+  /** How many at most. */
   limit?: number;
 }
 
