@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use percent_encoding::percent_decode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tower_http::CompressionLevel;
@@ -110,16 +111,26 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
     response
 }
 
+/// As whom a client means to speak. What waits on a device is its owner's, whoever is logged in there now.
+pub(super) const MEANT: &str = "syncline-user";
+
 /// Whom the bearer token names.
 pub(super) async fn claims(hub: &Hub, headers: &HeaderMap) -> Result<Claims, Problem> {
     let token = bearer(headers).ok_or_else(|| {
         hub.metrics.auth_failures.of(AuthFailure::Missing).inc();
         Refusal::new(ErrorCode::Unauthorized, "send the token as `Authorization: Bearer …`")
     })?;
-    Ok(hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
+    let claims = hub.auth.authenticate(token, clock::now_s()).await.map_err(|error| {
         hub.metrics.auth_failures.of((&error).into()).inc();
         error.refusal()
-    })?)
+    })?;
+    let other =
+        |meant: &HeaderValue| !percent_decode(meant.as_bytes()).eq(claims.user.as_str().bytes());
+    if headers.get(MEANT).is_some_and(other) {
+        let message = "the token is another user's than `Syncline-User` names";
+        return Err(Refusal::new(ErrorCode::Unauthorized, message).into());
+    }
+    Ok(claims)
 }
 
 /// What they may do now.

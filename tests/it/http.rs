@@ -314,6 +314,35 @@ async fn a_page_of_an_allowed_origin_may_read_answers_and_errors() {
 }
 
 #[tokio::test]
+async fn a_request_meant_for_another_user_is_refused_before_it_does_anything() {
+    let hub = TestHub::start().await;
+    let token = token("jürgen b", &json!({ "p": "editor" }));
+    let http = reqwest::Client::new();
+    let body = json!({ "ops": [create("1", "t1", &json!({}))] }).to_string();
+    let send = async |meant: &str| {
+        let request = http.post(hub.http("/v1/projects/p/ops")).bearer_auth(&token);
+        let answer = request.header("syncline-user", meant).body(body.clone()).send().await;
+        answer.unwrap()
+    };
+    let refused = send("ana").await;
+    assert_eq!(refused.status(), 401);
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(problem["code"], "unauthorized");
+    let api = Api::new(&hub, "editor");
+    assert_eq!(api.get("/v1/projects/p/changes").await["next"], 0);
+    assert_eq!(send("j%C3%BCrgen%20b").await.status(), 200);
+    assert_eq!(api.get("/v1/projects/p/changes").await["next"], 1);
+
+    // A page may name them, too.
+    let asked = http.request(Method::OPTIONS, hub.http("/v1/projects/p/ops"));
+    let asked = asked.header("origin", "https://any.example");
+    let answer = asked.header("access-control-request-method", "POST").send().await.unwrap();
+    let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap().to_owned();
+    assert!(allowed.split(',').any(|name| name == "syncline-user"), "{allowed}");
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn the_demo_page_and_its_tokens_are_for_development_alone() {
     let hub = TestHub::start().await;
     let api = Api::new(&hub, "editor");

@@ -2,7 +2,7 @@
 
 import { type Client, createClient, type Entity, type KnownConflict, openIndexedDb, type Project, room } from "../src/index.js";
 import { type InboxItem, openPush, type Push } from "../src/push/index.js";
-import { make, NAMES } from "./dom.js";
+import { avatar, make, NAMES } from "./dom.js";
 import { followPushes } from "./pushes.js";
 
 interface Card {
@@ -40,6 +40,10 @@ class Pane {
   ) {}
 
   start(): void {
+    this.state.setAttribute("role", "status");
+    this.notes.setAttribute("aria-live", "polite");
+    this.log.setAttribute("role", "log");
+    this.here.setAttribute("role", "img");
     this.root.replaceChildren(this.bar(), this.form(), this.notes, this.list, this.log);
     const cards = this.project.query<Card>("card", { sort: (a, b) => (a.id < b.id ? -1 : 1) });
     const show = () => this.showCards(cards.get().data);
@@ -74,12 +78,14 @@ class Pane {
     screen.checked = true;
     // An app that nobody looks at acknowledges nothing for its user.
     screen.addEventListener("change", () => this.client.hint(screen.checked ? "foreground" : "background"));
+    const switches = make("div", "switches");
     const toggles = ([[screen, "Screen"], [this.online, "Network"]] as const).map(([input, name]) => {
       const toggle = make("label", `switch ${name.toLowerCase()}`);
       toggle.append(input, name);
       return toggle;
     });
-    bar.append(make("span", `avatar ${this.user}`, NAMES[this.user]![0]), make("span", "who", NAMES[this.user]), this.state, this.here, ...toggles);
+    switches.append(...toggles);
+    bar.append(avatar(this.user), make("h2", "who", NAMES[this.user]), this.state, this.here, switches);
     return bar;
   }
 
@@ -119,6 +125,7 @@ class Pane {
       // What somebody is typing is theirs.
       if (document.activeElement !== title) title.value = card.fields.title;
       votes.textContent = `▲ ${card.fields.votes}`;
+      votes.setAttribute("aria-label", `${card.fields.votes} votes: add one`);
       tag.textContent = card.pending > 0 ? "waiting" : "";
       item.dataset["votes"] = String(card.fields.votes);
       return item;
@@ -194,7 +201,8 @@ class Pane {
     board.presence.subscribe(() => {
       const { members, joined } = board.presence.get();
       const others = joined ? [...members].filter(([user]) => user !== this.user) : [];
-      this.here.replaceChildren(...others.map(([user]) => make("span", `avatar ${user}`, (NAMES[user] ?? user)[0])));
+      this.here.replaceChildren(...others.map(([user]) => avatar(user)));
+      this.here.ariaLabel = others.length === 0 ? "Nobody else is here" : `${others.map(([user]) => NAMES[user] ?? user).join(", ")} is here, too`;
       for (const [user, cursor] of this.cursors) if (!others.some(([other]) => other === user)) cursor.remove();
       for (const [user, pointer] of others) if (pointer) this.point(user, pointer);
     });
@@ -205,13 +213,14 @@ class Pane {
       const box = this.root.getBoundingClientRect();
       board.setState({ x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height });
     });
-    board.on("joined", ({ user }) => this.say(`${NAMES[user] ?? user} came`));
-    board.on("left", ({ user }) => this.say(`${NAMES[user] ?? user} left`));
+    board.on("joined", ({ user }) => user !== this.user && this.say(`${NAMES[user] ?? user} came`));
+    board.on("left", ({ user }) => user !== this.user && this.say(`${NAMES[user] ?? user} left`));
   }
 
   private point(user: string, { x, y }: Pointer): void {
     let cursor = this.cursors.get(user);
     if (!cursor) this.cursors.set(user, (cursor = make("span", `cursor ${user}`, NAMES[user] ?? user)));
+    cursor.ariaHidden = "true";
     if (!cursor.isConnected) this.root.append(cursor);
     cursor.style.left = `${x * 100}%`;
     cursor.style.top = `${y * 100}%`;

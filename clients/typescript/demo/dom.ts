@@ -10,3 +10,10 @@ export function make<Tag extends keyof HTMLElementTagNameMap>(tag: Tag, classNam
   element.textContent = text;
   return element;
 }
+
+/** A person's letter; their name stands beside it, or is said for all who are shown. */
+export function avatar(user: string): HTMLElement {
+  const letter = make("span", `avatar ${user}`, (NAMES[user] ?? user)[0]);
+  letter.ariaHidden = "true";
+  return letter;
+}

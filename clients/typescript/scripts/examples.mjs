@@ -19,7 +19,7 @@ declare global {
   const localization: import("@syncline/client/push").LocalizationLike;
   const application: import("@syncline/client/push").ApplicationLike;
   const queryClient: import("@syncline/client/query").QueryClientLike;
-  const session: { token: string; renew(): Promise<string> };
+  const session: { user: string; token: string; renew(): Promise<string> };
   const render: (what: unknown) => void;
 }
 export type { Client, Project };

@@ -25,6 +25,6 @@ await build({
   logLevel: "warning",
 });
 const built = chosen.map((file) => `${outdir}/${file.replace(/\.tsx?$/, ".mjs")}`);
-const run = spawnSync(process.execPath, ["--enable-source-maps", "--test", ...built], { stdio: "inherit", cwd: root });
+const run = spawnSync(process.execPath, ["--enable-source-maps", "--import", `${root}test/support/strict.mjs`, "--test", ...built], { stdio: "inherit", cwd: root });
 rmSync(outdir, { recursive: true });
 process.exit(run.status ?? 1);

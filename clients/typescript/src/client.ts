@@ -36,7 +36,12 @@ export interface ClientOptions {
   url: string;
   /** Fetches the user's token. */
   getToken: GetToken;
-  /** Where data is kept; without one it lasts as long as the process. One store serves one client. */
+  /**
+   * Who is logged in, as the hub calls them, if the app knows. A store belongs to the first user it met: if that was
+   * another, `createClient` fails with a `WrongUserError` before anything of it is shown. Without it, the first session tells.
+   */
+  user?: string;
+  /** Where data is kept; without one it lasts as long as the process. One store serves one client, and one user. */
   storage?: Storage | Promise<Storage>;
   /** What is said of the device, for diagnostics. */
   device?: Record<string, unknown>;
@@ -44,15 +49,21 @@ export interface ClientOptions {
   hints?: HintSource;
   /** Bytes of rows kept in memory. */
   memoryBytes?: number;
+  /** How long to wait between attempts to connect. */
   backoff?: Backoff;
+  /** Instead of the system's, for tests. */
   clock?: Clock;
+  /** Instead of the global `WebSocket`, for instance in Node 20, which has none. */
   openSocket?: OpenSocket;
+  /** Instead of the global `fetch`. */
   fetch?: Fetch;
 }
 
 /** What an app shows of the state of things. The same object as long as nothing changes. */
 export interface Status {
+  /** Where the connection is. */
   connection: ConnectionState;
+  /** Whose data it is, once a session or the app has told. */
   user: string | undefined;
   /** Operations that wait for the hub. */
   pending: number;
@@ -67,9 +78,11 @@ export interface Status {
 }
 
 interface Events {
+  /** The user is notified of something. */
   notification: ServerNotificationFrame;
   /** The user's role in projects is another; `null` is out. */
   access: Record<string, { role: string } | null>;
+  /** A `syncNow` ended. */
   synced: SyncResult;
 }
 
@@ -88,6 +101,8 @@ export interface Parts {
 export async function createClient(options: ClientOptions): Promise<Client> {
   const store = new Store(await (options.storage ?? new MemoryStorage()), options.memoryBytes);
   const clock = options.clock ?? systemClock;
+  store.user = await store.get<string>("meta", "user");
+  if (options.user !== undefined) await store.claim(options.user);
   let clientId = await store.get<string>("meta", "client");
   if (clientId === undefined) {
     clientId = uuid(clock);
@@ -120,7 +135,6 @@ export class Client {
   private readonly projects = new Map<string, Project>();
   private readonly stopHints: () => void;
   private roles: ServerConnectedFrame["projects"] = {};
-  private user: string | undefined;
   private storageProblem: StorageError | undefined;
 
   /** @internal */
@@ -133,10 +147,22 @@ export class Client {
   ) {
     const base = options.url.replace(/\/+$/, "").replace(/^ws/, "http");
     const tokens = new TokenKeeper(options.getToken, clock);
-    const http = new Http(base, options.fetch ?? globalFetch, tokens, clock);
+    const http = new Http(base, options.fetch ?? globalFetch, tokens, clock, store);
     const { device, backoff, openSocket = globalSocket } = options;
     const url = `${base.replace(/^http/, "ws")}/v1/ws`;
-    this.connection = new Connection({ url, tokens, clock, openSocket, clientId, device, backoff });
+    this.connection = new Connection({
+      url,
+      tokens,
+      clock,
+      openSocket,
+      clientId,
+      device,
+      backoff,
+      greet: ({ user, projects }) => {
+        this.roles = projects;
+        return store.claim(user);
+      },
+    });
     this.rooms = new Rooms(this.connection, clock);
     this.parts = {
       store,
@@ -148,7 +174,14 @@ export class Client {
       synced: (result) => this.events.emit("synced", result),
     };
     this.status = new Watched(this.look());
-    this.connection.events.on("open", (hello) => this.greeted(hello));
+    this.connection.events.on("open", () => {
+      for (const { outbox, stream } of this.projects.values()) {
+        outbox.kick();
+        // What was stored without a session, or right before the last one broke.
+        stream.ack();
+      }
+      this.refresh();
+    });
     this.connection.events.on("frame", (frame) => this.take(frame));
     this.connection.state.subscribe(() => this.refresh());
     store.events.on("failed", (error) => {
@@ -202,7 +235,8 @@ export class Client {
 
   private async openProject(name: string): Promise<Project> {
     const { store, http, clock } = this.parts;
-    const replica = await Replica.open(name, store, clock);
+    const replica = new Replica(name, store, clock);
+    await replica.load();
     const outbox = new Outbox(replica, clock);
     const stream = new Stream(replica, this.connection, this.rooms, http, clock);
     stream.role = () => this.roles[name]?.role;
@@ -231,13 +265,6 @@ export class Client {
   private limits(of: "frame_bytes" | "body_bytes"): SendLimits {
     const told: Record<string, number> = { ...LIMITS, ...this.connection.hello?.limits };
     return { ops: Math.min(OPS, told["ops_per_write"]!), bytes: told[of]! * 0.9, opBytes: told["op_bytes"]! };
-  }
-
-  private greeted(hello: ServerConnectedFrame): void {
-    this.user = hello.user;
-    this.roles = hello.projects;
-    for (const project of this.projects.values()) project.outbox.kick();
-    this.refresh();
   }
 
   private take(frame: ServerFrame): void {
@@ -299,7 +326,7 @@ export class Client {
     const sum = (count: (project: Project) => number) => projects.reduce((total, project) => total + count(project), 0);
     return {
       connection: this.connection.state.get(),
-      user: this.user,
+      user: this.parts.store.user,
       pending: sum(({ outbox }) => outbox.pending.length),
       failed: sum(({ outbox }) => outbox.failed.length),
       conflicts: sum(({ replica }) => [...replica.conflicts.get().values()].filter(({ state }) => state === "open").length),

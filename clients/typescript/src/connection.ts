@@ -25,6 +25,8 @@ export interface ConnectionOptions {
   /** Told to the hub for diagnostics. */
   device?: Record<string, unknown> | undefined;
   backoff?: Backoff | undefined;
+  /** Looks at whose session it is, before anything is sent in it. */
+  greet(hello: ServerConnectedFrame): Promise<void>;
 }
 
 interface Events {
@@ -158,6 +160,7 @@ export class Connection {
       for (;;) {
         try {
           const hello = (await this.transmit((id) => this.introduction(id, token))) as ServerConnectedFrame;
+          await this.options.greet(hello);
           if (generation === this.generation) this.opened(hello);
           return;
         } catch (error) {

@@ -1,4 +1,15 @@
-/** Typed events. A listener that throws does not keep others from hearing. */
+/** Typed events. A listener that throws keeps neither others from hearing nor whoever tells from going on. */
+
+function tell<Event>(listeners: Iterable<(event: Event) => void>, event: Event): void {
+  for (const listener of [...listeners]) {
+    try {
+      listener(event);
+    } catch (error) {
+      // The app's fault, not this client's: it surfaces where uncaught errors do.
+      void Promise.reject(error);
+    }
+  }
+}
 
 /** Who listens to events of the map `Events`, from a name to what is told. */
 export class Emitter<Events> {
@@ -14,14 +25,7 @@ export class Emitter<Events> {
 
   /** Tells everyone. */
   emit<Name extends keyof Events>(name: Name, event: Events[Name]): void {
-    for (const listener of [...(this.listeners.get(name) ?? [])]) {
-      try {
-        (listener as (event: Events[Name]) => void)(event);
-      } catch (error) {
-        // The app's fault, not this client's: it surfaces where uncaught errors do.
-        void Promise.reject(error);
-      }
-    }
+    tell((this.listeners.get(name) ?? []) as Iterable<(event: Events[Name]) => void>, event);
   }
 }
 
@@ -43,6 +47,6 @@ export class Watched<T> {
   set(value: T): void {
     if (value === this.value) return;
     this.value = value;
-    for (const listener of [...this.listeners]) listener();
+    tell(this.listeners, undefined);
   }
 }

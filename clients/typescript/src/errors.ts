@@ -12,6 +12,14 @@ export class AuthError extends SynclineError {
   override name = "AuthError";
 }
 
+/** The local store is another user's. Nothing of it is shown, and nothing that waits in it is sent. */
+export class WrongUserError extends AuthError {
+  override name = "WrongUserError";
+  constructor() {
+    super("the local store is another user's: open one for each, or `clear` it");
+  }
+}
+
 /** The hub closed the connection for good, with a code from 4400 on. */
 export class ClosedError extends SynclineError {
   override name = "ClosedError";
@@ -52,7 +60,8 @@ export class RequestError extends SynclineError {
 /** Whether the hub says that the user may not do, or read, this. */
 export const isForbidden = (error: unknown): boolean => error instanceof RequestError && error.code === "forbidden";
 
-const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch"]);
+// `not_subscribed`: the room was left while it was being joined. Who wants to be in it again, asks again.
+const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch", "not_subscribed"]);
 
 /** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */
 export class RejectedError extends SynclineError {

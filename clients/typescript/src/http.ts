@@ -11,6 +11,8 @@ export class Http {
     private readonly fetch: Fetch,
     private readonly tokens: TokenKeeper,
     private readonly clock: Clock,
+    /** As whose requests are made: the hub refuses them with another's token. */
+    private readonly owner: { user: string | undefined },
   ) {}
 
   /** Reads JSON. */
@@ -51,6 +53,7 @@ export class Http {
   ): Promise<T> {
     const headers: Record<string, string> = {};
     if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
+    if (this.owner.user !== undefined) headers["syncline-user"] = encodeURIComponent(this.owner.user);
     if (body !== undefined) headers["content-type"] = "application/json";
     const abort = new AbortController();
     const stop = this.clock.after(within, () => abort.abort());

@@ -1,7 +1,8 @@
 /** `@syncline/client`: the core. Adapters, React and push have entries of their own. */
 
-export { AuthError, ClosedError, DisconnectedError, DiscardedError, InUseError, RejectedError, RequestError, StorageError, SynclineError } from "./errors.js";
+export { AuthError, ClosedError, DisconnectedError, DiscardedError, InUseError, RejectedError, RequestError, StorageError, SynclineError, WrongUserError } from "./errors.js";
 export { type Client, type ClientOptions, createClient, type Status } from "./client.js";
+export type { Backoff } from "./backoff.js";
 export type { Project, Resolution } from "./project.js";
 export { type EphemeralRoom, type Presence, room } from "./presence.js";
 export type { Live, QueryOptions, Snapshot } from "./live.js";
@@ -20,6 +21,7 @@ export {
   browserHints,
   type Clock,
   type Fetch,
+  type FetchResponse,
   type Hint,
   type HintSource,
   nativeHints,
@@ -33,6 +35,7 @@ export { MemoryStorage } from "./storage/memory.js";
 export { type IndexedDbOptions, type LocksLike, openIndexedDb } from "./storage/indexeddb.js";
 export { type KeyValue, openKeyValue } from "./storage/keyvalue.js";
 export { openSqlite, type SqliteDatabase } from "./storage/sqlite.js";
+export { clear, type ClearOptions } from "./storage/clear.js";
 export { type Codec, compressed, gzip } from "./storage/compressed.js";
 export type { Lane, Notify, Op, ClientFrame } from "./protocol/client.gen.js";
 export type { Conflict, Outcome, ServerFrame, ServerNotificationFrame as Notification, Verdict } from "./protocol/server.gen.js";

@@ -1,11 +1,13 @@
 /** Views that stay true: an entity, or the entities of a type, in the shape of `useSyncExternalStore`. */
 
 import { Watched } from "./emitter.js";
+import { held } from "./held.js";
 import { type Entity, entityKey, type Fields } from "./model.js";
 import type { Replica } from "./replica.js";
 
 /** What a view shows. */
 export interface Snapshot<T> {
+  /** What is there now. */
   data: T;
   /** Whether the device's store is still being read. */
   loading: boolean;
@@ -13,7 +15,9 @@ export interface Snapshot<T> {
 
 /** A view: `get` returns the same object until it changes. Reading it costs nothing. */
 export interface Live<T> {
+  /** What it shows now. */
   get(): Snapshot<T>;
+  /** Hears of changes; the returned function stops. */
   subscribe(listener: () => void): () => void;
   /** Resolves once the device's store was read. */
   ready(): Promise<T>;
@@ -21,9 +25,20 @@ export interface Live<T> {
 
 /** What of a type a query shows. */
 export interface QueryOptions<F = Fields> {
+  /** Which entities; all by default. */
   where?: (entity: Entity<F>) => boolean;
+  /** In which order; by id by default. */
   sort?: (a: Entity<F>, b: Entity<F>) => number;
+  /** How many at most. */
   limit?: number;
+}
+
+/** What a query shows of a type's entities. */
+export function pick<F>(entities: Iterable<Entity<F>>, { where, sort, limit }: QueryOptions<F>): Entity<F>[] {
+  let data = [...entities];
+  if (where) data = data.filter(where);
+  data.sort(sort ?? ((a, b) => (a.id < b.id ? -1 : 1)));
+  return data.slice(0, limit);
 }
 
 /** The entities of one type, kept in memory while somebody looks at them. */
@@ -42,9 +57,9 @@ class Collection {
     replica.events.on("reset", () => void (this.loaded = this.load()));
   }
 
-  private async load(): Promise<void> {
+  private load(): Promise<void> {
     // In line with the transactions, so that no change falls between reading and hearing.
-    await this.replica.transact(async () => {
+    return this.replica.transact(async () => {
       const all = await this.replica.list(this.type);
       this.entities.clear();
       for (const entity of all) this.entities.set(entity.id, entity);
@@ -82,10 +97,7 @@ export class Views {
       const version = collection.version.get();
       if (version === seen) return snapshot;
       seen = version;
-      let data = [...collection.entities.values()] as unknown as Entity<F>[];
-      if (options.where) data = data.filter(options.where);
-      data.sort(options.sort ?? ((a, b) => (a.id < b.id ? -1 : 1)));
-      if (options.limit !== undefined) data = data.slice(0, options.limit);
+      const data = pick(collection.entities.values() as unknown as Iterable<Entity<F>>, options);
       const same = data.length === snapshot.data.length && data.every((entity, at) => entity === snapshot.data[at]);
       if (!same || snapshot.loading !== collection.loading) snapshot = { data, loading: collection.loading };
       return snapshot;
@@ -108,28 +120,26 @@ export class Views {
       replica.transact(async () => {
         value.set({ data: (await replica.get(type, id)) as Entity<F> | undefined, loading: false });
       });
-    let listening: (() => void)[] = [];
-    let count = 0;
+    let listening: (() => void)[];
     let loaded: Promise<void> | undefined;
-    const listen = () => {
-      listening = [
-        replica.events.on("changed", (changed) => {
-          const name = entityKey(type, replica.resolve(type, id));
-          if (changed.has(name)) value.set({ data: changed.get(name) as Entity<F> | undefined, loading: false });
-        }),
-        replica.events.on("reset", () => void load()),
-      ];
-      loaded = load();
-    };
+    const listen = held(
+      () => {
+        listening = [
+          replica.events.on("changed", (changed) => {
+            const name = entityKey(type, replica.resolve(type, id));
+            if (changed.has(name)) value.set({ data: changed.get(name) as Entity<F> | undefined, loading: false });
+          }),
+          replica.events.on("reset", () => void load()),
+        ];
+        loaded = load();
+      },
+      () => listening.forEach((end) => end()),
+    );
     return {
       get: value.get,
       subscribe: (listener) => {
-        if (count++ === 0) listen();
-        const stop = value.subscribe(listener);
-        return () => {
-          stop();
-          if (--count === 0) for (const end of listening.splice(0)) end();
-        };
+        const ends = [listen(), value.subscribe(listener)];
+        return () => ends.forEach((end) => end());
       },
       ready: async () => {
         await (loaded ?? load());

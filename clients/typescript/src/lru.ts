@@ -17,7 +17,7 @@ export class Lru<V> {
   private misses = 0;
   private evictions = 0;
 
-  constructor(readonly limit: number) {}
+  constructor(private readonly limit: number) {}
 
   get(key: string): V | undefined {
     const entry = this.entries.get(key);
@@ -51,11 +51,6 @@ export class Lru<V> {
     if (!entry) return;
     this.entries.delete(key);
     this.bytes -= entry.bytes;
-  }
-
-  clear(): void {
-    this.entries.clear();
-    this.bytes = 0;
   }
 
   stats(): CacheStats {

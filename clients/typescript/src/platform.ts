@@ -73,20 +73,23 @@ export const browserHints: HintSource = (tell) => {
   const page = scope.document;
   if (!page || !scope.addEventListener) return () => {};
   const visible = () => tell(page.visibilityState === "hidden" ? "background" : "foreground");
-  const online = () => tell("online");
-  const offline = () => tell("offline");
+  const network = ({ type }: { type: string }) => tell(type as Hint);
+  // A page may begin in a tab that nobody looks at.
+  visible();
   page.addEventListener("visibilitychange", visible);
-  scope.addEventListener("online", online);
-  scope.addEventListener("offline", offline);
+  scope.addEventListener("online", network);
+  scope.addEventListener("offline", network);
   return () => {
     page.removeEventListener("visibilitychange", visible);
-    scope.removeEventListener("online", online);
-    scope.removeEventListener("offline", offline);
+    scope.removeEventListener("online", network);
+    scope.removeEventListener("offline", network);
   };
 };
 
 /** React Native's `AppState`, as far as it is used. */
 export interface AppStateLike {
+  /** `null` or `"unknown"` while the system has not told. */
+  readonly currentState: string | null;
   addEventListener(type: "change", listener: (state: string) => void): { remove(): void };
 }
 
@@ -98,11 +101,14 @@ export interface NetInfoLike {
 /** Hints of a React Native app, from the modules given. */
 export function nativeHints(appState: AppStateLike, netInfo?: NetInfoLike): HintSource {
   return (tell) => {
-    const app = appState.addEventListener("change", (state) => {
+    const took = (state: string | null) => {
       if (state === "active") tell("foreground");
       // `inactive` is a call or the app switcher: the app is still before its user's eyes.
       else if (state === "background") tell("background");
-    });
+    };
+    // The system may have started the app for a background task or a push.
+    took(appState.currentState);
+    const app = appState.addEventListener("change", took);
     const net = netInfo?.addEventListener(({ isConnected }) => {
       if (isConnected !== null) tell(isConnected ? "online" : "offline");
     });

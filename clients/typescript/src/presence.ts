@@ -3,6 +3,7 @@
 import type { Client } from "./client.js";
 import type { Connection } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
+import { held } from "./held.js";
 import type { Member, PresenceList, Refusal, ServerEventFrame, ServerPresenceFrame } from "./protocol/server.gen.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
@@ -48,7 +49,6 @@ export class EphemeralRoom<State = unknown> {
   /** Who is here, to watch. */
   readonly presence = new Watched<Presence<State>>({ users: 0, members: new Map(), joined: false });
   private state: State | undefined;
-  private holders = 0;
   private readonly wanted: Wanted;
 
   constructor(
@@ -64,18 +64,14 @@ export class EphemeralRoom<State = unknown> {
     };
   }
 
-  /** Enters the room, and again after every reconnect; the returned function leaves it. */
-  join(): () => void {
-    if (this.holders++ === 0) this.rooms.add(this.wanted);
-    let left = false;
-    return () => {
-      if (left) return;
-      left = true;
-      if (--this.holders > 0) return;
+  /** Enters the room, and again after every reconnect; the returned function leaves it, unless others are in it still. */
+  readonly join: () => () => void = held(
+    () => this.rooms.add(this.wanted),
+    () => {
       this.rooms.remove(this.room);
       this.presence.set({ users: 0, members: new Map(), joined: false });
-    };
-  }
+    },
+  );
 
   /** Hears who comes, goes and changes, and what is said. */
   on<Name extends keyof Events<State>>(name: Name, listener: (event: Events<State>[Name]) => void): () => void {

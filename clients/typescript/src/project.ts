@@ -3,6 +3,7 @@
 import type { KnownConflict } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
 import { isForbidden } from "./errors.js";
+import { held } from "./held.js";
 import { type Live, type QueryOptions, Views } from "./live.js";
 import { type Entity, type Fields, type Incoming, type PendingOp, entityKey } from "./model.js";
 import type { Edit, EditOptions, Outbox } from "./outbox.js";
@@ -44,11 +45,14 @@ export class Project {
     return this.stream.state;
   }
 
-  /** Follows the whole project: everything the role may read comes, and stays, on the device. */
-  subscribe(): () => void {
-    this.stream.start();
-    return () => this.stream.stop();
-  }
+  /**
+   * Follows the whole project: everything the role may read comes, and stays, on the device. The returned function
+   * ends it, unless others follow it still.
+   */
+  readonly subscribe: () => () => void = held(
+    () => this.stream.start(),
+    () => this.stream.stop(),
+  );
 
   /** Follows one entity without the rest of the project. */
   follow(type: string, id: string): () => void {

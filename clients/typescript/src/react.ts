@@ -33,18 +33,27 @@ export function useClient(): Client {
   return client;
 }
 
+/** How long a project is followed after the last component that used it: the next screen may want it, too. */
+const LINGER_MS = 5000;
+
 /** A project, followed while somebody uses it; `undefined` until the device's store was read. */
 export function useProject(name: string): Project | undefined {
   const client = useClient();
   const [opened, setOpened] = useState<Project>();
   useEffect(() => {
     let used = true;
-    void client.project(name).then((project) => {
+    let leave = () => {};
+    const use = (project: Project) => {
       if (!used) return;
-      project.subscribe();
+      leave = project.subscribe();
       setOpened(project);
-    });
-    return () => void (used = false);
+    };
+    // A store that cannot be read says so in `status`.
+    client.project(name).then(use, () => {});
+    return () => {
+      used = false;
+      client.parts.clock.after(LINGER_MS, leave);
+    };
   }, [client, name]);
   return opened?.name === name ? opened : undefined;
 }

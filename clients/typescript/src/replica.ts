@@ -110,27 +110,29 @@ export class Replica {
   private readonly ids = new Map<string, string>();
   private tail: Promise<unknown> = Promise.resolve();
 
-  private constructor(
+  constructor(
     readonly project: string,
     private readonly store: Store,
     readonly clock: Clock,
-  ) {}
-
-  /** Reads what the device has of a project. */
-  static async open(project: string, store: Store, clock: Clock): Promise<Replica> {
-    const replica = new Replica(project, store, clock);
-    replica.cursor = await store.get<Cursor>("cursors", project);
-    for (const [name, id] of await store.list<string>("ids", project)) {
-      replica.ids.set(name.slice(below(project).length), id);
-    }
-    const conflicts = await store.list<KnownConflict>("conflicts", project);
-    replica.conflicts.set(new Map(conflicts.map(([, conflict]) => [conflict.id, conflict])));
-    replica.ops = (await store.list<PendingOp>("ops", project)).map(([, op]) => op);
-    replica.index();
-    return replica;
+  ) {
+    store.events.on("emptied", () => void this.load());
   }
 
-  /** Runs a transaction after those before it. */
+  /** Reads what the device has of it. */
+  load(): Promise<void> {
+    const { project, store, ids } = this;
+    return this.transact(async (change) => {
+      change.cursor = await store.get<Cursor>("cursors", project);
+      ids.clear();
+      for (const [name, id] of await store.list<string>("ids", project)) ids.set(name.slice(below(project).length), id);
+      const conflicts = await store.list<KnownConflict>("conflicts", project);
+      this.conflicts.set(new Map(conflicts.map(([, conflict]) => [conflict.id, conflict])));
+      change.ops = (await store.list<PendingOp>("ops", project)).map(([, op]) => op);
+      change.reset = true;
+    });
+  }
+
+  /** Runs a transaction after those before it. Nobody is alarmed who does not wait for it: `status` tells if the store fails. */
   transact<T>(work: (change: Change) => Promise<T>): Promise<T> {
     const run = async () => {
       const change = new Change(this, this.store);

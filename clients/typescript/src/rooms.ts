@@ -66,6 +66,8 @@ export class Rooms {
 
   /** Leaves a room. */
   remove(room: string): void {
+    // Whoever comes back asks anew: an answer that is under way speaks of before.
+    this.asking.delete(room);
     if (this.wanted.delete(room)) this.connection.send({ type: "unsubscribe", rooms: [room] });
   }
 

@@ -1,9 +1,10 @@
 /** The device's store as the client uses it: rows through a memory cache, failures as one class of error. */
 
-import { StorageError } from "./errors.js";
+import { StorageError, WrongUserError } from "./errors.js";
 import { Emitter } from "./emitter.js";
 import { Lru } from "./lru.js";
 import type { Row } from "./model.js";
+import { MemoryStorage } from "./storage/memory.js";
 import { below, key, type Put, type Storage, type Table } from "./storage/storage.js";
 
 /** Bytes of rows kept in memory unless the app says otherwise. */
@@ -11,11 +12,13 @@ export const MEMORY_BYTES = 50 * 1024 * 1024;
 
 /** Wraps the storage of one client. */
 export class Store {
-  readonly events = new Emitter<{ failed: StorageError }>();
-  readonly cache: Lru<Row>;
+  readonly events = new Emitter<{ failed: StorageError; emptied: undefined }>();
+  cache: Lru<Row>;
+  /** Whose it is. */
+  user: string | undefined;
 
   constructor(
-    private readonly storage: Storage,
+    private storage: Storage,
     memoryBytes = MEMORY_BYTES,
   ) {
     this.cache = new Lru(memoryBytes);
@@ -26,8 +29,7 @@ export class Store {
   }
 
   async list<T>(table: Table, ...parts: string[]): Promise<[string, T][]> {
-    const prefix = parts.length === 0 ? "" : below(...parts);
-    return (await this.guard(this.storage.list(table, prefix))) as [string, T][];
+    return (await this.guard(this.storage.list(table, below(...parts)))) as [string, T][];
   }
 
   /** One row, from memory if it is there. */
@@ -51,6 +53,21 @@ export class Store {
     }
   }
 
+  /** Makes it this user's. Another's is let go of: from then on nothing is in it, and nothing goes into it. */
+  async claim(user: string): Promise<void> {
+    if (this.user === user) return;
+    if (this.user !== undefined) {
+      const { storage } = this;
+      this.storage = Object.assign(new MemoryStorage(), { commit: () => Promise.reject(new WrongUserError()) });
+      this.cache = new Lru(0);
+      this.user = undefined;
+      await storage.close().catch(() => {});
+      this.events.emit("emptied", undefined);
+    }
+    await this.commit([{ table: "meta", key: "user", value: user }]);
+    this.user = user;
+  }
+
   close(): Promise<void> {
     return this.guard(this.storage.close());
   }
@@ -59,6 +76,7 @@ export class Store {
     try {
       return await work;
     } catch (cause) {
+      if (cause instanceof WrongUserError) throw cause;
       const error = new StorageError(cause);
       this.events.emit("failed", error);
       throw error;

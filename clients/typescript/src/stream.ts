@@ -82,8 +82,8 @@ export class Stream implements Wanted {
   /** Stops following; the copy stays. */
   stop(): void {
     this.on = false;
-    this.joined = false;
     this.stopRetry?.();
+    this.lost();
     this.rooms.remove(this.room);
   }
 
@@ -157,6 +157,7 @@ export class Stream implements Wanted {
       .finally(() => {
         this.pulling = undefined;
         void this.drain();
+        this.ack();
       });
     return this.pulling;
   }
@@ -176,8 +177,8 @@ export class Stream implements Wanted {
     await purged.catch((error: unknown) => this.later(error));
   }
 
-  private async note(scope: string): Promise<void> {
-    await this.replica.transact(async (change) => {
+  private note(scope: string): Promise<void> {
+    return this.replica.transact(async (change) => {
       if (change.cursor) change.putCursor({ ...change.cursor, scope });
     });
   }
@@ -313,13 +314,14 @@ export class Stream implements Wanted {
     return [...changes.filter((change) => !missing.includes(change)), ...found];
   }
 
-  private ack(): void {
+  /** Tells the hub how far everything is stored, whichever way it came. */
+  ack(): void {
     if (this.ackDue) return;
     this.ackDue = true;
     this.clock.after(ACK_MS, () => {
       this.ackDue = false;
       const seq = this.replica.cursor?.seq;
-      if (seq !== undefined) this.connection.send({ type: "ack", project: this.replica.project, seq });
+      if (seq) this.connection.send({ type: "ack", project: this.replica.project, seq });
     });
   }
 }

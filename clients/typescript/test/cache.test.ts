@@ -17,7 +17,7 @@ interface Limits {
 /** A client that reads `count` notes one by one, a second apart, without following the project. */
 async function readers(count: number, limits: Limits, text = "x"): Promise<{ w: World; cache: Cache }> {
   const w = await new World().start();
-  w.project.stream.stop();
+  w.leave();
   const policy = { type: "note", strategy: "CACHE_FIRST", ttl: 60, stale: 60, max_bytes: 1_000_000, ...limits };
   await w.storage.disk.commit([{ table: "meta", key: "cache-policies", value: [policy] }]);
   const cache = await openCache(w.client);

@@ -17,7 +17,7 @@ test("the core runs without any global of the web", async () => {
   }
   const hub = new FakeHub();
   let change: ((state: string) => void) | undefined;
-  const appState = { addEventListener: (_: string, listener: (state: string) => void) => ((change = listener), { remove: () => {} }) };
+  const appState = { currentState: "active", addEventListener: (_: string, listener: (state: string) => void) => ((change = listener), { remove: () => {} }) };
   Object.assign(context, { hub, appState, done: undefined });
   await runInContext(
     `(async () => {

@@ -100,8 +100,7 @@ test("who is away gets a push; that it was opened is counted, and a forged repor
 });
 
 test("one logs out and another in on the same device: each gets what is theirs", async () => {
-  const storage = new MemoryStorage();
-  const ana = await start("tablet-ana", "tablet", { storage });
+  const ana = await start("tablet-ana", "tablet");
   await phone(ana, "tablet");
   await ana.push.unregister();
   assert.deepEqual(await devices(ana.client), []);
@@ -109,7 +108,8 @@ test("one logs out and another in on the same device: each gets what is theirs",
   await phone(ana, "tablet");
   ana.push.stop();
   await ana.client.close();
-  const bo = await start("tablet-bo", "tablet", { storage });
+  const bo = await start("tablet-bo", "tablet");
+  await phone(bo, "tablet");
   await eventually("the device is bo's", async () => (await devices(bo.client)).length === 1);
   bo.push.stop();
   await bo.client.close();

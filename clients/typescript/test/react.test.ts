@@ -18,6 +18,12 @@ interface Shown {
   news: string[];
 }
 
+/** What the page shows to the test. */
+interface Mounted {
+  project(): Promise<{ stream: { following: boolean } }>;
+  unmount(): void;
+}
+
 /** Writes as somebody else, who tells this page's user. */
 async function notify(title: string): Promise<void> {
   const answer = await fetch(`${DEV}/demo/token`, { method: "POST", body: JSON.stringify({ user: "dan" }) });
@@ -67,6 +73,10 @@ test("every hook shows what is, and what waits", async () => {
     await page.click("#read");
     await eventually("it is read", async () => (await unread()) === "0");
     assert.deepEqual((await shown()).news, ["first"]);
+    const following = () => page.evaluate(async () => (await (globalThis as never as Mounted).project()).stream.following);
+    assert.equal(await following(), true);
+    await page.evaluate(() => (globalThis as never as Mounted).unmount());
+    await eventually("nobody follows the project any more", async () => !(await following()));
     assert.deepEqual(errors, []);
   } finally {
     await browser.close();

@@ -1,12 +1,12 @@
 /**
  * This installation's push token at the hub. It is told over the socket, because only a session says whose it is:
- * with each session that is another user's, whenever something changed, and once a day, should the hub have given
- * the token up meanwhile.
+ * with the store's first session, whenever something changed, and once a day, should the hub have given the token up
+ * meanwhile.
  */
 
 import { SEND, wait } from "../backoff.js";
 import type { Client, Parts } from "../client.js";
-import { DisconnectedError, RequestError, SynclineError } from "../errors.js";
+import { DisconnectedError, RequestError } from "../errors.js";
 import type { PushDeviceFrame } from "../protocol/client.gen.js";
 
 /** What a device says of itself. */
@@ -26,8 +26,8 @@ export interface DeviceInfo {
 interface Kept {
   /** What is to be registered; without it the installation is to be forgotten. */
   wanted?: DeviceInfo;
-  /** As whose it was registered last, as what, and when. */
-  done?: { user: string; text: string; at: number };
+  /** As what it was registered last, and when. */
+  done?: { text: string; at: number };
 }
 
 const AGAIN_MS = 86_400_000;
@@ -43,13 +43,13 @@ export class Registration {
   private constructor(
     private readonly client: Client,
     private kept: Kept,
-    private readonly fail: (error: SynclineError) => void,
+    private readonly fail: (error: unknown) => void,
   ) {
     this.parts = client.parts;
   }
 
   /** Reads what is known from the last time. */
-  static async open(client: Client, fail: (error: SynclineError) => void): Promise<Registration> {
+  static async open(client: Client, fail: (error: unknown) => void): Promise<Registration> {
     return new Registration(client, (await client.parts.store.get<Kept>("meta", "push")) ?? {}, fail);
   }
 
@@ -92,19 +92,18 @@ export class Registration {
   private async tell(): Promise<void> {
     this.stopRetry?.();
     const { wanted, done } = this.kept;
-    const user = this.parts.connection.hello?.user;
-    if (user === undefined || (!wanted && done?.user !== user)) return;
+    if (!this.parts.connection.hello || (!wanted && !done)) return;
     const text = JSON.stringify(wanted ?? null);
     const now = this.parts.clock.now();
-    const known = done?.user === user && done.text === text && now - done.at < AGAIN_MS;
-    if (known || this.refused === user + text) return;
+    const known = done?.text === text && now - done.at < AGAIN_MS;
+    if (known || this.refused === text) return;
     try {
       if (!wanted) return await this.forget();
       await this.ask(frame(wanted));
-      await this.keep({ ...this.kept, done: { user, text, at: now } });
+      await this.keep({ ...this.kept, done: { text, at: now } });
       this.attempts = 0;
     } catch (error) {
-      this.failed(error, user + text);
+      this.failed(error, text);
     }
   }
 
@@ -131,7 +130,7 @@ export class Registration {
       return;
     }
     this.refused = what;
-    this.fail(error instanceof SynclineError ? error : new SynclineError(String(error)));
+    this.fail(error);
   }
 
   private async keep(kept: Kept): Promise<void> {

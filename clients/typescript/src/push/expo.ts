@@ -78,17 +78,17 @@ const CHANNELS = { critical: "Emergencies", high: "Important", normal: "News" };
  * give now is asked for again at the next call.
  */
 export async function registerPush<DeviceToken>(client: Client, options: RegisterPushOptions<DeviceToken>): Promise<Push> {
-  const { notifications, onError } = options;
-  const setBadge = options.setBadge ?? ((count: number) => notifications.setBadgeCountAsync(count).catch(() => {}));
+  const { notifications } = options;
+  const setBadge = options.setBadge ?? ((count: number) => notifications.setBadgeCountAsync(count));
   const push = await openPush(client, { ...options, setBadge });
   listen(push, options);
   const last = notifications.getLastNotificationResponse();
-  if (last) void push.opened(last.notification.request.content.data);
+  if (last) push.opened(last.notification.request.content.data).catch(push.fail);
   try {
     if (options.platform === "android") await makeChannels(options);
     if (await allowed(notifications)) await register(push, options);
   } catch (error) {
-    onError?.(new SynclineError(`this device got no push token: ${String(error)}`, { cause: error }));
+    push.fail(noToken(error));
   }
   return push;
 }
@@ -104,15 +104,17 @@ function listen<DeviceToken>(push: Push, options: RegisterPushOptions<DeviceToke
   });
   const data = ({ request }: NotificationLike) => request.content.data;
   const subscriptions = [
-    notifications.addNotificationReceivedListener((came) => void push.received(data(came))),
-    notifications.addNotificationResponseReceivedListener(({ notification }) => void push.opened(data(notification))),
-    notifications.addPushTokenListener((token) => void register(push, options, token).catch(() => {})),
+    notifications.addNotificationReceivedListener((came) => void push.received(data(came)).catch(push.fail)),
+    notifications.addNotificationResponseReceivedListener(({ notification }) => void push.opened(data(notification)).catch(push.fail)),
+    notifications.addPushTokenListener((token) => void register(push, options, token).catch((error) => push.fail(noToken(error)))),
   ];
   push.endWith(() => {
     for (const subscription of subscriptions) subscription.remove();
     notifications.setNotificationHandler(null);
   });
 }
+
+const noToken = (cause: unknown) => new SynclineError(`this device got no push token: ${String(cause)}`, { cause });
 
 /** A push of a channel that is not there is not shown. */
 async function makeChannels<DeviceToken>({ notifications, channels = CHANNELS }: RegisterPushOptions<DeviceToken>): Promise<void> {

@@ -29,7 +29,7 @@ const OPENED = 50;
 
 /** Makes it; one for each client, before `connect`. */
 export async function openPush(client: Client, options: PushOptions): Promise<Push> {
-  const fail = (error: SynclineError) => options.onError?.(error);
+  const fail = (error: unknown) => options.onError?.(error instanceof SynclineError ? error : new SynclineError(String(error), { cause: error }));
   const registration = await Registration.open(client, fail);
   const opened = (await client.parts.store.get<string[]>("meta", "opened")) ?? [];
   return new Push(client, options, registration, opened, fail);
@@ -50,7 +50,8 @@ export class Push {
     private readonly options: PushOptions,
     private readonly registration: Registration,
     private openedBefore: string[],
-    private readonly fail: (error: SynclineError) => void,
+    /** @internal Tells the app what nobody waits for. */
+    readonly fail: (error: unknown) => void,
   ) {
     this.parts = client.parts;
     this.reports = new Reports(this.parts, fail);
@@ -126,7 +127,7 @@ export class Push {
     try {
       link = allowedLink(asked, this.options.schemes);
     } catch (error) {
-      return this.fail(error as SynclineError);
+      return this.fail(error);
     }
     try {
       this.options.onLink?.(link, push);
@@ -140,6 +141,7 @@ export class Push {
     const { unread, loading } = this.inbox.state.get();
     if (loading || unread === this.badge) return;
     this.badge = unread;
-    void this.options.setBadge?.(unread);
+    // The app's own may take its time, and fail.
+    Promise.resolve(this.options.setBadge?.(unread)).catch(this.fail);
   }
 }

@@ -34,5 +34,5 @@ export const SEPARATOR = "\u001f";
 /** A key of parts. */
 export const key = (...parts: string[]): string => parts.join(SEPARATOR);
 
-/** What all keys below these parts begin with. */
-export const below = (...parts: string[]): string => parts.join(SEPARATOR) + SEPARATOR;
+/** What all keys below these parts begin with; without parts, all keys. */
+export const below = (...parts: string[]): string => parts.map((part) => part + SEPARATOR).join("");

@@ -4,7 +4,7 @@
  */
 
 import { createHash } from "node:crypto";
-import type { FetchResponse, OpenSocket, Socket } from "../../src/platform.js";
+import type { Fetch, FetchResponse, OpenSocket, Socket } from "../../src/platform.js";
 import type { ClientFrame, Op, WriteFrame } from "../../src/protocol/client.gen.js";
 import type { ServerFrame, Verdict } from "../../src/protocol/server.gen.js";
 
@@ -40,6 +40,8 @@ export class FakeHub {
   /** HTTP requests, in order. */
   readonly requests: string[] = [];
   epoch = "00000000-0000-4000-8000-000000000001";
+  /** Whose every token is. */
+  user = "ana";
   online = true;
   /** Decides a token: a code refuses it. */
   check: (token: string) => string | undefined = () => undefined;
@@ -66,11 +68,15 @@ export class FakeHub {
     return socket;
   };
 
-  readonly fetch = async (url: string, init: { method: string; body?: string }): Promise<FetchResponse> => {
+  readonly fetch = async (url: string, init: Parameters<Fetch>[1]): Promise<FetchResponse> => {
     if (!this.online) throw new TypeError("the network is down");
     const { pathname, searchParams } = new URL(url);
     this.requests.push(`${init.method} ${pathname}${new URL(url).search}`);
-    const answer = this.http(init.method, pathname, searchParams, init.body);
+    const named = init.headers["syncline-user"];
+    const answer =
+      named !== undefined && decodeURIComponent(named) !== this.user
+        ? { status: 401, body: { code: "unauthorized", detail: "the token is another user's" } }
+        : this.http(init.method, pathname, searchParams, init.body);
     return {
       ok: answer.status === 200,
       status: answer.status,
@@ -121,7 +127,7 @@ export class FakeHub {
           type: "connected",
           id,
           session: "1",
-          user: "ana",
+          user: this.user,
           server_time: 0,
           ttl: 3600,
           ping_interval: this.pingInterval,

@@ -48,10 +48,11 @@ const getToken = async () => {
 
 void createClient({ url: location.origin, getToken }).then(async (client) => {
   const push = await openPush(client, { schemes: [] });
-  Object.assign(globalThis, { client, project: () => client.project("demo") as Promise<Project> });
-  const root = document.createElement("div");
-  document.body.replaceChildren(root);
-  createRoot(root).render(
+  const element = document.createElement("div");
+  document.body.replaceChildren(element);
+  const root = createRoot(element);
+  Object.assign(globalThis, { client, project: () => client.project("demo") as Promise<Project>, unmount: () => root.unmount() });
+  root.render(
     <StrictMode>
       <SynclineProvider client={client}>
         <Board push={push} />

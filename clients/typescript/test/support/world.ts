@@ -10,6 +10,8 @@ export class World {
   readonly clock = new TestClock();
   client!: Client;
   project!: Project;
+  /** Stops following it. */
+  leave!: () => void;
 
   constructor(
     readonly hub = new FakeHub(),
@@ -21,7 +23,7 @@ export class World {
     const getToken = () => "token";
     this.client = await createClient({ url: "http://hub.test", getToken, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
     this.project = await this.client.project("p");
-    this.project.subscribe();
+    this.leave = this.project.subscribe();
     return this;
   }
 

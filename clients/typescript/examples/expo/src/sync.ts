@@ -1,4 +1,4 @@
-/** The one client of the app, on a database of its own. */
+/** The one client of the app, on a database of its own for each user. */
 
 import { createClient, nativeHints, openSqlite, type Client } from "@syncline/client";
 import { openDatabaseAsync } from "expo-sqlite";
@@ -13,7 +13,8 @@ export interface Task {
 }
 
 const url = process.env.EXPO_PUBLIC_SYNCLINE_URL ?? "http://127.0.0.1:8080";
-/** For trying it out: an app of yours asks its own backend for tokens. */
+/** For trying it out: an app of yours knows its user from the login, and asks its own backend for tokens. */
+const user = process.env.EXPO_PUBLIC_SYNCLINE_USER ?? "ana";
 const getToken = () => process.env.EXPO_PUBLIC_SYNCLINE_TOKEN ?? "";
 
 let client: Promise<Client> | undefined;
@@ -23,7 +24,8 @@ export function openClient(): Promise<Client> {
   client ??= createClient({
     url,
     getToken,
-    storage: openDatabaseAsync("syncline.db").then(openSqlite),
+    user,
+    storage: openDatabaseAsync(`syncline-${user}.db`).then(openSqlite),
     hints: nativeHints(AppState),
   });
   return client;

@@ -96,7 +96,7 @@ declare module "react-native" {
     style?: Style | (Style | false)[];
     children?: ReactNode;
   }
-  export const AppState: { addEventListener(type: "change", listener: (state: string) => void): { remove(): void } };
+  export const AppState: { readonly currentState: "active" | "background" | "inactive" | "unknown" | "extension"; addEventListener(type: "change", listener: (state: string) => void): { remove(): void } };
   export const Linking: { openURL(url: string): Promise<unknown> };
   export const Platform: { OS: string };
   export const StyleSheet: { create<T extends Record<string, Style>>(styles: T): T };

@@ -1,0 +1,56 @@
+/** What is stored is acknowledged, whichever way it came: an acknowledgement spares the user a push. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { syncNow } from "../src/sync.js";
+import { settle } from "./support/clock.js";
+import { World } from "./support/world.js";
+
+const acks = ({ hub }: World) => hub.heard.flatMap((frame) => (frame.type === "ack" ? [frame.seq] : []));
+
+test("a copy that came over HTTP is acknowledged, though no change follows", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  w.hub.write("task", "t2", { title: "two" });
+  await (await w.start()).online();
+  await w.clock.advance(200);
+  assert.equal(acks(w).at(-1), 2);
+});
+
+test("what was stored right before the connection broke is acknowledged in the next one", async () => {
+  const w = await (await new World().start()).online();
+  await w.clock.advance(1000);
+  w.hub.write("task", "t1", { title: "one" });
+  await settle();
+  assert.deepEqual([w.project.replica.cursor?.seq, acks(w)], [1, []]);
+  w.hub.cut();
+  await w.clock.advance(10_000);
+  assert.equal(w.client.status.get().connection, "online");
+  assert.deepEqual(acks(w), [1]);
+});
+
+test("what a gap made the client fetch is acknowledged", async () => {
+  const w = await (await new World().start()).online();
+  w.hub.deliver = (frame) => frame.type !== "change" || frame.seq !== 1;
+  w.hub.write("task", "t1", { title: "lost" });
+  w.hub.write("task", "t2", { title: "two" });
+  await w.clock.advance(1000);
+  assert.equal(acks(w).at(-1), 2);
+});
+
+test("what the background fetched is acknowledged as soon as there is a session, whether its project is followed or not", async () => {
+  const w = await new World().start();
+  w.project.stream.stop();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.client.parts.store.commit([{ table: "cursors", key: "p", value: { seq: 0, epoch: "", gen: 0, at: 0 } }]);
+  await syncNow(w.client);
+  await w.clock.advance(1000);
+  assert.deepEqual([w.project.replica.cursor?.seq, acks(w)], [1, []]);
+  await w.online();
+  await w.clock.advance(200);
+  assert.deepEqual(acks(w), [1]);
+  w.hub.write("task", "t2", { title: "two" });
+  await syncNow(w.client);
+  await w.clock.advance(200);
+  assert.deepEqual(acks(w), [1, 2]);
+});
