@@ -105,7 +105,7 @@ for (const when of ["dead", "after"] as const) {
     await boss.insert("task", { hours: 0, n: 0 }, { id: "shared" }).synced;
     let edits = 0;
     const disk = new MemoryStorage();
-    /** What a killed client left unsent, or undecided as far as it knew. */
+    /** What a killed client had stored: as its user was told, or left unsent or undecided as far as it knew. */
     const left = new Set<string>();
     for (let kill = 1; kill <= 12; kill++) {
       const storage = new FaultyStorage(disk);
@@ -122,7 +122,7 @@ for (const when of ["dead", "after"] as const) {
         for (let at = 0; at < 3 && !killed; at++) {
           const id = `${kill}-${at}`;
           // What is on the disk counts, whether its writer heard of it or not.
-          if (!(await boss.get("task", id))) await project.insert("task", { n: at }, { id }).local;
+          if (!(await boss.get("task", id))) await project.insert("task", { n: at }, { id }).local.then(() => left.add(id));
           await boss.update("task", "shared", { n: kill * 10 + at }).synced;
           edits++;
         }
