@@ -222,6 +222,12 @@ impl Metrics {
         }
     }
 
+    /// Counts what happened to a push on a device, as it stands in the store.
+    pub fn push_event(&self, lane: &str, event: &str, provider: &str) {
+        let via = (PushLane::read(lane), PushVia::read(provider));
+        self.push_events.of((PushEvent::read(event), via)).inc();
+    }
+
     /// Counts an answered HTTP request. `route` is the route's pattern, never the path asked for.
     pub fn http_request(&self, route: &str, status: u16) {
         let labels = HttpRequest { route: route.to_owned(), status };

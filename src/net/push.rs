@@ -22,7 +22,6 @@ use crate::protocol::op::Fields;
 use crate::push::devices;
 use crate::push::summary::Summary;
 use crate::store::push::Device;
-use crate::telemetry::{PushEvent, PushLane, PushVia};
 
 /// The endpoints.
 pub(super) fn router() -> Router<Arc<Hub>> {
@@ -135,8 +134,7 @@ async fn reported(hub: &Hub, body: &str, opened: bool) -> Result<Response, Probl
     })?;
     let news = hub.store.push_reported(&nid, device, opened).await.map_err(|e| unavailable(&e))?;
     for (lane, event, provider) in news {
-        let via = (PushLane::read(&lane), PushVia::read(&provider));
-        hub.metrics.push_events.of((PushEvent::read(&event), via)).inc();
+        hub.metrics.push_event(&lane, &event, &provider);
     }
     Ok(done())
 }

@@ -1,7 +1,7 @@
 //! Acknowledgements, gathered: only the latest of each client counts, so a burst of them is one write.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -13,6 +13,7 @@ use crate::auth::Permit;
 use crate::clock;
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 use crate::store::Store;
+use crate::store::push::Canceled;
 use crate::telemetry::{Metrics, PushState};
 
 /// How long acknowledgements are gathered. Well below the shortest grace of a push.
@@ -37,6 +38,8 @@ struct Noted {
 #[derive(Debug, Clone, Default)]
 pub struct Acks {
     waiting: Arc<Mutex<HashMap<Key, Noted>>>,
+    /// What they canceled, to be counted.
+    canceled: Arc<Mutex<Canceled>>,
 }
 
 impl Acks {
@@ -83,7 +86,8 @@ impl Acks {
                 };
                 match told {
                     Ok(canceled) => {
-                        metrics.push_intents.of(PushState::Canceled).inc_by(canceled);
+                        metrics.push_intents.of(PushState::Canceled).inc_by(canceled.total());
+                        self.canceled().add(canceled);
                     }
                     Err(error) => {
                         metrics.store_errors.inc();
@@ -93,5 +97,17 @@ impl Acks {
                 }
             })
             .await;
+        let canceled = std::mem::take(&mut *self.canceled());
+        if canceled.total() > 0
+            && let Err(error) = store.count_canceled(&canceled).await
+        {
+            metrics.store_errors.inc();
+            tracing::warn!(%error, "what acknowledgements canceled is counted later");
+            self.canceled().add(canceled);
+        }
+    }
+
+    fn canceled(&self) -> MutexGuard<'_, Canceled> {
+        self.canceled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

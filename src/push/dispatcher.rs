@@ -13,7 +13,7 @@ use super::decide::Policy;
 use super::wake::Wake;
 use crate::config::push::millis;
 use crate::fanout::Relay;
-use crate::store::push::{Due, QueueLine, View};
+use crate::store::push::{Due, QueueLine, Reaped, View};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Label, Metrics, PushHold, PushState, PushWait};
 
@@ -100,7 +100,11 @@ impl Dispatcher {
     }
 
     async fn tend(&self) -> Result<(), StoreError> {
-        let returned = self.store.reap_deliveries(&self.policy.config.drop_ambiguous).await?;
+        let Reaped { returned, ended } =
+            self.store.reap_deliveries(&self.policy.config.drop_ambiguous).await?;
+        for (lane, event, provider) in &ended {
+            self.metrics.push_event(lane, event, provider);
+        }
         if returned > 0 {
             tracing::warn!(returned, "took pushes back from a worker that fell silent");
             self.wake.ring();

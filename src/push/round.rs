@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::provider::{Envelope, Message};
 use crate::auth::Access;
-use crate::store::push::{Claimed, Outcome, Settled, Settlement};
+use crate::store::push::{Claimed, NO_ACCESS, Outcome, Settled, Settlement};
 
 /// What is left of a claim, and what became of the rest.
 pub(super) struct Round {
@@ -77,7 +77,7 @@ pub(super) fn open(
     for claimed in part {
         // It may have waited for long, and the world changed meanwhile.
         if access.told(claimed.standing.as_deref(), claimed.entity_type.as_deref()).is_none() {
-            round.settle(&claimed, Settlement::Withheld);
+            round.settle(&claimed, Settlement::Withheld { reason: NO_ACCESS });
             continue;
         }
         let message: Result<Message, _> = serde_json::from_str(&claimed.payload);
@@ -92,7 +92,7 @@ pub(super) fn open(
                 kept.push(claimed);
             }
             (Ok(_), Some(_), None) => {
-                round.settle(&claimed, Settlement::Failed { error: "removed".into() });
+                round.settle(&claimed, Settlement::Withheld { reason: "removed" });
             }
             (Err(_), ..) => {
                 round.settle(&claimed, Settlement::Failed { error: "unreadable".into() });

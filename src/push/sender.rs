@@ -18,9 +18,9 @@ use crate::config;
 use crate::config::push::millis;
 use crate::id::InstanceId;
 use crate::protocol::notify::Lane;
-use crate::store::push::{Claimed, Outcome, Report, Settlement};
+use crate::store::push::{AMBIGUOUS, Claimed, Outcome, Report, Settlement};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{Metrics, PushEvent, PushLane, PushVia};
+use crate::telemetry::{Metrics, PushLane};
 
 /// Pauses between attempts: the first and the longest, doubled in between.
 const BACK_OFF: (i64, i64) = (1000, 300_000);
@@ -250,7 +250,7 @@ impl Sender {
         let once =
             claimed.category.as_ref().is_some_and(|c| self.config.drop_ambiguous.contains(c));
         if ambiguous && once {
-            return Settlement::Failed { error: "ambiguous".into() };
+            return Settlement::Failed { error: AMBIGUOUS.into() };
         }
         let counts = outcome == Outcome::Broken;
         if counts && claimed.attempt >= i64::from(self.config.attempts) {
@@ -272,8 +272,7 @@ impl Sender {
 /// Counts and reports what a transaction brought to light.
 pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
     for (lane, event, _) in &report.events {
-        let (event, lane) = (PushEvent::read(event), PushLane::read(lane));
-        metrics.push_events.of((event, (lane, PushVia::read(provider)))).inc();
+        metrics.push_event(lane, event, provider);
     }
     for (lane, ms) in &report.latencies {
         #[allow(clippy::cast_precision_loss)]

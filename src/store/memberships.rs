@@ -4,6 +4,7 @@
 //! until it is committed: so revisions become visible in their order, and whoever has read up to one
 //! misses nothing by asking for those after it. Deleted rows have none; the head says that there was one.
 
+use super::push::cancel::{Counts, cancel_of_member, write_counts};
 use super::{Inner, MemberAnswer, MemberEvent, Membership, MembershipHead, Standing, Store};
 use super::{StoreError, heads, value};
 use crate::id::{ProjectId, RoleName, UserId};
@@ -43,8 +44,8 @@ fn read((project, user, role, revision, at): Row) -> Result<(Membership, i64), S
 }
 
 impl Store {
-    /// Gives a user a role in a project, or with `None` takes away what a token may grant. Returns what
-    /// changed, if anything did.
+    /// Gives a user a role in a project, or with `None` takes away what a token may grant, and cancels what
+    /// waits to be pushed to them from there. Returns what changed, if anything did.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -55,6 +56,7 @@ impl Store {
         role: Option<&RoleName>,
         now_ms: i64,
     ) -> Result<Option<Membership>, StoreError> {
+        let dialect = self.dialect();
         let (changed, revision) = in_transaction!(self, |tx| {
             let revision: i64 =
                 sqlx::query_scalar(TAKE_REVISIONS).bind(1_i64).fetch_one(&mut *tx).await?;
@@ -66,7 +68,13 @@ impl Store {
                 .bind(now_ms)
                 .execute(&mut *tx)
                 .await?;
-            (set.rows_affected() > 0, revision)
+            let changed = set.rows_affected() > 0;
+            if changed && role.is_none() {
+                let mut counts = Counts::default();
+                cancel_of_member!(tx, dialect, counts, project, user);
+                write_counts!(tx, dialect, counts);
+            }
+            (changed, revision)
         });
         Ok(changed.then(|| Membership {
             project: project.clone(),
@@ -114,6 +122,7 @@ impl Store {
         events: &[MemberEvent],
         now_ms: i64,
     ) -> Result<Vec<MemberAnswer>, StoreError> {
+        let dialect = self.dialect();
         let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
         Ok(in_transaction!(self, |tx| {
             let last: i64 =
@@ -124,6 +133,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
             sqlx::query(LOCK_LOG).bind(project.as_str()).execute(&mut *tx).await?;
+            let mut counts = Counts::default();
             let mut answers = Vec::with_capacity(events.len());
             for (event, revision) in events.iter().zip(last - count + 1..) {
                 let known: Option<(Vec<u8>, String)> = sqlx::query_as(KNOWN)
@@ -148,6 +158,9 @@ impl Store {
                     .execute(&mut *tx)
                     .await?;
                 let changed = set.rows_affected() > 0;
+                if changed && event.role.is_none() {
+                    cancel_of_member!(tx, dialect, counts, project, event.user);
+                }
                 let outcome = if changed { Outcome::Applied } else { Outcome::Noop };
                 sqlx::query(REMEMBER)
                     .bind(project.as_str())
@@ -161,6 +174,7 @@ impl Store {
                     .await?;
                 answers.push(MemberAnswer::New(changed.then(|| event.change(project, revision))));
             }
+            write_counts!(tx, dialect, counts);
             answers
         }))
     }

@@ -458,6 +458,8 @@ label! {
         Missing = "missing",
         /// It was not sent: its user may not be told any more.
         Canceled = "canceled",
+        /// It was not sent in time.
+        Expired = "expired",
     }
 }
 

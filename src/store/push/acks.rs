@@ -1,6 +1,7 @@
 //! Acknowledgements: they cancel what no provider has yet.
 
 use super::super::{Store, StoreError, value};
+use super::cancel::{Canceled, Counts, cancel, cancel_deliveries, cancel_intents};
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 
 const UPSERT_CURSOR: &str = "
@@ -11,24 +12,25 @@ const UPSERT_CURSOR: &str = "
                 THEN excluded.acked ELSE device_cursors.acked END,
         active = excluded.active, last_seen = excluded.last_seen";
 
-const CANCEL_INTENTS: &str = "
-    UPDATE push_intents SET state = 'canceled', reason = 'acknowledged', updated_at = NOW_MS
-    WHERE project = $1 AND user_id = $2 AND evt_seq <= $3 AND state = 'waiting'";
+const CANCEL_INTENTS: &str = cancel_intents!(
+    "acknowledged",
+    "project = $1 AND user_id = $2 AND evt_seq <= $3 AND state = 'waiting'"
+);
 
-const CANCEL_DELIVERIES: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'acknowledged', finished_at = NOW_MS, payload = ''
-    WHERE project = $1 AND user_id = $2 AND evt_seq <= $3 AND state IN ('queued', 'retry')";
+const CANCEL_DELIVERIES: &str =
+    cancel_deliveries!("acknowledged", "project = $1 AND user_id = $2 AND evt_seq <= $3");
 
-const CANCEL_OF_DEVICE: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'acknowledged', finished_at = NOW_MS, payload = ''
-    WHERE project = $1 AND user_id = $2 AND evt_seq <= $3 AND state IN ('queued', 'retry')
-      AND token_id IN (SELECT id FROM push_tokens WHERE client = $4)";
+const CANCEL_OF_DEVICE: &str = cancel_deliveries!(
+    "acknowledged",
+    "project = $1 AND user_id = $2 AND evt_seq <= $3
+      AND token_id IN (SELECT id FROM push_tokens WHERE client = $4)"
+);
 
 impl Store {
     /// Records that an installation, seen at `now_ms`, has stored everything up to `seq`; what it acknowledged only
     /// rises. If it is `active`, a person has seen it: the user's pushes up to there are canceled
-    /// unless a worker already sends them. If not, only this installation is spared. Returns how many
-    /// were canceled.
+    /// unless a worker already sends them. If not, only this installation is spared. Returns what was
+    /// canceled, to be counted ([`Store::count_canceled`]).
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -40,7 +42,7 @@ impl Store {
         seq: Seq,
         active: bool,
         now_ms: i64,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Canceled, StoreError> {
         self.acknowledge(project, user, Some(client), seq, active, now_ms).await
     }
 
@@ -54,7 +56,7 @@ impl Store {
         user: &UserId,
         seq: Seq,
         now_ms: i64,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Canceled, StoreError> {
         self.acknowledge(project, user, None, seq, true, now_ms).await
     }
 
@@ -66,10 +68,10 @@ impl Store {
         seq: Seq,
         active: bool,
         now_ms: i64,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Canceled, StoreError> {
         let (dialect, seq) = (self.dialect(), value::from_seq(seq));
         let client = client.map(ClientId::as_str);
-        let canceled = in_transaction!(self, |tx| {
+        let counts = in_transaction!(self, |tx| {
             if let Some(client) = client {
                 sqlx::query(dialect.sql(UPSERT_CURSOR))
                     .bind(user.as_str())
@@ -82,16 +84,18 @@ impl Store {
                     .await?;
             }
             let (p, u) = (project.as_str(), user.as_str());
+            let mut counts = Counts::default();
             if active {
-                let intents = sqlx::query(dialect.sql(CANCEL_INTENTS)).bind(p).bind(u).bind(seq);
-                let intents = intents.execute(&mut *tx).await?.rows_affected();
-                let sent = sqlx::query(dialect.sql(CANCEL_DELIVERIES)).bind(p).bind(u).bind(seq);
-                intents + sent.execute(&mut *tx).await?.rows_affected()
+                for text in [CANCEL_INTENTS, CANCEL_DELIVERIES] {
+                    let query = sqlx::query_as(dialect.sql(text)).bind(p).bind(u).bind(seq);
+                    cancel!(tx, counts, query);
+                }
             } else {
-                let sent = sqlx::query(dialect.sql(CANCEL_OF_DEVICE)).bind(p).bind(u).bind(seq);
-                sent.bind(client).execute(&mut *tx).await?.rows_affected()
+                let query = sqlx::query_as(dialect.sql(CANCEL_OF_DEVICE)).bind(p).bind(u).bind(seq);
+                cancel!(tx, counts, query.bind(client));
             }
+            counts
         });
-        Ok(canceled)
+        Ok(Canceled { counts })
     }
 }

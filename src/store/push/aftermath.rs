@@ -2,6 +2,7 @@
 //!
 //! The same after a provider's answer and after a receipt; written in the transaction that settles them.
 
+use super::cancel::cancel_deliveries;
 use super::gate::Gate;
 use super::stats::Counts;
 
@@ -20,10 +21,11 @@ pub(super) const BURY_TOKENS: &str = "
       AND push_tokens.state <> 'disabled'";
 
 /// A disabled one gets nothing more.
-pub(super) const CANCEL_BURIED: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'dead token', finished_at = NOW_MS, payload = ''
-    WHERE state IN ('queued', 'retry') AND token_id IN (SELECT t.id FROM push_tokens t
-        WHERE t.state = 'disabled' AND t.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)))";
+pub(super) const CANCEL_BURIED: &str = cancel_deliveries!(
+    "dead token",
+    "token_id IN (SELECT t.id FROM push_tokens t
+        WHERE t.state = 'disabled' AND t.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)))"
+);
 
 /// Too many died at once to believe it: those disabled meanwhile are only suspects.
 pub(super) const PARDON: &str = "
@@ -80,26 +82,27 @@ macro_rules! lock_gate {
 macro_rules! write_aftermath {
     ($tx:ident, $dialect:ident, $provider:ident, $after:ident, $verdict:ident, $gate:ident) => {{
         use $crate::store::push::aftermath as sql;
-        use $crate::store::push::stats::UPSERT_STATS;
-        if !$after.dead.is_empty() {
-            let rows = $after.dead_rows($verdict.suspicious);
-            for statement in [sql::BURY_TOKENS, sql::CANCEL_BURIED] {
-                sqlx::query($dialect.sql(statement)).bind(&rows).execute(&mut *$tx).await?;
-            }
+        use $crate::store::push::cancel::{cancel, write_counts};
+        let mut after = $after;
+        if !after.dead.is_empty() {
+            let rows = after.dead_rows($verdict.suspicious);
+            sqlx::query($dialect.sql(sql::BURY_TOKENS)).bind(&rows).execute(&mut *$tx).await?;
+            cancel!(
+                $tx,
+                after.counts,
+                sqlx::query_as($dialect.sql(sql::CANCEL_BURIED)).bind(&rows)
+            );
         }
         if $verdict.tripped {
             let pardon = sqlx::query($dialect.sql(sql::PARDON));
             pardon.bind($provider).bind($verdict.since).execute(&mut *$tx).await?;
         }
-        if !$after.alive.is_empty() {
-            let rows = value::json_text(&$after.alive);
+        if !after.alive.is_empty() {
+            let rows = value::json_text(&after.alive);
             sqlx::query($dialect.sql(sql::ALIVE)).bind(rows).execute(&mut *$tx).await?;
-        }
-        if !$after.counts.is_empty() {
-            let rows = $after.counts.rows();
-            sqlx::query($dialect.sql(UPSERT_STATS)).bind(rows).execute(&mut *$tx).await?;
         }
         let state = value::json_text(&$gate);
         sqlx::query(sql::WRITE_GATE).bind($provider).bind(state).execute(&mut *$tx).await?;
+        write_counts!($tx, $dialect, after.counts);
     }};
 }

@@ -12,6 +12,8 @@ use super::aftermath::{Aftermath, WRITE_GATE};
 use super::gate::Outcome;
 use crate::protocol::notify::Lane;
 
+/// Why one of a category that nobody should get twice is not sent again: it may have arrived.
+pub const AMBIGUOUS: &str = "ambiguous";
 /// Why nobody is told who may not read what it is about.
 pub const NO_ACCESS: &str = "no access";
 
@@ -92,8 +94,11 @@ pub enum Settlement {
         /// What the provider said.
         error: String,
     },
-    /// It was not sent: its user may not be told any more.
-    Withheld,
+    /// It was not sent: its user may not be told any more, or not on this device.
+    Withheld {
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 /// What settling brought to light.
@@ -140,7 +145,9 @@ const SETTLE: &str = "
         error = COALESCE(r.error, push_deliveries.error),
         ambiguous = CASE WHEN r.ambiguous = 1 THEN 1 ELSE push_deliveries.ambiguous END,
         attempt = attempt - r.uncounted,
-        accepted_at = CASE WHEN r.state IN ('accepted', 'handed') THEN NOW_MS ELSE accepted_at END,
+        accepted_at = CASE WHEN r.state IN ('accepted', 'handed') THEN COALESCE(accepted_at, NOW_MS)
+            ELSE accepted_at END,
+        asked = CASE WHEN r.state = 'accepted' THEN 0 ELSE asked END,
         finished_at = CASE WHEN r.state IN ('accepted', 'retry') THEN NULL ELSE NOW_MS END,
         payload = CASE WHEN r.state IN ('accepted', 'retry', 'failed') THEN payload ELSE '' END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS fence,
@@ -151,9 +158,11 @@ const SETTLE: &str = "
     WHERE push_deliveries.id = r.id AND push_deliveries.fence = r.fence
       AND push_deliveries.state = 'sending'
     RETURNING push_deliveries.id, project, lane, push_deliveries.state, token_id,
-        COALESCE(sent_at, 0) AS sent_at, NOW_MS - created_at AS latency";
+        COALESCE(sent_at, 0) AS sent_at,
+        CASE WHEN accepted_at >= sent_at THEN accepted_at - created_at ELSE -1 END AS latency";
 
-/// `id, project, lane, state, token_id, sent_at, latency`
+/// `id, project, lane, state, token_id, sent_at, latency`; the latter is negative unless it was accepted for the
+/// first time, in this attempt.
 type SettledRow = (i64, String, String, String, Option<i64>, i64, i64);
 
 impl Store {
@@ -271,14 +280,18 @@ fn tell(
     let mut after = Aftermath::default();
     for (id, project, lane, state, token, sent_at, latency) in settled {
         let Some(fate) = fates.get(id) else { continue };
-        if let Some((event, reason)) = event(fate) {
+        // Its receipt may have had it sent again: what was accepted once is not sent twice.
+        let again = matches!(fate, Settlement::Accepted { .. }) && *latency < 0;
+        if let Some((event, reason)) = event(fate).filter(|_| !again) {
             after.counts.add(project, lane, provider, event, reason, 1);
             report.events.push((lane.clone(), event, reason.to_owned()));
         }
         match fate {
             Settlement::Accepted { .. } => {
-                after.counts.latency(project, lane, provider, *latency);
-                report.latencies.push((lane.clone(), *latency));
+                if !again {
+                    after.counts.latency(project, lane, provider, *latency);
+                    report.latencies.push((lane.clone(), *latency));
+                }
                 if state == "handed" {
                     after.counts.add(project, lane, provider, "handed", "", 1);
                     report.events.push((lane.clone(), "handed", String::new()));
@@ -321,8 +334,8 @@ fn settled_row(result: &Settled) -> serde_json::Value {
         Settlement::Dead { error } => {
             serde_json::json!([id, fence, "dead_token", 0, null, value::text(error), 0, 0])
         }
-        Settlement::Withheld => {
-            serde_json::json!([id, fence, "canceled", 0, null, NO_ACCESS, 0, 0])
+        Settlement::Withheld { reason } => {
+            serde_json::json!([id, fence, "canceled", 0, null, reason, 0, 0])
         }
     }
 }
@@ -332,7 +345,7 @@ fn event(fate: &Settlement) -> Option<(&'static str, &str)> {
     match fate {
         Settlement::Accepted { .. } => Some(("sent", "")),
         Settlement::Failed { error } | Settlement::Dead { error } => Some(("failed", error)),
-        Settlement::Withheld => Some(("canceled", NO_ACCESS)),
+        Settlement::Withheld { reason } => Some(("canceled", reason)),
         Settlement::Retry { .. } => None,
     }
 }

@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::super::{Store, StoreError, value};
+use super::cancel::{Counts, cancel, cancel_deliveries, write_counts};
 use crate::id::{ClientId, UserId};
 
 /// The full state of a device, as it registers itself.
@@ -62,11 +63,12 @@ pub struct Device {
 }
 
 /// Whatever holds the same token or is the same installation is replaced.
-const CANCEL_REPLACED: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'moved', finished_at = NOW_MS, payload = ''
-    WHERE state IN ('queued', 'retry') AND token_id IN (SELECT id FROM push_tokens
+const CANCEL_REPLACED: &str = cancel_deliveries!(
+    "moved",
+    "token_id IN (SELECT id FROM push_tokens
         WHERE ((provider = $1 AND token_hash = $2) OR (client = $3 AND provider = $1))
-          AND (user_id <> $4 OR token_hash <> $2))";
+          AND (user_id <> $4 OR token_hash <> $2))"
+);
 
 const DELETE_REPLACED: &str = "
     DELETE FROM push_tokens WHERE (provider = $1 AND token_hash = $2 AND client <> $3)
@@ -94,10 +96,10 @@ const LIST: &str = "SELECT * FROM push_tokens WHERE user_id = $1 ORDER BY id";
 
 const ONE: &str = "SELECT * FROM push_tokens WHERE id = $1";
 
-const REMOVE_DELIVERIES: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'removed', finished_at = NOW_MS, payload = ''
-    WHERE state IN ('queued', 'retry') AND token_id IN
-        (SELECT id FROM push_tokens WHERE user_id = $1 AND (id = $2 OR client = $3))";
+const REMOVE_DELIVERIES: &str = cancel_deliveries!(
+    "removed",
+    "token_id IN (SELECT id FROM push_tokens WHERE user_id = $1 AND (id = $2 OR client = $3))"
+);
 
 const REMOVE: &str = "DELETE FROM push_tokens WHERE user_id = $1 AND (id = $2 OR client = $3)";
 
@@ -132,13 +134,10 @@ impl Store {
         let (locale, tz) = (text(&r.locale), text(&r.tz));
         let (app_version, model) = (text(&r.app_version), text(&r.model));
         let id: i64 = in_transaction!(self, |tx| {
-            sqlx::query(dialect.sql(CANCEL_REPLACED))
-                .bind(&r.provider)
-                .bind(&hash)
-                .bind(r.client.as_str())
-                .bind(user.as_str())
-                .execute(&mut *tx)
-                .await?;
+            let mut counts = Counts::default();
+            let replaced =
+                sqlx::query_as(dialect.sql(CANCEL_REPLACED)).bind(&r.provider).bind(&hash);
+            cancel!(tx, counts, replaced.bind(r.client.as_str()).bind(user.as_str()));
             sqlx::query(dialect.sql(DELETE_REPLACED))
                 .bind(&r.provider)
                 .bind(&hash)
@@ -163,6 +162,7 @@ impl Store {
                 .bind(PER_USER)
                 .execute(&mut *tx)
                 .await?;
+            write_counts!(tx, dialect, counts);
             id
         });
         Ok(id)
@@ -219,15 +219,14 @@ impl Store {
         let dialect = self.dialect();
         let client = client.map(ClientId::as_str);
         let removed = in_transaction!(self, |tx| {
-            sqlx::query(dialect.sql(REMOVE_DELIVERIES))
-                .bind(user.as_str())
-                .bind(id)
-                .bind(client)
-                .execute(&mut *tx)
-                .await?;
+            let mut counts = Counts::default();
+            let queued = sqlx::query_as(dialect.sql(REMOVE_DELIVERIES)).bind(user.as_str());
+            cancel!(tx, counts, queued.bind(id).bind(client));
             let removed =
                 sqlx::query(dialect.sql(REMOVE)).bind(user.as_str()).bind(id).bind(client);
-            removed.execute(&mut *tx).await?.rows_affected()
+            let removed = removed.execute(&mut *tx).await?.rows_affected();
+            write_counts!(tx, dialect, counts);
+            removed
         });
         Ok(removed)
     }

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::super::{Store, StoreError, value};
+use super::cancel::{Counts, cancel, cancel_deliveries, cancel_intents, write_counts};
 use crate::id::{EntityType, ProjectId, UserId};
 use crate::protocol::notify::Lane;
 
@@ -114,22 +115,23 @@ const SEEN: &str = seen_in!(
     WHERE user_id = $2 AND hidden = 0 AND seen_at IS NULL AND ($3 = '' OR nid <= $3) AND"
 );
 
-const CANCEL_INTENTS: &str = "
-    UPDATE push_intents SET state = 'canceled', reason = 'read', updated_at = NOW_MS
-    WHERE state = 'waiting' AND nid IN (SELECT value->>0 FROM ROWS($1))";
+const CANCEL_READ: [&str; 2] = [
+    cancel_intents!("read", "state = 'waiting' AND nid IN (SELECT value->>0 FROM ROWS($1))"),
+    cancel_deliveries!("read", "nid IN (SELECT value->>0 FROM ROWS($1))"),
+];
 
-const CANCEL_DELIVERIES: &str = "
-    UPDATE push_deliveries SET state = 'canceled', error = 'read', finished_at = NOW_MS, payload = ''
-    WHERE state IN ('queued', 'retry') AND nid IN (SELECT value->>0 FROM ROWS($1))";
+const FIND_SCHEDULED: &str = "
+    SELECT i.nid FROM push_intents i JOIN notifications n ON n.nid = i.nid
+    WHERE i.state = 'scheduled' AND i.project = $1 AND (n.nid = $2 OR n.collapse = $3) AND n.hidden = 1";
 
-const UNSCHEDULE: &str = "
-    UPDATE push_intents SET state = 'canceled', reason = 'unscheduled', updated_at = NOW_MS
-    WHERE state = 'scheduled' AND nid IN (SELECT nid FROM notifications
-        WHERE project = $1 AND (nid = $2 OR collapse = $3) AND hidden = 1)";
+const UNSCHEDULE: &str = cancel_intents!(
+    "unscheduled",
+    "state = 'scheduled' AND nid IN (SELECT value->>0 FROM ROWS($1))"
+);
 
-/// What was scheduled under a key and is no longer: forgotten before anybody saw it.
+/// What was scheduled and is no longer: forgotten before anybody saw it.
 const FORGET: &str = "
-    DELETE FROM notifications WHERE project = $1 AND (nid = $2 OR collapse = $3) AND hidden = 1";
+    DELETE FROM notifications WHERE hidden = 1 AND nid IN (SELECT value->>0 FROM ROWS($1))";
 
 const TEST_NOTIFICATION: &str = "
     INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, lane, created_at, entity_type)
@@ -219,8 +221,11 @@ impl Store {
                 .fetch_all(&mut *tx)
                 .await?;
             let nids = value::json_text(&read.iter().map(|nid| [nid]).collect::<Vec<_>>());
-            sqlx::query(dialect.sql(CANCEL_INTENTS)).bind(&nids).execute(&mut *tx).await?;
-            sqlx::query(dialect.sql(CANCEL_DELIVERIES)).bind(&nids).execute(&mut *tx).await?;
+            let mut counts = Counts::default();
+            for text in CANCEL_READ {
+                cancel!(tx, counts, sqlx::query_as(dialect.sql(text)).bind(&nids));
+            }
+            write_counts!(tx, dialect, counts);
             read
         });
         Ok(read.len())
@@ -285,12 +290,15 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let dialect = self.dialect();
         let canceled = in_transaction!(self, |tx| {
-            let canceled = sqlx::query(dialect.sql(UNSCHEDULE)).bind(project.as_str());
-            let canceled = canceled.bind(nid).bind(collapse).execute(&mut *tx).await?;
-            let forget = sqlx::query(dialect.sql(FORGET)).bind(project.as_str());
-            forget.bind(nid).bind(collapse).execute(&mut *tx).await?;
-            canceled.rows_affected()
+            let found = sqlx::query_scalar(dialect.sql(FIND_SCHEDULED)).bind(project.as_str());
+            let found: Vec<String> = found.bind(nid).bind(collapse).fetch_all(&mut *tx).await?;
+            let nids = value::json_text(&found.iter().map(|nid| [nid]).collect::<Vec<_>>());
+            let mut counts = Counts::default();
+            cancel!(tx, counts, sqlx::query_as(dialect.sql(UNSCHEDULE)).bind(&nids));
+            sqlx::query(dialect.sql(FORGET)).bind(&nids).execute(&mut *tx).await?;
+            write_counts!(tx, dialect, counts);
+            counts.total()
         });
-        Ok(canceled)
+        Ok(u64::try_from(canceled).unwrap_or(0))
     }
 }

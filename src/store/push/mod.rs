@@ -3,14 +3,15 @@
 //! They are armed by [`Store::commit`](super::Store::commit), in the transaction of the change they are
 //! about. [`dispatch`](super::Store::dispatch) turns what is due into one delivery per device;
 //! `deliver` gives deliveries to one worker at a time, under a lease and a fence, within the rate all
-//! instances share ([`Gate`]); `receipts` asks what became of them, `tend` looks after what
-//! is left. All times are the database's.
+//! instances share ([`Gate`]); `receipts` asks what became of them, `cancel` ends what nobody has to be told any more,
+//! `tend` looks after what is left. All times are the database's.
 
 #[macro_use]
 mod aftermath;
 #[macro_use]
 mod view;
 mod acks;
+pub(in crate::store) mod cancel;
 mod deliver;
 mod devices;
 mod dispatch;
@@ -22,7 +23,8 @@ mod recent;
 mod stats;
 mod tend;
 
-pub use deliver::{Claimed, NO_ACCESS, Report, Settled, Settlement};
+pub use cancel::Canceled;
+pub use deliver::{AMBIGUOUS, Claimed, NO_ACCESS, Report, Settled, Settlement};
 pub use devices::{Device, Registration};
 pub use dispatch::{Decided, NewDelivery};
 pub use gate::{Gate, GateSettings, Outcome};
@@ -30,5 +32,5 @@ pub use inbox::{InboxQuery, InboxRow, Reads};
 pub use receipts::{Awaiting, ReceiptVerdict};
 pub use recent::Recent;
 pub use stats::{QueueLine, Stat};
-pub use tend::NoRetry;
+pub use tend::{NoRetry, Reaped};
 pub use view::{Due, Unread, View};

@@ -2,9 +2,9 @@
 
 use super::super::{Store, StoreError, value};
 use super::aftermath::Aftermath;
+use super::cancel::{Counts, write_counts};
 use super::deliver::Report;
 use super::gate::{GateSettings, Outcome};
-use super::stats::{Counts, UPSERT_STATS};
 
 /// A delivery whose receipt is due.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -177,12 +177,7 @@ impl Store {
                     news.push((lane, (*event).to_owned(), provider));
                 }
             }
-            if !counts.is_empty() {
-                sqlx::query(dialect.sql(UPSERT_STATS))
-                    .bind(counts.rows())
-                    .execute(&mut *tx)
-                    .await?;
-            }
+            write_counts!(tx, dialect, counts);
             news
         });
         Ok(news)

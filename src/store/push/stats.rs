@@ -8,7 +8,7 @@ use super::super::{Store, StoreError, value};
 pub(super) const LATENCY_MS: [i64; 10] =
     [50, 100, 250, 500, 1000, 2500, 5000, 10_000, 60_000, i64::MAX];
 
-pub(super) const UPSERT_STATS: &str = "
+pub(in crate::store) const UPSERT_STATS: &str = "
     INSERT INTO push_stats (minute, project, lane, provider, event, reason, count)
     SELECT NOW_MS / 60000, value->>0, value->>1, value->>2, value->>3, value->>4,
         CAST(value->>5 AS BIGINT)
@@ -19,7 +19,7 @@ pub(super) const UPSERT_STATS: &str = "
 const READ: &str = "
     SELECT project, lane, provider, event, reason, CAST(sum(count) AS BIGINT) AS count FROM push_stats
     WHERE minute >= (NOW_MS - $1) / 60000 AND ($2 = '' OR project = $2)
-    GROUP BY project, lane, provider, event, reason
+    GROUP BY project, lane, provider, event, reason HAVING sum(count) > 0
     ORDER BY project, lane, provider, event, reason";
 
 const QUEUE: &str = "
@@ -52,7 +52,7 @@ const SECRET: &str =
 
 /// How often something happened: project, lane, provider, event, reason.
 #[derive(Debug, Default)]
-pub(super) struct Counts(BTreeMap<[String; 5], i64>);
+pub(in crate::store) struct Counts(BTreeMap<[String; 5], i64>);
 
 impl Counts {
     pub(super) fn add(
@@ -68,18 +68,35 @@ impl Counts {
         *self.0.entry(key).or_default() += count;
     }
 
+    /// Counts what was canceled: project, lane, provider, reason.
+    pub(in crate::store) fn canceled(&mut self, rows: &[(String, String, String, String)]) {
+        for (project, lane, provider, reason) in rows {
+            self.add(project, lane, provider, "canceled", reason, 1);
+        }
+    }
+
+    pub(super) fn total(&self) -> i64 {
+        self.0.values().sum()
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        for (key, count) in other.0 {
+            *self.0.entry(key).or_default() += count;
+        }
+    }
+
     /// Counts how long an event took to be accepted.
     pub(super) fn latency(&mut self, project: &str, lane: &str, provider: &str, ms: i64) {
         let bound = LATENCY_MS.into_iter().find(|bound| ms <= *bound).unwrap_or(i64::MAX);
         self.add(project, lane, provider, "latency", &bound.to_string(), 1);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::store) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The rows of [`UPSERT_STATS`], in one order everywhere.
-    pub(super) fn rows(&self) -> String {
+    pub(in crate::store) fn rows(&self) -> String {
         let row = |([a, b, c, d, e], count): (&[String; 5], &i64)| {
             serde_json::json!([a, b, c, d, e, count])
         };

@@ -2,8 +2,9 @@
 
 use super::super::{Store, StoreError, value};
 use super::aftermath::{LOCK_GATE, WRITE_GATE, read_gate};
+use super::cancel::{Counts, write_counts};
+use super::deliver::AMBIGUOUS;
 use super::gate::Gate;
-use super::stats::{Counts, UPSERT_STATS};
 
 const BEGIN_GATE: &str =
     "INSERT INTO push_gates (provider, state) VALUES ($1, '{}') ON CONFLICT DO NOTHING";
@@ -12,7 +13,9 @@ const REAP: &str = "
     UPDATE push_deliveries SET
         state = CASE WHEN category IN (SELECT value->>0 FROM ROWS($1)) THEN 'failed' ELSE 'retry' END,
         finished_at = CASE WHEN category IN (SELECT value->>0 FROM ROWS($1)) THEN NOW_MS END,
-        error = 'the worker stopped while sending', ambiguous = 1, next_at = NOW_MS
+        error = CASE WHEN category IN (SELECT value->>0 FROM ROWS($1)) THEN 'ambiguous'
+            ELSE 'the worker stopped while sending' END,
+        ambiguous = 1, next_at = NOW_MS
     WHERE state = 'sending' AND next_at <= NOW_MS
     RETURNING project, lane, provider, state";
 
@@ -41,8 +44,30 @@ const RETRY_NOW: &str = "
     UPDATE push_deliveries SET next_at = NOW_MS WHERE state = 'retry' AND next_at > NOW_MS";
 
 const RETRY_FAILED: &str = "
-    UPDATE push_deliveries SET state = 'retry', next_at = NOW_MS, attempt = 0, finished_at = NULL
-    WHERE id = $1 AND state = 'failed' AND payload <> '' AND expires_at > NOW_MS";
+    UPDATE push_deliveries SET state = 'retry', next_at = NOW_MS, attempt = 0
+    WHERE id = $1 AND state = 'failed' AND payload <> '' AND expires_at > NOW_MS
+    RETURNING project, lane, provider, COALESCE(error, ''), COALESCE(finished_at, NOW_MS) / 60000 + 1";
+
+const BEGIN_ANEW: &str = "UPDATE push_deliveries SET finished_at = NULL, asked = 0 WHERE id = $1";
+
+/// It has not failed after all: that is taken back where it was counted, or close to it.
+const TAKE_BACK: &str = "
+    UPDATE push_stats SET count = count - 1
+    WHERE event = 'failed' AND project = $1 AND lane = $2 AND provider = $3 AND reason = $4
+      AND minute = (SELECT max(minute) FROM push_stats WHERE event = 'failed' AND project = $1
+        AND lane = $2 AND provider = $3 AND reason = $4 AND count > 0 AND minute <= $5)";
+
+/// `project, lane, provider, error, the minute after it failed`
+type FailedRow = (String, String, String, String, i64);
+
+/// What a look after the queue ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// How many were taken back from silent workers.
+    pub returned: usize,
+    /// What came to an end: lane, event, provider.
+    pub ended: Vec<(String, String, String)>,
+}
 
 /// `state, too late`
 const WHY_NOT: &str = "
@@ -118,8 +143,12 @@ impl Store {
     pub async fn retry_failed(&self, id: i64) -> Result<Result<(), NoRetry>, StoreError> {
         let dialect = self.dialect();
         let retried = in_transaction!(self, |tx| {
-            let retry = sqlx::query(dialect.sql(RETRY_FAILED)).bind(id).execute(&mut *tx).await?;
-            if retry.rows_affected() > 0 {
+            let retried: Option<FailedRow> =
+                sqlx::query_as(dialect.sql(RETRY_FAILED)).bind(id).fetch_optional(&mut *tx).await?;
+            if let Some((project, lane, provider, error, minute)) = retried {
+                sqlx::query(BEGIN_ANEW).bind(id).execute(&mut *tx).await?;
+                let take_back = sqlx::query(TAKE_BACK).bind(project).bind(lane).bind(provider);
+                take_back.bind(error).bind(minute).execute(&mut *tx).await?;
                 Ok(())
             } else {
                 let found: Option<(String, i64)> =
@@ -136,34 +165,32 @@ impl Store {
     }
 
     /// Returns what silent workers hold, except of the categories that nobody should get twice, and ends
-    /// what is of no use any more. Returns how many were returned.
+    /// what is of no use any more.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn reap_deliveries(&self, drop_ambiguous: &[String]) -> Result<usize, StoreError> {
+    pub async fn reap_deliveries(&self, drop_ambiguous: &[String]) -> Result<Reaped, StoreError> {
         let dialect = self.dialect();
         let drop: Vec<_> = drop_ambiguous.iter().map(|category| [category]).collect();
         let drop = value::json_text(&drop);
         let reaped = in_transaction!(self, |tx| {
-            let reaped: Vec<(String, String, String, String)> =
+            let mut rows: Vec<(String, String, String, String)> =
                 sqlx::query_as(dialect.sql(REAP)).bind(&drop).fetch_all(&mut *tx).await?;
-            let expired: Vec<(String, String, String, String)> =
-                sqlx::query_as(dialect.sql(EXPIRE)).fetch_all(&mut *tx).await?;
+            let mut reaped = Reaped { returned: rows.len(), ended: Vec::new() };
+            let expired: Vec<_> = sqlx::query_as(dialect.sql(EXPIRE)).fetch_all(&mut *tx).await?;
+            rows.extend(expired);
             let mut counts = Counts::default();
-            for (project, lane, provider, state) in reaped.iter().chain(&expired) {
-                match &**state {
-                    "failed" => counts.add(project, lane, provider, "failed", "ambiguous", 1),
-                    "expired" => counts.add(project, lane, provider, "expired", "ttl", 1),
-                    _ => {}
-                }
+            for (project, lane, provider, state) in rows {
+                let (event, reason) = match &*state {
+                    "failed" => ("failed", AMBIGUOUS),
+                    "expired" => ("expired", "ttl"),
+                    _ => continue,
+                };
+                counts.add(&project, &lane, &provider, event, reason, 1);
+                reaped.ended.push((lane, event.to_owned(), provider));
             }
-            if !counts.is_empty() {
-                sqlx::query(dialect.sql(UPSERT_STATS))
-                    .bind(counts.rows())
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            reaped.len()
+            write_counts!(tx, dialect, counts);
+            reaped
         });
         Ok(reaped)
     }

@@ -1,5 +1,7 @@
 //! What became of pushes: receipts, what devices report, numbers, and the command line.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use syncline::store::push::NoRetry;
 use tokio::process::Command;
@@ -7,8 +9,9 @@ use tokio::process::Command;
 use super::{
     admin, expo, hub_and_stand_in, notify, number, post, publish, register, sent, settled, stand_in,
 };
+use crate::support::client::Client;
 use crate::support::eventually;
-use crate::support::hub::TestHub;
+use crate::support::hub::{TestHub, token};
 
 #[tokio::test]
 async fn receipts_reports_and_numbers_tell_one_story() {
@@ -161,6 +164,9 @@ async fn what_failed_is_sent_again_if_an_operator_says_so() {
     assert!(sent.iter().all(|sent| sent.message["title"] == "again"), "{sent:?}");
     let handed = "SELECT count(*) FROM push_deliveries WHERE state = 'handed'";
     eventually("both got there", || async { number(&hub, handed).await == 2 }).await;
+    let (_, stats) = admin(&hub, "/v1/push/stats?project=p", None).await;
+    assert_eq!((&stats[0]["failed"], &stats[0]["success"]), (&json!({}), &json!(1.0)), "{stats}");
+    assert_eq!((&stats[0]["sent"], &stats[0]["handed"]), (&json!(2), &json!(2)), "{stats}");
 
     let (ok, text) = run(&hub, &["push", "retry", "--id", "1"]).await;
     assert!(!ok && text.contains("its state is `handed`"), "{text}");
@@ -175,5 +181,81 @@ async fn what_failed_is_sent_again_if_an_operator_says_so() {
     super::change(&hub, "UPDATE push_deliveries SET payload = '', expires_at = 4000000000000")
         .await;
     assert_eq!(store.retry_failed(1).await.unwrap(), Err(NoRetry::Forgotten));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_receipt_has_sent_again_is_counted_once() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    stand_in.script(|script| {
+        script.receipts.insert(expo("phone"), "ProviderError".into());
+    });
+    publish(&hub, &[notify("ana", "t", "high")]).await;
+    let again = "SELECT count(*) FROM push_deliveries WHERE state = 'retry'";
+    eventually("its receipt has it sent again", || async { number(&hub, again).await == 1 }).await;
+    stand_in.script(|script| script.receipts.clear());
+    sent(&stand_in, 2).await;
+    let handed = "SELECT count(*) FROM push_deliveries WHERE state = 'handed'";
+    eventually("it got there", || async { number(&hub, handed).await == 1 }).await;
+    let (_, stats) = admin(&hub, "/v1/push/stats?project=p", None).await;
+    let numbers = ["sent", "handed", "missing"].map(|key| stats[0][key].as_i64());
+    assert_eq!(numbers, [1, 1, 0].map(Some), "{stats}");
+    assert_eq!(stats[0]["success"], 1.0);
+    let name = r#"syncline_push_events_total{event="sent",lane="high",provider="expo"}"#;
+    assert_eq!(hub.metric(name), 1.0);
+    assert_eq!(hub.metric("syncline_push_high_seconds_count"), 1.0);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_not_sent_is_counted_once_under_its_reason() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.grace_normal = Duration::from_secs(600);
+        config.push.grace_critical = Duration::ZERO;
+    })
+    .await;
+    let device = register(&hub, "ana", "phone", json!({})).await["id"].clone();
+    let bearer = token("ana", &json!({ "p": "editor" }));
+    let mut ana = Client::connect(&hub.ws(), &bearer).await;
+    eventually("the store knows", || async {
+        number(&hub, "SELECT count(*) FROM live_users").await > 0
+    })
+    .await;
+    let canceled = async |reason: &str| {
+        let (_, stats) = admin(&hub, "/v1/push/stats?project=p", None).await;
+        let lines = stats.as_array().unwrap().iter();
+        lines.filter_map(|line| line["canceled"][reason].as_i64()).sum::<i64>()
+    };
+    let seq = publish(&hub, &[notify("ana", "a", "normal")]).await.remove(0)["seq"].clone();
+    for _ in 0..2 {
+        ana.ask(json!({ "type": "ack", "project": "p", "seq": seq })).await;
+        eventually("counted", || async { canceled("acknowledged").await == 1 }).await;
+    }
+    publish(&hub, &[notify("ana", "b", "normal")]).await;
+    for _ in 0..2 {
+        post(&hub, "ana", "/v1/notifications/read-all", &json!({})).await;
+        assert_eq!(canceled("read").await, 1);
+    }
+    let mut later = notify("ana", "c", "normal");
+    (later["send_at"], later["collapse"]) = (json!(4_000_000_000_000_i64), json!("k"));
+    publish(&hub, &[later]).await;
+    for _ in 0..2 {
+        let body = json!({ "project": "p", "collapse": "k" });
+        admin(&hub, "/v1/push/unschedule", Some(&body)).await;
+        assert_eq!(canceled("unscheduled").await, 1);
+    }
+    stand_in.script(|script| script.down = true);
+    publish(&hub, &[notify("ana", "d", "critical")]).await;
+    // Nobody is just sending it when the device goes.
+    let put_off = "UPDATE push_deliveries SET next_at = next_at + 600000 WHERE state = 'retry'";
+    eventually("it met the provider", || async { super::change(&hub, put_off).await == 1 }).await;
+    let path = hub.http(&format!("/v1/push/devices/{device}"));
+    let delete = reqwest::Client::new().delete(path).bearer_auth(bearer).send();
+    assert_eq!(delete.await.unwrap().status(), 204);
+    assert_eq!(canceled("removed").await, 1);
+    let all = "SELECT CAST(sum(count) AS BIGINT) FROM push_stats WHERE event = 'canceled'";
+    assert_eq!(number(&hub, all).await, 4);
+    ana.close().await;
     hub.stop().await;
 }

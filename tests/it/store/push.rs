@@ -23,6 +23,7 @@ on_both_engines!(
     two_workers_never_hold_the_same_push,
     a_lost_lease_is_taken_over_and_fenced,
     a_lease_is_renewed_by_who_holds_it,
+    what_a_silent_worker_held_is_counted_once,
     a_token_belongs_to_who_registered_it_last,
     a_dead_token_is_disabled_unless_it_came_back,
     an_inbox_is_paged_counted_and_read,
@@ -94,7 +95,7 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
     arm(&store, "p", 5).await;
     arm(&store, "q", 1).await;
     let ack = async |user, seq, active| {
-        store.ack(&p, user, &client, Seq(seq), active, 1200).await.unwrap()
+        store.ack(&p, user, &client, Seq(seq), active, 1200).await.unwrap().total()
     };
     assert_eq!(ack(&ben, 5, false).await, 0, "nobody has looked");
     assert_eq!(ack(&ana, 5, true).await, 0, "somebody else has looked");
@@ -187,10 +188,10 @@ async fn a_lost_lease_is_taken_over_and_fenced(site: Site) {
     };
     let first = claim(0).await.unwrap();
     assert_eq!(claim(0).await, None, "nobody takes it before it is given back");
-    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 1);
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 1);
     let second = claim(60_000).await.unwrap();
     assert_eq!((second.id, second.fence, second.attempt), (first.id, first.fence + 1, 2));
-    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 0, "its lease holds");
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 0, "its lease holds");
     let settle = async |held: &syncline::store::push::Claimed| {
         let fate = Settlement::Accepted { ticket: None, ask_in: 0 };
         let settled = [Settled { id: held.id, fence: held.fence, fate }];
@@ -214,10 +215,36 @@ async fn a_lease_is_renewed_by_who_holds_it(site: Site) {
     let renewed = store.renew_deliveries(&held[..1], 60_000).await.unwrap();
     assert_eq!((renewed.len(), renewed[0].0), (1, held[0].0));
     assert!(renewed[0].1 > 0, "it is of use still");
-    assert_eq!(store.reap_deliveries(&[]).await.unwrap(), 1, "only the other one is lost");
+    assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 1, "only the other one is lost");
     assert_eq!(claim(60_000).await.len(), 1, "and goes to another");
     let renewed = store.renew_deliveries(&held, 60_000).await.unwrap();
     assert_eq!(renewed.len(), 1, "what is another's is not renewed");
+}
+
+async fn what_a_silent_worker_held_is_counted_once(site: Site) {
+    let store = site.open().await;
+    let device = store.register_device(&user("ben"), &phone("phone", "t1")).await.unwrap();
+    store.begin_gate("expo").await.unwrap();
+    arm(&store, "p", 3).await;
+    let of_a_kind = |view: &View| {
+        let mut decided = to_device(device)(view);
+        decided.deliveries[0].category = Some("code".into());
+        decided.deliveries[2].expires_at = view.now;
+        decided
+    };
+    store.dispatch(9, &of_a_kind).await.unwrap();
+    let held = store.claim_deliveries("expo", &SEND, SETTINGS, 0, "w").await.unwrap();
+    assert_eq!(held.len(), 2, "what is too late is not sent");
+    let reap = async || store.reap_deliveries(&["code".to_owned()]).await.unwrap();
+    let reaped = reap().await;
+    assert_eq!(reaped.returned, 2);
+    let ended: Vec<_> = reaped.ended.iter().map(|(_, event, _)| event.as_str()).collect();
+    assert_eq!(ended, ["failed", "expired"]);
+    assert_eq!(reap().await.ended, [], "once");
+    let stats = store.push_stats(3_600_000, "p").await.unwrap();
+    let stats: Vec<_> =
+        stats.iter().map(|s| (s.event.as_str(), s.reason.as_str(), s.count)).collect();
+    assert_eq!(stats, [("expired", "ttl", 1), ("failed", "ambiguous", 1)]);
 }
 
 async fn a_token_belongs_to_who_registered_it_last(site: Site) {
@@ -323,7 +350,7 @@ async fn the_latest_pushes_are_told_with_what_became_of_them(site: Site) {
     arm(&store, "p", 3).await;
     arm(&store, "q", 1).await;
     let client = ClientId::new("phone").unwrap();
-    assert_eq!(store.ack(&p, &ben, &client, Seq(1), true, 1200).await.unwrap(), 1);
+    assert_eq!(store.ack(&p, &ben, &client, Seq(1), true, 1200).await.unwrap().total(), 1);
     let states = async |limit| {
         let recent = store.recent_pushes(&p, limit).await.unwrap();
         let state = |push: syncline::store::push::Recent| (push.state, push.reason, push.provider);

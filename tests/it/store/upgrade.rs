@@ -196,7 +196,8 @@ async fn devices(site: &Site, store: &Store) {
 /// What waited then is due, and an acknowledgement answers it still.
 async fn notifications(store: &Store) {
     let (a, user) = (project("a"), "bo".parse().unwrap());
-    let canceled = store.ack(&a, &user, &"tablet".parse().unwrap(), Seq(3), true, 1).await.unwrap();
+    let canceled =
+        store.ack(&a, &user, &"tablet".parse().unwrap(), Seq(3), true, 1).await.unwrap().total();
     assert_eq!(canceled, 1);
     let (view, _) = store.dispatch(10, &|_: &View| Decided::default()).await.unwrap();
     let due = view.due;
