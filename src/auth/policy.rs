@@ -85,6 +85,12 @@ impl Role {
         self.write.contains(entity_type)
     }
 
+    /// Whether it may write entities of any type.
+    #[must_use]
+    pub fn can_write_some(&self) -> bool {
+        !self.write.is_empty()
+    }
+
     /// Whether it may delete entities of this type.
     #[must_use]
     pub fn can_delete(&self, entity_type: &EntityType) -> bool {

@@ -49,6 +49,10 @@ impl Types {
             Self::Only(types) => types.binary_search(entity_type).is_ok(),
         }
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Only(types) if types.is_empty())
+    }
 }
 
 /// What can be seen.

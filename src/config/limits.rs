@@ -16,6 +16,9 @@ pub struct Limits {
     pub op_bytes: usize,
     /// Recipients of one notification. Default 500.
     pub notify_users: usize,
+    /// Members of a project that one operation of a client may notify by `members` or `roles`. Events of backends
+    /// and `push.rules` may notify more. Default 10 000.
+    pub notify_members: u64,
     /// Operations in one group. Default 100.
     pub ops_per_group: usize,
     /// Fields in one operation, or in an event of a backend. Default 256.
@@ -75,6 +78,7 @@ impl Default for Limits {
             ops_per_write: 500,
             op_bytes: 256 << 10,
             notify_users: 500,
+            notify_members: 10_000,
             ops_per_group: 100,
             op_fields: 256,
             op_depth: 16,

@@ -10,12 +10,12 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::api::{done, grants, json, name, unavailable};
+use super::api::{done, grants, json, name, spend, unavailable};
 use super::problem::Problem;
-use crate::auth::{Grants, InboxPermit, authorize_inbox};
+use crate::auth::{Command, Grants, InboxPermit, authorize, authorize_inbox};
 use crate::hub::Hub;
 use crate::id::ProjectId;
-use crate::protocol::error::Refusal;
+use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::notify::Lane;
 use crate::store::push::{InboxQuery, InboxRow, Reads};
 
@@ -187,7 +187,8 @@ struct Test {
     lane: Lane,
 }
 
-/// A notification to oneself, the way every other goes.
+/// A notification to oneself, the way every other goes, and at the cost of an operation. As urgent as what an
+/// operation may ask for: who may write none has no emergencies to try out.
 async fn test(
     State(hub): State<Arc<Hub>>,
     headers: HeaderMap,
@@ -195,8 +196,13 @@ async fn test(
 ) -> Result<Json<serde_json::Value>, Problem> {
     let grants = grants(&hub, &headers).await?;
     let Test { project, lane } = json(&body)?;
-    let (permit, mut reads) = own(&grants, Some(&project))?;
-    let project = reads.remove(0).project;
+    let project: ProjectId = name(&project)?;
+    let permit = authorize(&grants, Command::Write(&project))?;
+    if lane == Lane::Critical && !permit.in_project()?.1.can_write_some() {
+        let message = "the role may not write, and tries out nothing `critical`";
+        return Err(Refusal::new(ErrorCode::Forbidden, message).into());
+    }
+    spend(&hub, &permit, 1)?;
     let nid = hub.store.arm_test(&project, permit.user(), lane, "Test", "It works.").await;
     let nid = nid.map_err(|error| unavailable(&error))?;
     Ok(Json(serde_json::json!({ "nid": nid })))

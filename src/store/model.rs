@@ -136,6 +136,8 @@ pub struct Snapshot {
     pub mappings: HashMap<LocalName, EntityId>,
     /// The conflicts this batch resolves, and the open ones about entities that backends write.
     pub conflicts: HashMap<ConflictId, Parked>,
+    /// How many members have each role; counted only if an operation of a client wants to notify members.
+    pub members: HashMap<RoleName, u64>,
 }
 
 /// A client's own name for an entity.

@@ -4,7 +4,7 @@
 //! Called by [`super::plan`] for each change; each notification it returns also arms a push. Members of a
 //! project are filled in by the store, in the transaction ([`Audience`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::auth::Roles;
@@ -75,6 +75,28 @@ impl Notices {
         drafts
     }
 
+    /// How many members an operation's `notify` reaches by `members` and `roles`, of those with each role.
+    pub(super) fn crowd(
+        &self,
+        notify: &Notify,
+        kind: &EntityType,
+        members: &HashMap<RoleName, u64>,
+    ) -> u64 {
+        let roles = self.reached(notify, kind);
+        roles.filter_map(|role| members.get(role)).sum()
+    }
+
+    /// The roles that are asked for and read this type.
+    fn reached<'a>(
+        &'a self,
+        notify: &'a Notify,
+        kind: &'a EntityType,
+    ) -> impl Iterator<Item = &'a RoleName> {
+        let readers = self.0.roles.iter().filter(move |role| role.can_read(kind));
+        let names = readers.map(|role| &role.name);
+        names.filter(move |role| notify.members || notify.roles.contains(role))
+    }
+
     fn draft(
         &self,
         notify: &Notify,
@@ -87,17 +109,15 @@ impl Notices {
             |fields: &Fields| serde_json::to_string(fields).expect("fields have string keys");
         let users: BTreeSet<&UserId> =
             notify.users.iter().filter(|user| user.as_str() != pending.actor.user).collect();
-        let readers = |role: &&Arc<crate::auth::Role>| role.can_read(&key.kind);
-        let wanted = |role: &RoleName| notify.members || notify.roles.contains(role);
-        let roles = self.0.roles.iter().filter(readers).map(|role| role.name.clone());
+        let readers = self.0.roles.iter().filter(|role| role.can_read(&key.kind));
         let (title, body) = self.words(notify);
         let ttl = notify.ttl.map_or(self.0.push.ttl_ms(notify.lane), |s| i64::from(s) * 1000);
         Draft {
             audience: Audience {
                 users: users.into_iter().cloned().collect(),
                 actor: pending.actor.user.clone(),
-                readers: roles.clone().collect(),
-                member_roles: roles.filter(wanted).collect(),
+                readers: readers.map(|role| role.name.clone()).collect(),
+                member_roles: self.reached(notify, &key.kind).cloned().collect(),
             },
             seq: row.version,
             about: key.kind.clone(),

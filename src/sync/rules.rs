@@ -22,6 +22,8 @@ pub struct Rules {
     pub notices: Notices,
     /// The most bytes an entity may have as JSON text.
     pub entity_bytes: usize,
+    /// The most members an operation of a client may notify by `members` and `roles`.
+    pub notify_members: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -65,6 +67,7 @@ impl Rules {
             others: others.unwrap_or_else(|| TypeRules::new(&config::Entity::default())),
             notices,
             entity_bytes: config.limits.entity_bytes,
+            notify_members: config.limits.notify_members,
         }
     }
 

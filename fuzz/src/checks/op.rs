@@ -143,6 +143,7 @@ impl World {
                 entities: HashMap::new(),
                 mappings: HashMap::new(),
                 conflicts: HashMap::new(),
+                members: HashMap::new(),
             },
             told: HashMap::new(),
             rules: rules(),

@@ -40,6 +40,7 @@ pub(super) async fn snapshots(
             entities: HashMap::new(),
             mappings: HashMap::new(),
             conflicts: HashMap::new(),
+            members: HashMap::new(),
         };
         snapshots.insert(project, snapshot);
     }
@@ -56,6 +57,11 @@ pub(super) async fn snapshots(
             snapshot.verdicts.insert(value::name(&op_id)?, recorded);
         }
     }
+    for (project, role, count) in members(tx, batches).await? {
+        if let Some(snapshot) = snapshots.get_mut(&project) {
+            snapshot.members.insert(value::name(&role)?, u64::try_from(count).unwrap_or(0));
+        }
+    }
     conflicts::mappings(tx, batches, &mut snapshots).await?;
     conflicts::conflicts(tx, batches, &mut snapshots).await?;
     for EntityOfProject { project, entity } in entities(tx, batches, &snapshots).await? {
@@ -65,6 +71,31 @@ pub(super) async fn snapshots(
         }
     }
     Ok(snapshots)
+}
+
+/// How many members with each role the projects have in which a client wants to notify some: project, role, count.
+async fn members(
+    tx: &mut Tx,
+    batches: &[Batch<'_>],
+) -> Result<Vec<(String, String, i64)>, StoreError> {
+    const COUNT: &str = "
+        SELECT project, role, count(*) FROM memberships
+        WHERE role IS NOT NULL AND project IN (SELECT value->>0 FROM ROWS($1))
+        GROUP BY project, role";
+    let crowd = |op: &PendingOp| {
+        let notify = op.op.notify.as_ref().filter(|_| !op.upsert);
+        notify.is_some_and(|notify| notify.members || !notify.roles.is_empty())
+    };
+    let asking = batches.iter().filter(|batch| batch.ops.iter().any(crowd));
+    let projects: Vec<_> = asking.map(|batch| [batch.project]).collect();
+    if projects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (dialect, projects) = (tx.dialect(), value::json_text(&projects));
+    let rows = on_tx!(tx, |db| {
+        sqlx::query_as(dialect.sql(COUNT)).bind(projects).fetch_all(&mut *db).await?
+    });
+    Ok(rows)
 }
 
 async fn lock_heads(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<HeadRow>, StoreError> {

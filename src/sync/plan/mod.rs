@@ -192,8 +192,8 @@ impl<'a> Planner<'a> {
                 return failed.then_some(Course::Open);
             }
         }
-        let identified = match &pending.refused {
-            Some(refused) => Err(refused.clone()),
+        let identified = match pending.refused.clone().or_else(|| self.crowded(pending)) {
+            Some(refused) => Err(refused),
             None => self.identify(pending).map_err(|unknown| course.refusal().unwrap_or(unknown)),
         };
         let (pending, id, local) = match identified {
@@ -221,6 +221,16 @@ impl<'a> Planner<'a> {
         }
         self.carry_out(&pending, key, &decision, &mut verdict);
         self.answer(&pending, verdict, decision)
+    }
+
+    /// The refusal of a client that wants to notify too many members. Backends may.
+    fn crowded(&self, pending: &PendingOp) -> Option<Refused> {
+        let notify = pending.op.notify.as_ref().filter(|_| !pending.upsert)?;
+        let Rules { notices, notify_members: limit, .. } = self.rules;
+        let crowd = notices.crowd(notify, &pending.op.entity_type, &self.snapshot.members);
+        let message =
+            format!("the limit `notify_members` is {limit}; it would notify {crowd} members");
+        (crowd > *limit).then_some(Refused { code: "limit_exceeded", message })
     }
 
     /// Makes the decision's changes.

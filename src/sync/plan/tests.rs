@@ -84,6 +84,7 @@ impl World {
             entities: HashMap::new(),
             mappings: HashMap::new(),
             conflicts: HashMap::new(),
+            members: HashMap::new(),
         };
         Self { snapshot, rules: rules(strategy), now: 1000 }
     }

@@ -17,6 +17,7 @@ mod credentials;
 mod crowd;
 mod devices;
 mod leases;
+mod limits;
 mod reports;
 mod schedules;
 mod words;
