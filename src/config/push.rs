@@ -135,7 +135,7 @@ pub struct Rule {
     pub link: String,
     /// What kind of notification it is; empty is none.
     pub category: String,
-    /// The collapse key, with `{id}` replaced; empty is none.
+    /// The collapse key, with `{id}` and `{project}` replaced; empty is none.
     pub collapse: String,
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::auth::Roles;
 use crate::config;
-use crate::id::{EntityKey, EntityType, RoleName, UserId};
+use crate::id::{EntityKey, EntityType, ProjectId, RoleName, UserId};
 use crate::localtime;
 use crate::protocol::notify::{Notify, SendAt};
 use crate::protocol::op::{ChangeKind, Fields};
@@ -60,7 +60,7 @@ impl Notices {
     pub(super) fn plan(
         &self,
         pending: &PendingOp,
-        (key, kind): (&EntityKey, ChangeKind),
+        (project, key, kind): (&ProjectId, &EntityKey, ChangeKind),
         (patch, row): (&Fields, &EntityRow),
         now_ms: i64,
     ) -> Vec<Draft> {
@@ -69,7 +69,8 @@ impl Notices {
             drafts.push(self.draft(notify, pending, key, row, now_ms));
         }
         for rule in self.0.rules.iter().filter(|rule| rule.applies(&key.kind, kind, patch)) {
-            let notify = rule.notify(&pending.actor.user, key, &row.fields, &self.0.roles);
+            let notify =
+                rule.notify(&pending.actor.user, (project, key), &row.fields, &self.0.roles);
             drafts.push(self.draft(&notify, pending, key, row, now_ms));
         }
         drafts
@@ -188,7 +189,7 @@ impl Rule {
     fn notify(
         &self,
         actor: &str,
-        key: &EntityKey,
+        (project, key): (&ProjectId, &EntityKey),
         fields: &Fields,
         roles: &[Arc<crate::auth::Role>],
     ) -> Notify {
@@ -200,11 +201,15 @@ impl Rule {
             }
             _ => Vec::new(),
         };
-        let some = |text: &str| (!text.is_empty()).then(|| text.replace("{id}", key.id.as_str()));
+        let filled = |text: &str| {
+            text.replace("{id}", key.id.as_str()).replace("{project}", project.as_str())
+        };
+        let some = |text: &str| (!text.is_empty()).then(|| filled(text));
         let mut vars = fields.clone();
         // All read the same words: what one of them may not see is in none.
         roles.iter().for_each(|role| role.redact(&key.kind, &mut vars));
         vars.insert("id".into(), key.id.as_str().into());
+        vars.insert("project".into(), project.as_str().into());
         vars.insert("actor".into(), actor.into());
         Notify {
             users: users.into_iter().flatten().collect(),
@@ -281,7 +286,9 @@ mod tests {
         let roles: Vec<_> = roles.all().cloned().collect();
         let key = EntityKey { kind: "alert".parse().unwrap(), id: "a1".parse().unwrap() };
         let alert = fields(json!({ "title": "t", "salary": 7 }));
-        let vars = rule.notify("ana", &key, &alert, &roles).vars.unwrap();
-        assert_eq!(json!(vars), json!({ "title": "t", "id": "a1", "actor": "ana" }));
+        let project = "p".parse().unwrap();
+        let vars = rule.notify("ana", (&project, &key), &alert, &roles).vars.unwrap();
+        let told = json!({ "title": "t", "id": "a1", "project": "p", "actor": "ana" });
+        assert_eq!(json!(vars), told);
     }
 }

@@ -298,7 +298,7 @@ impl<'a> Planner<'a> {
         let stamp = Stamp::new(seq, &pending.actor, op_id, edited_at(pending, now));
         let row = next_row(pending, old, write, stamp);
         let fields = (*kind != ChangeKind::Delete).then(|| text.clone());
-        let change = (&key, *kind);
+        let change = (&self.snapshot.project, &key, *kind);
         let notifications = self.rules.notices.plan(pending, change, (patch, &row), now);
         let state = self.state();
         state.head = seq;

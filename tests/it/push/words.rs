@@ -188,7 +188,7 @@ async fn a_rule_notifies_without_being_asked() {
             values: values.iter().map(|value| (*value).to_owned()).collect(),
             users_field: "owner".into(),
             template: "alert".into(),
-            link: "app://task/{id}".into(),
+            link: "app://{project}/task/{id}".into(),
             lane,
             ..Rule::default()
         };
@@ -216,8 +216,8 @@ async fn a_rule_notifies_without_being_asked() {
     assert_eq!(stand_in.sent().len(), 2, "the actor and other changes are left out");
     pushed.sort_by_key(|message| message["data"]["seq"].as_u64());
     for (message, body, link) in [
-        (&pushed[0], "Risk: critical", "app://task/t2"),
-        (&pushed[1], "Risk: high", "app://task/t1"),
+        (&pushed[0], "Risk: critical", "app://p/task/t2"),
+        (&pushed[1], "Risk: high", "app://p/task/t1"),
     ] {
         assert_eq!((&message["title"], &message["body"]), (&json!("Leak"), &json!(body)));
         assert_eq!(message["data"]["link"], link);
