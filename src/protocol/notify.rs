@@ -21,6 +21,8 @@ const NAME: usize = 64;
 const LINK: usize = 1024;
 /// Bytes of `data`: a push carries about 4 KB, text included.
 const DATA: usize = 2048;
+/// Bytes of `data` and `link` together: of what a push carries, they leave some for the title.
+const DATA_AND_LINK: usize = 2560;
 /// Bytes of the variables of a template.
 const VARS: usize = 8192;
 /// The longest a push may wait to be delivered, in seconds: what providers keep it for.
@@ -157,12 +159,16 @@ impl Notify {
                 return refuse(format!("`notify.{name}` must have at most {most} characters"));
             }
         }
-        for (name, fields, most) in [("data", &self.data, DATA), ("vars", &self.vars, VARS)] {
-            let bytes =
-                fields.as_ref().map_or(0, |f| serde_json::to_string(f).map_or(0, |t| t.len()));
+        let (data, vars, link) = (bytes(&self.data), bytes(&self.vars), bytes(&self.link));
+        for (name, bytes, most) in [("data", data, DATA), ("vars", vars, VARS)] {
             if bytes > most {
                 return refuse(format!("`notify.{name}` must have at most {most} bytes"));
             }
+        }
+        if data + link > DATA_AND_LINK {
+            return refuse(format!(
+                "`notify.data` and `notify.link` must have at most {DATA_AND_LINK} bytes together"
+            ));
         }
         if self.ttl.is_some_and(|ttl| ttl == 0 || ttl > TTL) {
             return refuse(format!("`notify.ttl` must be 1 to {TTL} seconds"));
@@ -174,6 +180,12 @@ impl Notify {
         }
         Ok(())
     }
+}
+
+/// Bytes of a value as JSON; none of what is not there.
+fn bytes(value: &Option<impl Serialize>) -> usize {
+    let text = value.as_ref().and_then(|value| serde_json::to_string(value).ok());
+    text.map_or(0, |text| text.len())
 }
 
 #[cfg(test)]
@@ -202,6 +214,14 @@ mod tests {
             (
                 json!({"users": ["bo"], "title": "t", "data": {"x": "d".repeat(2048)}}),
                 "`notify.data`",
+            ),
+            (
+                json!({"users": ["bo"], "title": "t", "data": {"x": "d".repeat(2000)}, "link": "l".repeat(600)}),
+                "together",
+            ),
+            (
+                json!({"users": ["bo"], "title": "t", "link": "ü".repeat(1024), "data": {"x": "d".repeat(600)}}),
+                "together",
             ),
             (json!({"users": ["bo"], "title": "t", "ttl": 0}), "`notify.ttl`"),
             (json!({"users": ["bo"], "title": "t", "collapse": ""}), "`notify.collapse`"),

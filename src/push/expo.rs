@@ -143,8 +143,16 @@ impl PushProvider for Expo {
     ) -> BoxFuture<'a, Result<Vec<Fate>, RequestError>> {
         Box::pin(async move {
             let messages: Vec<_> = envelopes.iter().map(wire::Push::new).collect();
-            let (status, wait, text) = self.post("send", &messages).await?;
-            wire::tickets(status, wait, &text, envelopes.len())
+            let fitting: Vec<_> = messages.iter().flatten().collect();
+            let mut tickets = Vec::new().into_iter();
+            if !fitting.is_empty() {
+                let (status, wait, text) = self.post("send", &fitting).await?;
+                tickets = wire::tickets(status, wait, &text, fitting.len())?.into_iter();
+            }
+            // One for each that was sent; of the others it is known what the service would say.
+            let fate = |message: &Option<_>| message.as_ref().and_then(|_| tickets.next());
+            let fates = messages.iter().map(fate);
+            Ok(fates.map(|fate| fate.unwrap_or_else(wire::too_big)).collect())
         })
     }
 

@@ -21,7 +21,7 @@ const REASON: usize = 200;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Push<'m> {
     to: &'m str,
-    title: &'m str,
+    title: String,
     body: String,
     data: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,8 +38,9 @@ pub(super) struct Push<'m> {
 }
 
 impl<'m> Push<'m> {
-    /// The message of an envelope; a body that is too long for a push is cut.
-    pub(super) fn new(envelope: &'m Envelope) -> Self {
+    /// The message of an envelope. What a person reads gives way to what the app needs: the body is cut, then the
+    /// title. None if there is too much even without them.
+    pub(super) fn new(envelope: &'m Envelope) -> Option<Self> {
         let Message { lane, .. } = envelope.message;
         let message = &envelope.message;
         let mut data = Map::new();
@@ -51,7 +52,7 @@ impl<'m> Push<'m> {
         data.extend(message.data.as_ref().map(|own| ("data".into(), json!(own))));
         let mut push = Self {
             to: &envelope.token,
-            title: &message.title,
+            title: message.title.clone(),
             body: message.body.clone(),
             data: Value::Object(data),
             sound: (lane != Lane::Normal).then_some("default"),
@@ -64,14 +65,47 @@ impl<'m> Push<'m> {
             collapse_id: &message.collapse,
             tag: &message.collapse,
         };
-        let bytes = |push: &Self| serde_json::to_vec(push).map_or(0, |text| text.len());
-        let mut most = push.body.chars().count();
-        while most > 0 && bytes(&push) > PAYLOAD {
-            most = most * 3 / 4;
-            push.body = cut(push.body, most);
+        if push.fits() {
+            return Some(push);
         }
-        push
+        let body = longest(&message.body, |body| {
+            push.body = body;
+            push.fits()
+        });
+        if let Some(body) = body {
+            return Some(Self { body, ..push });
+        }
+        push.body = String::new();
+        let title = longest(&message.title, |title| {
+            push.title = title;
+            push.fits()
+        });
+        title.map(|title| Self { title, ..push })
     }
+
+    fn fits(&self) -> bool {
+        serde_json::to_vec(self).is_ok_and(|text| text.len() <= PAYLOAD)
+    }
+}
+
+/// The most of a text that fits, by whole characters; none if not even its first does.
+fn longest(text: &str, mut fits: impl FnMut(String) -> bool) -> Option<String> {
+    let (mut low, mut high) = (0, text.chars().count());
+    let first = |count| cut(text.to_owned(), count);
+    while low < high {
+        let middle = (low + high).div_ceil(2);
+        if fits(first(middle)) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    (low > 0).then(|| first(low))
+}
+
+/// What becomes of a message that is too long whatever is cut of its words: the service's own word for it.
+pub(super) fn too_big() -> Fate {
+    Fate::Refused(failure(Some("MessageTooBig")))
 }
 
 /// Whether this can be a token of the service.
@@ -264,7 +298,7 @@ mod tests {
     fn a_message_is_what_the_service_reads() {
         let envelope = envelope("Help");
         assert_eq!(
-            serde_json::to_value(Push::new(&envelope)).unwrap(),
+            serde_json::to_value(Push::new(&envelope).unwrap()).unwrap(),
             json!({
                 "to": "ExponentPushToken[x]", "title": "SOS", "body": "Help", "sound": "default",
                 "ttl": 60, "priority": "high", "interruptionLevel": "time-sensitive", "badge": 3,
@@ -277,9 +311,36 @@ mod tests {
     #[test]
     fn a_long_body_is_cut_to_what_a_push_carries() {
         let envelope = envelope(&"ü".repeat(2000));
-        let push = Push::new(&envelope);
-        assert!(serde_json::to_vec(&push).unwrap().len() <= PAYLOAD);
+        let push = Push::new(&envelope).unwrap();
+        let bytes = serde_json::to_vec(&push).unwrap().len();
+        assert!((PAYLOAD - 2..=PAYLOAD).contains(&bytes), "as much as there is room for: {bytes}");
         assert!(push.body.ends_with('…') && push.body.chars().count() > 1000);
+    }
+
+    #[test]
+    fn words_give_way_to_data_and_data_is_never_cut() {
+        let with = |bytes: usize| {
+            let mut envelope = envelope(&"b".repeat(100));
+            envelope.message.title = "t".repeat(200);
+            let data = Map::from_iter([("x".to_owned(), json!("d".repeat(bytes)))]);
+            envelope.message.data = Some(data);
+            let push = Push::new(&envelope)?;
+            assert!(push.fits());
+            assert_eq!(push.data["data"]["x"].as_str().unwrap().len(), bytes);
+            assert_eq!(push.data["link"], "app://sos/1");
+            Some((push.title.chars().count(), push.body.chars().count()))
+        };
+        assert_eq!(with(2048), Some((200, 100)));
+        let room = (2048..PAYLOAD).take_while(|bytes| with(*bytes) == Some((200, 100))).last();
+        let room = room.unwrap();
+        assert_eq!(
+            with(room + 10),
+            Some((200, 88)),
+            "the body first: an ellipsis takes three bytes"
+        );
+        let (title, body) = with(room + 150).unwrap();
+        assert!(title < 200 && body == 0, "then the title: {title}");
+        assert_eq!(with(PAYLOAD), None);
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
+use syncline::config;
 use syncline::protocol::notify::Lane;
+use syncline::push::expo::Expo;
+use syncline::push::provider::{Envelope, Failure, FailureKind, Fate, PushProvider};
 use syncline::push::stand_in::{Behaviour, Sent};
 
 use super::{
@@ -237,6 +240,34 @@ async fn a_token_of_another_project_and_a_spoilt_message_stop_nobody_else() {
     super::sent(&stand_in, 7).await;
     assert_eq!(stand_in.log().mixed, mixed);
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_big_whatever_is_cut_stops_nobody_else() {
+    let stand_in = stand_in().await;
+    let config = config::Expo { base_url: stand_in.url(), ..config::Expo::default() };
+    let provider = Expo::new(&config).unwrap();
+    let envelope = |name: &str, bytes: usize| {
+        let message = json!({
+            "nid": name, "user": "ana", "project": "p", "seq": 1, "lane": "high", "title": "t",
+            "body": "b", "badge": 1, "collapse": name, "report": "", "data": { "x": "d".repeat(bytes) },
+        });
+        let message = serde_json::from_value(message).unwrap();
+        Envelope { token: expo(name), ttl: Duration::from_secs(60), message }
+    };
+    let fates = provider.send(&[envelope("a", 10), envelope("b", 5000), envelope("c", 10)]).await;
+    let too_big = Failure { kind: FailureKind::Permanent, code: "MessageTooBig".into() };
+    match &fates.unwrap()[..] {
+        [Fate::Accepted(_), Fate::Refused(failure), Fate::Accepted(_)] => {
+            assert_eq!(*failure, too_big);
+        }
+        other => panic!("{other:?}"),
+    }
+    let to: Vec<_> = stand_in.sent().into_iter().map(|sent| sent.to).collect();
+    assert_eq!(to, [expo("a"), expo("c")]);
+    let requests = stand_in.log().requests;
+    assert_eq!(provider.send(&[envelope("b", 5000)]).await, Ok(vec![Fate::Refused(too_big)]));
+    assert_eq!(stand_in.log().requests, requests, "there was nothing to ask");
 }
 
 #[tokio::test]
