@@ -41,7 +41,7 @@ pub struct Push {
     pub coalesce: Duration,
     /// Attempts before a push has failed. Default 8.
     pub attempts: u32,
-    /// Pushes to one user in an hour, critical ones not counted; 0 is no cap. Default 0.
+    /// Pushes to one user in 60 minutes, critical ones not counted; 0 is no cap. Default 0.
     pub cap_per_hour: u32,
     /// Time zone of users whose devices name none. Default UTC.
     pub time_zone: String,

@@ -23,6 +23,11 @@ use crate::templates::{SUMMARY, Templates, Text, cut};
 /// Why an intent waits for the end of quiet hours.
 const QUIET: &str = "quiet hours";
 
+/// How an intent ends, and why.
+type End = (&'static str, &'static str);
+/// It was made a push.
+const SENT: End = ("done", "");
+
 /// What decisions are made with.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -81,7 +86,7 @@ impl Policy {
         decided: &mut Decided,
     ) {
         if lane(due) == Lane::Critical {
-            return self.send(view, due, (&told, &[due]), "", decided);
+            return self.alone(view, due, &told, decided);
         }
         if let Some(until) = self.quiet(view, due) {
             return match self.config.quiet_action {
@@ -90,12 +95,18 @@ impl Policy {
             };
         }
         match key(due) {
-            None => self.send(view, due, (&told, &[due]), "", decided),
+            None => self.alone(view, due, &told, decided),
             Some(key) => {
                 let key = (due.user_id.as_str(), due.project.as_str(), key);
                 groups.entry(key).or_insert_with(|| (told, Vec::new())).1.push(due);
             }
         }
+    }
+
+    /// One that stands for itself.
+    fn alone(&self, view: &View, due: &Due, told: &Told, decided: &mut Decided) {
+        let (state, reason) = self.send(view, due, (told, &[due]), "", decided);
+        decided.ended.push((due.id, state, reason));
     }
 
     /// One whose time may have come: it is shown now, and pushed unless that is acknowledged.
@@ -129,7 +140,8 @@ impl Policy {
         localtime::quiet_until(view.now, zone, &config.quiet_from, &config.quiet_to)
     }
 
-    /// Pushes of one key: at once if the last one is long ago, else together when its window ends.
+    /// Pushes of one key: at once if the last one is long ago, else together when its window ends. If nothing is
+    /// sent, no window begins, and all of them end as the one did that was to stand for them.
     fn gathered(
         &self,
         view: &View,
@@ -143,13 +155,19 @@ impl Policy {
             return decided.deferred.extend(members.iter().map(|due| (due.id, ends, "gathered")));
         }
         let Some(leader) = members.iter().max_by_key(|due| &due.nid) else { return };
-        self.send(view, leader, (told, members), key, decided);
-        decided.windows.push(window);
-        let others = members.iter().filter(|due| due.id != leader.id);
-        decided.ended.extend(others.map(|due| (due.id, "done", "gathered")));
+        let end = self.send(view, leader, (told, members), key, decided);
+        let mut others = end;
+        if end == SENT {
+            decided.windows.push(window);
+            others = ("done", "gathered");
+        }
+        decided.ended.extend(members.iter().map(|due| {
+            let (state, reason) = if due.id == leader.id { end } else { others };
+            (due.id, state, reason)
+        }));
     }
 
-    /// Sends to each of the user's devices, `due` standing for all `members`.
+    /// Sends to each of the user's devices, `due` standing for all `members`. Returns how it ends.
     fn send(
         &self,
         view: &View,
@@ -157,43 +175,39 @@ impl Policy {
         (_, members): (&Told, &[&Due]),
         key: &str,
         decided: &mut Decided,
-    ) {
+    ) -> End {
         let cap = i64::from(self.config.cap_per_hour);
-        let critical = lane(due) == Lane::Critical;
-        if cap > 0 && !critical {
+        let capped = cap > 0 && lane(due) != Lane::Critical;
+        if capped {
             let planned = decided.counted.iter().filter(|user| **user == due.user_id).count();
             let had = view.counts.get(&due.user_id).copied().unwrap_or(0);
             if had + planned as i64 >= cap {
-                return decided.ended.push((due.id, "suppressed", "cap"));
+                return ("suppressed", "cap");
             }
         }
         let known: HashSet<&str> = self.providers.iter().map(|p| p.name()).collect();
         if known.contains(log::NAME) {
             decided.deliveries.push(self.delivery(view, due, members, key, None));
-            decided.ended.push((due.id, "done", ""));
-            return decided.counted.push(due.user_id.clone());
+        } else {
+            let devices = view.devices.get(&due.user_id).map_or(&[][..], Vec::as_slice);
+            let devices = devices.iter().filter(|d| known.contains(d.provider.as_str()));
+            let (silent, loud): (Vec<_>, Vec<_>) = devices.partition(|device| {
+                let cursor = (due.user_id.clone(), device.client.clone(), due.project.clone());
+                view.acked.get(&cursor).is_some_and(|seq| *seq >= due.evt_seq)
+            });
+            if loud.is_empty() {
+                let nobody = ("done", "no device");
+                return if silent.is_empty() { nobody } else { ("canceled", "acknowledged") };
+            }
+            let deliveries = loud.into_iter().map(Some);
+            decided
+                .deliveries
+                .extend(deliveries.map(|device| self.delivery(view, due, members, key, device)));
         }
-        let devices = view.devices.get(&due.user_id).map_or(&[][..], Vec::as_slice);
-        let devices = devices.iter().filter(|d| known.contains(d.provider.as_str()));
-        let (silent, loud): (Vec<_>, Vec<_>) = devices.partition(|device| {
-            let cursor = (due.user_id.clone(), device.client.clone(), due.project.clone());
-            view.acked.get(&cursor).is_some_and(|seq| *seq >= due.evt_seq)
-        });
-        if loud.is_empty() {
-            let (state, reason) = if silent.is_empty() {
-                ("done", "no device")
-            } else {
-                ("canceled", "acknowledged")
-            };
-            return decided.ended.push((due.id, state, reason));
-        }
-        for device in loud {
-            decided.deliveries.push(self.delivery(view, due, members, key, Some(device)));
-        }
-        decided.ended.push((due.id, "done", ""));
-        if !critical {
+        if capped {
             decided.counted.push(due.user_id.clone());
         }
+        SENT
     }
 
     fn delivery(

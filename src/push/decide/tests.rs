@@ -128,6 +128,35 @@ fn critical_ones_are_neither_gathered_nor_capped() {
 }
 
 #[test]
+fn what_is_gathered_ends_as_the_one_that_stands_for_it() {
+    let mut view = view(1_000_000, Vec::new());
+    view.due =
+        (1..=3).map(|id| Due { collapse: Some("k".into()), ..due(id, Lane::High) }).collect();
+    let ends = |decided: &Decided| {
+        let mut ends = decided.ended.clone();
+        ends.sort_unstable();
+        ends
+    };
+    let all = |state, reason| (1..=3).map(|id| (id, state, reason)).collect::<Vec<_>>();
+    let capped = policy(|config| config.cap_per_hour = 2);
+    view.counts.insert("ana".into(), 2);
+    let decided = capped.decide(&view);
+    assert_eq!(ends(&decided), all("suppressed", "cap"), "none of them was sent");
+    assert_eq!((decided.windows.len(), decided.deliveries.len()), (0, 0));
+    assert_eq!(decided.deferred, [], "and none waits for a window");
+
+    view.counts.insert("ana".into(), 1);
+    let decided = capped.decide(&view);
+    assert_eq!(ends(&decided), [(1, "done", "gathered"), (2, "done", "gathered"), (3, "done", "")]);
+    assert_eq!((decided.windows.len(), decided.counted.len()), (1, 1), "one push for three");
+
+    view.devices.clear();
+    let decided = policy(|_| {}).decide(&view);
+    assert_eq!(ends(&decided), all("done", "no device"));
+    assert_eq!((decided.windows.len(), decided.counted.len()), (0, 0));
+}
+
+#[test]
 fn a_device_that_has_it_is_spared_and_one_without_a_provider_too() {
     let policy = policy(|_| {});
     let mut view = view(0, vec![due(5, Lane::High)]);

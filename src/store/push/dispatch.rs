@@ -51,7 +51,7 @@ pub struct Decided {
     pub deliveries: Vec<NewDelivery>,
     /// The collapse keys something is pushed under: user, project, key.
     pub windows: Vec<(String, String, String)>,
-    /// Who gets a push that counts against their cap.
+    /// Who gets a push that counts against their cap; nobody if there is none.
     pub counted: Vec<String>,
 }
 
@@ -101,9 +101,9 @@ const WINDOW: &str = "
     ON CONFLICT (user_id, project, collapse) DO UPDATE SET sent_at = excluded.sent_at";
 
 const COUNT: &str = "
-    INSERT INTO push_counts (user_id, hour, count)
-    SELECT value->>0, NOW_MS / 3600000, CAST(value->>1 AS BIGINT) FROM ROWS($1) WHERE true
-    ON CONFLICT (user_id, hour) DO UPDATE SET count = push_counts.count + excluded.count";
+    INSERT INTO push_minutes (user_id, minute, count)
+    SELECT value->>0, NOW_MS / 60000, CAST(value->>1 AS BIGINT) FROM ROWS($1) WHERE true
+    ON CONFLICT (user_id, minute) DO UPDATE SET count = push_minutes.count + excluded.count";
 
 const NEXT_DUE: &str = "
     SELECT min(at) - NOW_MS FROM (

@@ -42,7 +42,7 @@ const QUEUE: &str = "
 const FORGET: [&str; 5] = [
     "DELETE FROM push_deliveries WHERE finished_at IS NOT NULL AND finished_at < NOW_MS - $1",
     "DELETE FROM push_stats WHERE minute < (NOW_MS - $1) / 60000",
-    "DELETE FROM push_counts WHERE hour < NOW_MS / 3600000 - 2 + 0 * $1",
+    "DELETE FROM push_minutes WHERE minute <= NOW_MS / 60000 - 60 + 0 * $1",
     "DELETE FROM push_windows WHERE sent_at < NOW_MS - 86400000 + 0 * $1",
     "DELETE FROM push_intents WHERE state IN ('done', 'canceled', 'expired', 'suppressed') AND updated_at < NOW_MS - $1",
 ];

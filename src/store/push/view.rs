@@ -87,7 +87,7 @@ pub struct View {
     pub unread: HashMap<String, Vec<Unread>>,
     /// When something was last pushed: by user, project and collapse key.
     pub windows: HashMap<(String, String, String), i64>,
-    /// Pushes to each user in the last hour.
+    /// Pushes to each user in the last 60 minutes, the one that has begun included.
     pub counts: HashMap<String, i64>,
     /// Users with a connection.
     pub live: Vec<String>,
@@ -123,8 +123,8 @@ pub(super) const WINDOWS: &str = "
     WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
 
 pub(super) const COUNTS: &str = "
-    SELECT user_id, CAST(sum(count) AS BIGINT) FROM push_counts
-    WHERE hour >= NOW_MS / 3600000 - 1 AND user_id IN (SELECT value->>0 FROM ROWS($1))
+    SELECT user_id, CAST(sum(count) AS BIGINT) FROM push_minutes
+    WHERE minute > NOW_MS / 60000 - 60 AND user_id IN (SELECT value->>0 FROM ROWS($1))
     GROUP BY user_id";
 
 pub(super) const LIVE: &str = "

@@ -24,6 +24,7 @@ on_both_engines!(
     a_lost_lease_is_taken_over_and_fenced,
     a_lease_is_renewed_by_who_holds_it,
     what_a_silent_worker_held_is_counted_once,
+    a_cap_is_about_the_last_hour,
     a_token_belongs_to_who_registered_it_last,
     a_dead_token_is_disabled_unless_it_came_back,
     an_inbox_is_paged_counted_and_read,
@@ -245,6 +246,27 @@ async fn what_a_silent_worker_held_is_counted_once(site: Site) {
     let stats: Vec<_> =
         stats.iter().map(|s| (s.event.as_str(), s.reason.as_str(), s.count)).collect();
     assert_eq!(stats, [("expired", "ttl", 1), ("failed", "ambiguous", 1)]);
+}
+
+async fn a_cap_is_about_the_last_hour(site: Site) {
+    let store = site.open().await;
+    store.begin_gate("expo").await.unwrap();
+    let (_, now) = store.gate("expo").await.unwrap();
+    for (minutes_ago, count) in [(0, 1), (58, 10), (60, 100), (90, 1000)] {
+        let minute = now / 60_000 - minutes_ago;
+        site.run(&format!("INSERT INTO push_minutes VALUES ('ben', {minute}, {count})")).await;
+    }
+    arm(&store, "p", 1).await;
+    let (view, _) = store.dispatch(9, &|_: &View| Decided::default()).await.unwrap();
+    assert_eq!(view.counts["ben"], 11);
+    let counted = |view: &View| Decided {
+        counted: view.due.iter().map(|due| due.user_id.clone()).collect(),
+        ..Decided::default()
+    };
+    store.dispatch(9, &counted).await.unwrap();
+    store.forget_pushes(0).await.unwrap();
+    let (view, _) = store.dispatch(9, &|_: &View| Decided::default()).await.unwrap();
+    assert_eq!(view.counts["ben"], 12);
 }
 
 async fn a_token_belongs_to_who_registered_it_last(site: Site) {
