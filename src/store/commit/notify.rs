@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
+use super::super::push::nid;
 use super::super::{Audience, NewNotification, StoreError, value};
 use super::write::column;
 use super::{Decision, Tx};
@@ -53,12 +52,19 @@ const MEMBERS: &str = "
 
 /// Finds the recipients of every draft.
 pub(super) async fn address(tx: &mut Tx, decisions: &mut [Decision]) -> Result<(), StoreError> {
+    if decisions.iter().all(|decision| decision.effects.notifications.is_empty()) {
+        return Ok(());
+    }
+    let dialect = tx.dialect();
+    let now: i64 = on_tx!(tx, |db| {
+        sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *db).await?
+    });
     for decision in decisions {
         for draft in std::mem::take(&mut decision.effects.notifications) {
             let recipients = recipients(tx, &decision.snapshot.project, &draft.audience).await?;
             let draft = Arc::new(draft);
             decision.notifications.extend(recipients.into_iter().map(|user| NewNotification {
-                nid: Uuid::now_v7().to_string(),
+                nid: nid(now, value::from_seq(draft.seq)),
                 user,
                 draft: draft.clone(),
             }));

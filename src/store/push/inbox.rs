@@ -1,9 +1,8 @@
 //! A user's inbox: what they were notified of and may still read, in the projects their token grants.
 
-use uuid::Uuid;
-
 use super::super::{Store, StoreError, value};
 use super::cancel::{Counts, cancel, cancel_deliveries, cancel_intents, write_counts};
+use super::nid::nid;
 use crate::id::{EntityType, ProjectId, UserId};
 use crate::protocol::notify::Lane;
 
@@ -262,9 +261,12 @@ impl Store {
         title: &str,
         body: &str,
     ) -> Result<String, StoreError> {
-        let (dialect, nid) = (self.dialect(), Uuid::now_v7().to_string());
+        let dialect = self.dialect();
         let (title, body) = (value::text(title), value::text(body));
-        in_transaction!(self, |tx| {
+        let nid = in_transaction!(self, |tx| {
+            let now: i64 =
+                sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *tx).await?;
+            let nid = nid(now, 0);
             let (p, u, l) = (project.as_str(), user.as_str(), lane.as_str());
             let notification =
                 sqlx::query(dialect.sql(TEST_NOTIFICATION)).bind(&nid).bind(p).bind(u);
@@ -272,6 +274,7 @@ impl Store {
             notification.execute(&mut *tx).await?;
             let intent = sqlx::query(dialect.sql(TEST_INTENT)).bind(&nid).bind(p).bind(u).bind(l);
             intent.execute(&mut *tx).await?;
+            nid
         });
         self.armed.notify_one();
         Ok(nid)
