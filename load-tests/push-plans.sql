@@ -13,6 +13,12 @@ SELECT 'q' || n, 'p', 'u' || n, n, 'high', 'expo', n, '{}', 'queued', n, 9223372
     FROM generate_series(1, 1000) n;
 INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at)
 SELECT 'q' || n, 'p', 'u' || n, n, 'high', 'waiting', n, n FROM generate_series(1, 1000) n;
+INSERT INTO push_deliveries (nid, project, user_id, evt_seq, lane, provider, token_id, payload, state, next_at,
+    expires_at, created_at)
+SELECT 'r' || n, 'p', 'u' || n, n, 'high', 'expo', n, '{}', 'accepted', 1000000000, 9223372036854775807, n
+    FROM generate_series(1, 100000) n;
+INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at)
+SELECT 's' || n, 'p' || n % 100, 'u' || n % 1000, n, 'high', 'scheduled', n, n FROM generate_series(1, 100000) n;
 VACUUM ANALYZE push_deliveries, push_intents;
 \timing on
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
@@ -28,3 +34,18 @@ SELECT id FROM push_deliveries WHERE state = 'accepted' AND provider = 'expo' AN
 ORDER BY next_at LIMIT 300 FOR UPDATE SKIP LOCKED;
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
 SELECT id FROM push_deliveries WHERE state = 'sending' AND next_at <= 1000;
+EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
+SELECT lane, provider, state, count(*), min(created_at) FROM push_deliveries
+WHERE state IN ('queued', 'retry') GROUP BY lane, provider, state;
+EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
+SELECT lane, provider, state, count(*), min(created_at) FROM push_deliveries
+WHERE state = 'accepted' GROUP BY lane, provider, state;
+EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
+SELECT lane, state, count(*), min(created_at) FROM push_intents
+WHERE state IN ('waiting', 'claimed') GROUP BY lane, state;
+EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
+UPDATE push_intents SET state = 'canceled' WHERE state = 'scheduled' AND project = 'p7' AND user_id = 'u7';
+EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
+DELETE FROM push_deliveries WHERE finished_at IS NOT NULL AND finished_at < 0;
+EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
+DELETE FROM push_intents WHERE state IN ('done', 'canceled', 'expired', 'suppressed') AND updated_at < 0;

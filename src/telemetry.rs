@@ -195,7 +195,7 @@ metrics! {
     push_queue: Gauges<PushWait> = Gauges::new();
     /// Seconds since the event of the oldest that waits to be sent.
     push_queue_oldest_seconds: Gauge = both();
-    /// Times this instance looked after the push queue: leases, expiry, its size.
+    /// Times this instance looked after the push queue: leases, expiry, breakers.
     push_tends: Counter = both();
     /// Whether the provider gets nothing, or is doubted (1), or not (0), by reason.
     push_held: Gauges<PushHold> = Gauges::new();

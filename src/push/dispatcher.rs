@@ -13,13 +13,13 @@ use super::decide::Policy;
 use super::wake::Wake;
 use crate::config::push::millis;
 use crate::fanout::Relay;
-use crate::store::push::{Due, QueueLine, Reaped, View};
+use crate::store::push::{Due, Reaped, View};
 use crate::store::{Store, StoreError};
-use crate::telemetry::{Label, Metrics, PushHold, PushState, PushWait};
+use crate::telemetry::{Label, Metrics, PushHold, PushState};
 
 /// Pushes decided on in one transaction.
 const BATCH: u32 = 500;
-/// How often leases, expiry and the size of the queue are looked at.
+/// How often leases, expiry and breakers are looked at.
 const TEND: Duration = Duration::from_secs(1);
 /// How often the old is forgotten and idle tokens are disabled.
 const FORGET: Duration = Duration::from_secs(3600);
@@ -109,7 +109,6 @@ impl Dispatcher {
             tracing::warn!(returned, "took pushes back from a worker that fell silent");
             self.wake.ring();
         }
-        self.show(&self.store.push_queue().await?);
         let mut held = [false; PushHold::COUNT];
         for provider in self.policy.providers.iter() {
             let (gate, now) = self.store.gate(provider.name()).await?;
@@ -124,17 +123,6 @@ impl Dispatcher {
         }
         self.metrics.push_tends.inc();
         Ok(())
-    }
-
-    /// Says what waits, and since when.
-    fn show(&self, queue: &[QueueLine]) {
-        for wait in PushWait::all() {
-            let lines = queue.iter().filter(|line| line.state == wait.as_str());
-            self.metrics.push_queue.of(wait).set(lines.map(|line| line.count).sum());
-        }
-        let to_send = queue.iter().filter(|line| line.stage == "delivery");
-        let oldest = to_send.map(|line| line.oldest).max().unwrap_or(0);
-        self.metrics.push_queue_oldest_seconds.set(oldest / 1000);
     }
 
     async fn forget(&self) -> Result<(), StoreError> {

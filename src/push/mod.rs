@@ -3,7 +3,7 @@
 //! [`Acks`] gathers what clients have stored and tells the store, which cancels what those
 //! acknowledgements answer; [`Live`] tells it who has a connection. [`dispatcher`] takes what comes due,
 //! [`decide`] says what becomes of it, [`sender`] brings it to a [`provider`], [`receipts`] asks what became
-//! of it. Intents are armed in the transaction of the change; nothing here is called by the engine.
+//! of it, [`census`] counts what waits. Intents are armed in the transaction of the change; nothing here is called by the engine.
 //! `docs/PUSH.md` tells the story.
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::store::Store;
 use crate::templates::Templates;
 
 mod acks;
+mod census;
 pub mod decide;
 pub mod devices;
 pub mod dispatcher;
@@ -82,6 +83,12 @@ pub fn spawn(hub: &Hub, shutdown: &Shutdown) {
         wake: wake.clone(),
     };
     shutdown.spawn("push dispatcher", dispatcher.run(stop.clone()));
+    let census = census::Census {
+        store: hub.store.clone(),
+        poll: policy.config.poll,
+        metrics: hub.metrics.clone(),
+    };
+    shutdown.spawn("push census", census.run(stop.clone()));
     for provider in policy.providers.iter() {
         let manners = provider.manners();
         let sender = |in_flight: u32| sender::Sender {

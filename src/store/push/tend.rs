@@ -71,7 +71,8 @@ pub struct Reaped {
 
 /// `state, too late`
 const WHY_NOT: &str = "
-    SELECT state, CASE WHEN expires_at <= NOW_MS THEN 1 ELSE 0 END FROM push_deliveries WHERE id = $1";
+    SELECT state, CAST(CASE WHEN expires_at <= NOW_MS THEN 1 ELSE 0 END AS BIGINT)
+    FROM push_deliveries WHERE id = $1";
 
 /// Why a delivery is not tried again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,3 @@
+-- Armed pushes that ended are purged by age.
+CREATE INDEX push_intents_finished ON push_intents (updated_at)
+    WHERE state IN ('done', 'canceled', 'expired', 'suppressed');
