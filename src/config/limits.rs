@@ -50,6 +50,8 @@ pub struct Limits {
     pub connections_per_ip: usize,
     /// Connections that are no WebSocket, or not yet; one more is turned away with 503. Default 10 000.
     pub http_connections: usize,
+    /// Those from one address. No token is asked of them, so no address gets all the places. Default 1000.
+    pub http_connections_per_ip: usize,
     /// Bytes waiting for one connection; above it the connection is closed with 4001. Default 1 MiB.
     pub outbox_bytes: usize,
     /// Bytes of changes sent to a catching-up connection before it has to read them. Default 256 KiB.
@@ -92,6 +94,7 @@ impl Default for Limits {
             connections_per_user: 50,
             connections_per_ip: 20_000,
             http_connections: 10_000,
+            http_connections_per_ip: 1000,
             outbox_bytes: 1 << 20,
             catch_up_bytes: 256 << 10,
             catch_ups: 32,

@@ -206,6 +206,12 @@ impl Config {
                 limits.outbox_bytes,
             ),
             ("limits.ops_per_write", limits.ops_per_write, "store.queue_ops", self.store.queue_ops),
+            (
+                "limits.http_connections_per_ip",
+                limits.http_connections_per_ip,
+                "limits.http_connections",
+                limits.http_connections,
+            ),
         ];
         if limits.op_depth > MAX_OP_DEPTH {
             let what =

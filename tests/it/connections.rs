@@ -1,5 +1,6 @@
 //! Handshakes, frames and heartbeats: what a connection may do, and how each misuse ends.
 
+use std::net::IpAddr;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -432,7 +433,7 @@ async fn a_user_and_the_hub_have_so_many_connections() {
 async fn connections_over_http_are_counted_too() {
     for (limit, change) in [
         ("http_connections", (|limits| limits.http_connections = 2) as fn(&mut Limits)),
-        ("connections_per_ip", |limits| limits.connections_per_ip = 2),
+        ("http_connections_per_ip", |limits| limits.http_connections_per_ip = 2),
     ] {
         let hub = hub_with(|config| {
             config.server.trusted_proxies.clear();
@@ -458,6 +459,34 @@ async fn connections_over_http_are_counted_too() {
             .await;
         hub.stop().await;
     }
+}
+
+#[tokio::test]
+async fn guests_from_one_address_leave_places_for_those_from_others() {
+    let hub = hub_with(|config| {
+        config.server.trusted_proxies.clear();
+        config.limits.http_connections_per_ip = 1;
+    })
+    .await;
+    let _guest = Raw::open(&hub.ws()).await;
+    eventually("it is counted", || async { hub.metric("syncline_http_connections") == 1.0 }).await;
+    assert!(Raw::open(&hub.ws()).await.read_out().await.starts_with("HTTP/1.1 503"));
+    let elsewhere = reqwest::Client::builder().local_address(IpAddr::from([127, 0, 0, 2]));
+    let answer = elsewhere.build().unwrap().get(hub.http("/v1/cache-policies")).send().await;
+    assert_eq!(answer.unwrap().status(), 401);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_after_a_request_is_cut_off() {
+    let hub = hub_with(|config| config.server.connect_timeout = Duration::from_secs(1)).await;
+    let mut idle = Raw::open(&hub.ws()).await;
+    idle.send("GET /v1/none HTTP/1.1\r\nHost: hub\r\n\r\n").await;
+    let head = idle.head().await.to_lowercase();
+    assert!(head.starts_with("http/1.1 404") && !head.contains("connection: close"), "{head}");
+    idle.read_out().await;
+    eventually("it is gone", || async { hub.metric("syncline_http_connections") == 0.0 }).await;
+    hub.stop().await;
 }
 
 #[tokio::test]
