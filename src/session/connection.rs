@@ -159,7 +159,7 @@ fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8
     if let Some(known) = shard.state.borrow_mut().conns.get_mut(conn.slot as usize) {
         known.session.heard(now);
     }
-    let limit = shard.hub.config.limits.frame_bytes;
+    let limit = || shard.frame_bytes(conn);
     let handle = |message: Incoming<'_>| {
         if !shard.is_open(conn) {
             return Err(End::Closing); // decided by an earlier message of this read

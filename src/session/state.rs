@@ -13,6 +13,10 @@ use crate::protocol::client::{
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
 use crate::quota::TokenBucket;
 
+/// Bytes of a message before there is a token: more than any token that is believed, and little enough to
+/// keep for every stranger.
+const NAMELESS_FRAME_BYTES: usize = 16 << 10;
+
 /// The protocol state of one connection.
 #[derive(Debug)]
 pub struct Session {
@@ -115,6 +119,17 @@ impl Session {
     pub fn heard(&mut self, now: Instant) {
         self.heard_at = now;
         self.pinged_at = None;
+    }
+
+    /// Bytes that the next message may have.
+    #[must_use]
+    pub fn frame_bytes(&self, limits: &Limits) -> usize {
+        match self.phase {
+            Phase::Open { .. } => limits.frame_bytes,
+            Phase::Waiting { .. } | Phase::Verifying { .. } => {
+                limits.frame_bytes.min(NAMELESS_FRAME_BYTES)
+            }
+        }
     }
 
     /// A request that [`Self::frame`] let through was answered.

@@ -241,6 +241,33 @@ async fn frames_that_break_the_rules_end_the_connection_with_their_code() {
 }
 
 #[tokio::test]
+async fn a_stranger_may_send_a_token_and_no_more() {
+    let hub = TestHub::start().await;
+    let nameless = async || {
+        let (raw, _) = raw(&hub, "/v1/ws", &[]).await;
+        raw
+    };
+    // The header alone announces too much: nothing of the message is kept.
+    let mut stranger = nameless().await;
+    stranger.send(&frame(1, true, &[b' '; (16 << 10) + 1])[..8]).await;
+    assert_eq!(stranger.end().await, (vec![], Some(4413)));
+    let mut stranger = nameless().await;
+    stranger.send(frame(1, false, &[b' '; 10 << 10])).await;
+    stranger.send(frame(0, true, &[b' '; 10 << 10])).await;
+    assert_eq!(stranger.end().await, (vec![], Some(4413)));
+
+    // What comes right behind a good token may have any size already.
+    let mut ana = nameless().await;
+    let mut connect = json!({ "type": "connect", "token": self::ana() });
+    connect["device"] = json!("x".repeat(15 << 10));
+    let ping = json!({ "type": "ping", "id": 1, "x": "x".repeat(100 << 10) });
+    ana.send([text(&connect), text(&ping)].concat()).await;
+    ana.expect("connected").await;
+    assert_eq!(ana.expect("pong").await["id"], 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn frames_arrive_however_they_are_cut() {
     let hub = TestHub::start().await;
     let ping = |id: u64| json!({ "type": "ping", "id": id }).to_string();
