@@ -349,6 +349,21 @@ async fn what_cannot_be_read_is_answered_and_survived() {
 }
 
 #[tokio::test]
+async fn who_floods_on_is_told_so_and_closed() {
+    let hub = TestHub::start_with(|config| config.limits.frames_per_second = 5).await;
+    for flood in [text(&json!({ "type": "ping", "id": 1 })), frame(9, true, b"ping")] {
+        let mut raw = session(&hub).await;
+        raw.send(flood.repeat(1000)).await;
+        let (answers, code) = raw.end().await;
+        assert_eq!(code, Some(4201), "{answers:?}");
+        let told = answers.iter().filter(|answer| answer["code"] == "rate_limited").count();
+        assert!(told < 100, "{told} answers to a flood");
+    }
+    eventually("both are gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_answers_no_ping_is_closed() {
     let hub = TestHub::start_with(|config| {
         config.server.ping_interval = Duration::from_secs(1);
