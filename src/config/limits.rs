@@ -8,7 +8,8 @@ pub struct Limits {
     pub frame_bytes: usize,
     /// Bytes of an HTTP request body. Default 4 MiB.
     pub body_bytes: usize,
-    /// Rooms one connection may be in. Default 200.
+    /// Rooms one connection may be in, name in one frame, and join or leave per second, in bursts of twice as
+    /// many. Default 200.
     pub rooms: usize,
     /// Operations in one `write`. Default 500.
     pub ops_per_write: usize,

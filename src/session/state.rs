@@ -28,6 +28,8 @@ pub struct Session {
     broadcasts: TokenBucket,
     presence: TokenBucket,
     frames: TokenBucket,
+    /// Rooms joined and left, each of which is work: twice all it may be in at once, then as many a second.
+    rooms: TokenBucket,
     /// What it may be told that it is too fast. Who goes on regardless is closed: an answer costs about what
     /// an ordinary frame does, so as many are given as of those.
     refusals: TokenBucket,
@@ -105,6 +107,7 @@ impl Session {
             broadcasts: TokenBucket::new(limits.broadcasts_per_second, now),
             presence: TokenBucket::new(limits.presence_per_second, now),
             frames: TokenBucket::new(limits.frames_per_second, now),
+            rooms: TokenBucket::new(u32::try_from(limits.rooms).unwrap_or(u32::MAX), now),
             refusals: TokenBucket::new(limits.frames_per_second, now),
         }
     }
@@ -200,8 +203,9 @@ impl Session {
             check(&frame, limits)?;
             Ok(frame)
         });
-        let cost = asked.as_ref().map_or(1, cost);
+        let (cost, rooms) = asked.as_ref().map_or((1, 0), cost);
         self.bucket(envelope.kind).take(cost, now).map_err(too_fast)?;
+        self.rooms.take(rooms, now).map_err(too_fast)?;
         asked
     }
 
@@ -327,18 +331,26 @@ fn check(frame: &ClientFrame, limits: &Limits) -> Result<(), Refusal> {
         ClientFrame::Broadcast(b) if b.event.is_empty() || b.event.chars().count() > 64 => {
             Err(Refusal::new(ErrorCode::BadRequest, "`event` must have 1 to 64 characters"))
         }
-        ClientFrame::Subscribe(s) if s.rooms.len() > limits.rooms => {
-            Err(Refusal::limit("rooms", limits.rooms as u64))
-        }
+        _ if rooms(frame) > limits.rooms => Err(Refusal::limit("rooms", limits.rooms as u64)),
         _ => Ok(()),
     }
 }
 
-/// What a frame takes from its bucket.
-fn cost(frame: &ClientFrame) -> u32 {
+/// How many rooms a frame is about to join or to leave.
+fn rooms(frame: &ClientFrame) -> usize {
     match frame {
-        ClientFrame::Write(write) => u32::try_from(write.ops.len()).unwrap_or(u32::MAX).max(1),
-        _ => 1,
+        ClientFrame::Subscribe(subscribe) => subscribe.rooms.len(),
+        ClientFrame::Unsubscribe(unsubscribe) => unsubscribe.rooms.len(),
+        _ => 0,
+    }
+}
+
+/// What a frame takes from the bucket of its kind, and of rooms.
+fn cost(frame: &ClientFrame) -> (u32, u32) {
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    match frame {
+        ClientFrame::Write(write) => (number(write.ops.len()).max(1), 0),
+        _ => (1, number(rooms(frame))),
     }
 }
 
@@ -454,6 +466,33 @@ mod tests {
             }
         }
         assert_eq!(session.ping(now), Err(CloseCode::RateLimited));
+    }
+
+    #[test]
+    fn rooms_are_joined_and_left_so_many_at_once_and_a_second() {
+        let (limits, now) = (Limits { rooms: 3, ..Limits::default() }, Instant::now());
+        let mut session = Session::new(&limits, now);
+        session.authenticated(1000);
+        let text = |kind: &str, count: usize| {
+            let room = if kind == "subscribe" { r#"{"room":"a"}"# } else { r#""a""# };
+            format!(r#"{{"type":"{kind}","rooms":[{}]}}"#, vec![room; count].join(","))
+        };
+        for kind in ["subscribe", "unsubscribe"] {
+            let step = session.frame(&text(kind, 4), now, &limits);
+            assert_eq!(refused(step), ErrorCode::LimitExceeded, "{kind}");
+        }
+        assert!(matches!(session.frame(&text("subscribe", 3), now, &limits), Step::Subscribe(..)));
+        let left = session.frame(&text("unsubscribe", 3), now, &limits);
+        assert!(matches!(left, Step::Unsubscribe(..)));
+        for kind in ["subscribe", "unsubscribe"] {
+            let step = session.frame(&text(kind, 1), now, &limits);
+            assert_eq!(refused(step), ErrorCode::RateLimited, "{kind}");
+        }
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(
+            session.frame(&text("subscribe", 3), later, &limits),
+            Step::Subscribe(..)
+        ));
     }
 
     #[test]
