@@ -206,6 +206,8 @@ impl Config {
                 limits.outbox_bytes,
             ),
             ("limits.ops_per_write", limits.ops_per_write, "store.queue_ops", self.store.queue_ops),
+            ("limits.body_bytes", limits.body_bytes, "store.queue_bytes", self.store.queue_bytes),
+            ("limits.frame_bytes", limits.frame_bytes, "store.queue_bytes", self.store.queue_bytes),
             (
                 "limits.http_connections_per_ip",
                 limits.http_connections_per_ip,
