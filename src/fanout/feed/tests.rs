@@ -97,6 +97,24 @@ fn a_new_epoch_restarts_the_feed_and_says_so() {
 }
 
 #[test]
+fn a_full_shard_is_told_of_a_new_epoch_as_soon_as_it_can_be() {
+    let (_feeds, mut queue, feed) = feeds(1000);
+    feed.open(EPOCH, Seq(9));
+    let room = Arc::new("room:p:x".parse().unwrap());
+    while feed.event(&room, &Bytes::new(), None) == 0 {}
+    let restored = Epoch(Uuid::from_u128(2));
+    feed.restart(restored, Seq(3));
+    feed.offer(restored, [change(4)]);
+    while queue.try_recv().is_some() {}
+    feed.flush();
+    // Not that it only missed some: its readers would go on from cursors of the log that is gone.
+    let told = queue.try_recv();
+    assert!(matches!(told, Some(ToShard::NewEpoch(_, e, Seq(4))) if e == restored), "{told:?}");
+    feed.offer(restored, [change(5)]);
+    assert_eq!(delivered(&mut queue), [5]);
+}
+
+#[test]
 fn a_feed_without_readers_is_retired_after_a_while() {
     let (feeds, _queue, feed) = feeds(1000);
     let long_ago = Instant::now();
