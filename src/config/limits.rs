@@ -57,7 +57,8 @@ pub struct Limits {
     pub outbox_bytes: usize,
     /// Bytes of changes sent to a catching-up connection before it has to read them. Default 256 KiB.
     pub catch_up_bytes: usize,
-    /// Catch-up reads of the store under way at once. Default 32.
+    /// Catch-up reads of the store under way at once; fewer than `store.connections`, which writers need too.
+    /// Default 3.
     pub catch_ups: usize,
     /// Changes in one page of a catch-up, and of `/changes` unless the client names a `limit`. Default 500.
     pub page_changes: u32,
@@ -98,7 +99,7 @@ impl Default for Limits {
             http_connections_per_ip: 1000,
             outbox_bytes: 1 << 20,
             catch_up_bytes: 256 << 10,
-            catch_ups: 32,
+            catch_ups: 3,
             page_changes: 500,
             delta_rows: 100_000,
             recent_bytes: 1 << 20,

@@ -269,6 +269,7 @@ fn each_check_of_meaning_finds_its_mistake() {
         ("[server]\nallowed_origins = [\"a.example\"]", "server.allowed_origins.0"),
         ("[limits]\nrooms = 0", "limits.rooms (syncline.toml:5): must not be 0"),
         ("[limits]\nop_bytes = 2_000_000", "limits.op_bytes"),
+        ("[store]\nconnections = 3", "limits.catch_ups: 3 at once"),
         ("[store]\nqueue_bytes = 1_048_576", "limits.body_bytes"),
         ("[limits]\nhttp_connections = 999", "limits.http_connections_per_ip"),
         ("[auth]\ndefault_role = \"boss\"", "there is no role `boss`"),

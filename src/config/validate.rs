@@ -220,6 +220,17 @@ impl Config {
                 format!("must be at most {MAX_OP_DEPTH}: many readers of JSON end near there");
             problems.push(Problem::error("limits.op_depth", what));
         }
+        let connections = self.store.connections as usize;
+        if limits.catch_ups >= connections {
+            let what = format!(
+                "{} at once may take every one of `store.connections`, which is {connections}",
+                limits.catch_ups
+            );
+            problems.push(
+                Problem::error("limits.catch_ups", what)
+                    .help("choose less, or more connections: writers wait for one behind them"),
+            );
+        }
         for (key, value, other, bound) in within {
             if value > bound {
                 let what = format!("{value} is more than `{other}`, which is {bound}");
