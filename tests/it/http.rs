@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::support::client::{Client, create, update};
 use crate::support::hub::{TestHub, token};
+use crate::support::routes;
 
 struct Api<'a> {
     hub: &'a TestHub,
@@ -275,41 +276,46 @@ async fn a_notification_has_so_many_recipients() {
     hub.stop().await;
 }
 
-/// What a browser is told about a page of this origin: the origin it may be, and the methods.
-async fn told(
-    hub: &TestHub,
-    method: Method,
-    origin: &str,
-) -> (u16, Option<String>, Option<String>) {
+/// What a browser is told about a page of this origin.
+async fn told(hub: &TestHub, method: Method, origin: &str) -> Response {
     let request = reqwest::Client::new().request(method, hub.http("/v1/projects/p/changes"));
     let request = request.header("origin", origin).header("access-control-request-method", "GET");
-    let answer =
-        request.header("access-control-request-headers", "authorization").send().await.unwrap();
-    let header = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-    let methods = header("access-control-allow-methods");
-    (answer.status().as_u16(), header("access-control-allow-origin"), methods)
+    request.header("access-control-request-headers", "authorization").send().await.unwrap()
 }
+
+/// The texts in a header that holds a list, or one text.
+fn listed(answer: &Response, header: &str) -> Vec<String> {
+    let list = answer.headers().get(header).map_or("", |list| list.to_str().unwrap());
+    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect()
+}
+
+const ORIGIN: &str = "access-control-allow-origin";
 
 #[tokio::test]
 async fn a_page_of_an_allowed_origin_may_read_answers_and_errors() {
     let ours = "https://app.example";
     let hub = TestHub::start_with(|c| c.server.allowed_origins = vec![ours.into()]).await;
-    let (status, origin, methods) = told(&hub, Method::OPTIONS, ours).await;
-    assert_eq!(
-        (status, origin.as_deref(), methods.as_deref()),
-        (200, Some(ours), Some("GET,POST"))
-    );
-    let (status, origin, _) = told(&hub, Method::GET, ours).await;
-    assert_eq!((status, origin.as_deref()), (401, Some(ours)), "it can read why it was refused");
+    let asked = told(&hub, Method::OPTIONS, ours).await;
+    assert_eq!((asked.status().as_u16(), listed(&asked, ORIGIN)), (200, vec![ours.to_owned()]));
+    let methods = listed(&asked, "access-control-allow-methods");
+    for (method, path) in routes::all() {
+        assert!(methods.contains(&method), "no page may {method} {path}");
+    }
+    let headers = listed(&asked, "access-control-allow-headers");
+    assert_eq!(headers, ["authorization", "content-type", "if-none-match"]);
+    let answer = told(&hub, Method::GET, ours).await;
+    let readable = (answer.status().as_u16(), listed(&answer, ORIGIN));
+    assert_eq!(readable, (401, vec![ours.to_owned()]), "it can read why it was refused");
+    assert_eq!(listed(&answer, "access-control-expose-headers"), ["retry-after", "etag"]);
     for method in [Method::OPTIONS, Method::GET] {
-        let (_, origin, _) = told(&hub, method, "https://app.example.evil.example").await;
-        assert_eq!(origin, None);
+        let answer = told(&hub, method, "https://app.example.evil.example").await;
+        assert!(listed(&answer, ORIGIN).is_empty());
     }
     hub.stop().await;
 
     let hub = TestHub::start().await;
-    let (_, origin, _) = told(&hub, Method::OPTIONS, "https://any.example").await;
-    assert_eq!(origin.as_deref(), Some("*"));
+    let answer = told(&hub, Method::OPTIONS, "https://any.example").await;
+    assert_eq!(listed(&answer, ORIGIN), ["*"]);
     hub.stop().await;
 }
 
