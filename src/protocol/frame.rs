@@ -251,10 +251,14 @@ mod tests {
 
     fn read(decoder: &mut Decoder, bytes: &[u8], limit: usize) -> Result<Vec<String>, FrameError> {
         let mut seen = Vec::new();
-        decoder.feed(&mut bytes.to_vec(), || limit, |message| {
-            seen.push(format!("{message:?}"));
-            Ok::<(), FrameError>(())
-        })?;
+        decoder.feed(
+            &mut bytes.to_vec(),
+            || limit,
+            |message| {
+                seen.push(format!("{message:?}"));
+                Ok::<(), FrameError>(())
+            },
+        )?;
         Ok(seen)
     }
 

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::support::client::{Client, create, update};
-use crate::support::hub::{TestHub, token};
+use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
+use crate::support::raw::Raw;
 use crate::support::routes;
 
 struct Api<'a> {
@@ -221,6 +222,35 @@ async fn every_error_is_a_problem() {
         (bytes.status().as_u16(), &bytes.headers()["content-type"] == "application/problem+json"),
         (400, true)
     );
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_strangers_long_body_is_not_waited_for() {
+    let hub = TestHub::start().await;
+    let ask = async |path: &str, more: &str| {
+        let mut raw = Raw::open(&hub.ws()).await;
+        raw.send(format!("POST {path} HTTP/1.1\r\nHost: hub\r\n{more}\r\n")).await;
+        raw.head().await
+    };
+    let (long, unknown) = ("Content-Length: 16385\r\n", "Transfer-Encoding: chunked\r\n");
+    let bad = format!("{long}Authorization: Bearer x.y.z\r\n");
+    let forged = format!("{long}X-Syncline-Signature: 00\r\n");
+    // The answer comes although nothing of the body ever does.
+    for path in ["/v1/projects/p/ops", "/v1/publish", "/v1/push/received", "/v1/none"] {
+        for more in [long, unknown, &bad, &forged] {
+            let head = ask(path, more).await;
+            assert!(head.starts_with("HTTP/1.1 401 "), "{path}: {more}: {head}");
+        }
+    }
+    let api = Api::new(&hub, "editor");
+    let long = create("1", "t1", &json!({ "x": "x".repeat(20_000) }));
+    assert_eq!(api.write(json!([long])).await[0]["outcome"], "applied");
+    let admin = Api { hub: &hub, token: ADMIN_TOKEN.into() };
+    let long = json!({ "project": "p", "kind": "update", "entity": { "type": "task", "id": "t1" },
+        "fields": { "y": "y".repeat(20_000) } });
+    let published = admin.send(Method::POST, "/v1/publish", long.to_string()).await;
+    assert_eq!(published.status(), 200, "{:?}", published.text().await);
     hub.stop().await;
 }
 

@@ -380,7 +380,10 @@ async fn a_field_is_explained(hubs: Hubs) {
     assert_eq!((&set["client"], &met["client"]), (&Value::Null, &json!("phone")));
     let (_, bos) = hubs.get(1, "bo", &format!("{path}?field=title")).await;
     let title = &bos["fields"][0];
-    assert_eq!((&title["set"]["client"], &title["conflicts"][0]["client"]), (&json!("desk"), &json!("")));
+    assert_eq!(
+        (&title["set"]["client"], &title["conflicts"][0]["client"]),
+        (&json!("desk"), &json!(""))
+    );
     let (_, all) = hubs.get(0, "ana", path).await;
     let names: Vec<_> = all["fields"].as_array().unwrap().iter().map(|f| &f["field"]).collect();
     assert_eq!(names.len(), 2);
