@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::auth::{Access, Authenticator, Disconnect, RevocationEntry, Roles};
 use crate::bus::{Bus, RedisLink};
 use crate::config::Config;
-use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, Tally, ToShard};
+use crate::fanout::{Fanout, Feeds, Relay, ShardHandle, ShardQueue, Tally, ToShard};
 use crate::hub::{Hub, Memory};
 use crate::id::InstanceId;
 use crate::ingest::Ingest;
@@ -207,7 +207,7 @@ fn open_journal(
     journal
 }
 
-type Queues = Vec<mpsc::Receiver<ToShard>>;
+type Queues = Vec<ShardQueue>;
 
 /// Ties the parts together and spawns all that is not a connection.
 fn assemble(
@@ -338,7 +338,7 @@ fn assemble(
 fn spawn_shard(
     index: usize,
     hub: Arc<Hub>,
-    queue: mpsc::Receiver<ToShard>,
+    queue: ShardQueue,
     listener: std::net::TcpListener,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {

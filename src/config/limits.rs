@@ -8,7 +8,8 @@ pub struct Limits {
     pub frame_bytes: usize,
     /// Bytes of an HTTP request body. Default 4 MiB.
     pub body_bytes: usize,
-    /// Rooms one connection may be in. Default 200.
+    /// Rooms one connection may be in, name in one frame, and join or leave per second, in bursts of twice as
+    /// many. Default 200.
     pub rooms: usize,
     /// Operations in one `write`. Default 500.
     pub ops_per_write: usize,
@@ -53,11 +54,14 @@ pub struct Limits {
     pub connections_per_ip: usize,
     /// Connections that are no WebSocket, or not yet; one more is turned away with 503. Default 10 000.
     pub http_connections: usize,
+    /// Those from one address. No token is asked of them, so no address gets all the places. Default 1000.
+    pub http_connections_per_ip: usize,
     /// Bytes waiting for one connection; above it the connection is closed with 4001. Default 1 MiB.
     pub outbox_bytes: usize,
     /// Bytes of changes sent to a catching-up connection before it has to read them. Default 256 KiB.
     pub catch_up_bytes: usize,
-    /// Catch-up reads of the store under way at once. Default 32.
+    /// Catch-up reads of the store under way at once; fewer than `store.connections`, which writers need too.
+    /// Default 3.
     pub catch_ups: usize,
     /// Changes in one page of a catch-up, and of `/changes` unless the client names a `limit`. Default 500.
     pub page_changes: u32,
@@ -96,9 +100,10 @@ impl Default for Limits {
             connections_per_user: 50,
             connections_per_ip: 20_000,
             http_connections: 10_000,
+            http_connections_per_ip: 1000,
             outbox_bytes: 1 << 20,
             catch_up_bytes: 256 << 10,
-            catch_ups: 32,
+            catch_ups: 3,
             page_changes: 500,
             delta_rows: 100_000,
             recent_bytes: 1 << 20,

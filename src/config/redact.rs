@@ -100,8 +100,8 @@ redacted_debug!(Expo {
 } hides { access_token: self::secret, base_url: self::url });
 redacted_debug!(Source { name } hides { secret: self::secret });
 redacted_debug!(Store {
-    connections, lock_timeout, group_ops, group_bytes, queue_ops, migrate,
-    sync_log
+    connections, lock_timeout, group_ops, group_bytes, queue_ops, queue_bytes,
+    migrate, sync_log
 } hides { url: self::url });
 redacted_debug!(Bus {
     prefix, probe_interval, head_poll, head_poll_suspect, gap_hold

@@ -29,7 +29,8 @@ pub struct Server {
     /// Silence after a ping until the connection counts as dead. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub pong_timeout: Duration,
-    /// Time a socket may stay without a token, and a handshake may take. Default 10 s.
+    /// Time a socket may stay without a token, a request's head may take, and a connection over HTTP may idle
+    /// between two requests. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
     /// Time a reply over HTTP may stand still because its reader takes nothing of it; then the connection is

@@ -19,6 +19,9 @@ pub struct Store {
     pub group_bytes: usize,
     /// Operations waiting for one project's writer; above it writes are refused. Default 4096.
     pub queue_ops: usize,
+    /// Bytes of operations, as sent, that wait or are written, of all projects; above it writes are refused. In
+    /// memory they take several times as much. Default 64 MiB.
+    pub queue_bytes: usize,
     /// Whether `serve` applies migrations at start. Default true.
     pub migrate: bool,
     /// Whether each request that writes leaves a row in `sync_log`. Default true.
@@ -34,6 +37,7 @@ impl Default for Store {
             group_ops: 256,
             group_bytes: 1 << 20,
             queue_ops: 4096,
+            queue_bytes: 64 << 20,
             migrate: true,
             sync_log: true,
         }

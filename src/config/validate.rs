@@ -202,11 +202,30 @@ impl Config {
                 limits.outbox_bytes,
             ),
             ("limits.ops_per_write", limits.ops_per_write, "store.queue_ops", self.store.queue_ops),
+            ("limits.body_bytes", limits.body_bytes, "store.queue_bytes", self.store.queue_bytes),
+            ("limits.frame_bytes", limits.frame_bytes, "store.queue_bytes", self.store.queue_bytes),
+            (
+                "limits.http_connections_per_ip",
+                limits.http_connections_per_ip,
+                "limits.http_connections",
+                limits.http_connections,
+            ),
         ];
         if limits.op_depth > MAX_OP_DEPTH {
             let what =
                 format!("must be at most {MAX_OP_DEPTH}: many readers of JSON end near there");
             problems.push(Problem::error("limits.op_depth", what));
+        }
+        let connections = self.store.connections as usize;
+        if limits.catch_ups >= connections {
+            let what = format!(
+                "{} at once may take every one of `store.connections`, which is {connections}",
+                limits.catch_ups
+            );
+            problems.push(
+                Problem::error("limits.catch_ups", what)
+                    .help("choose less, or more connections: writers wait for one behind them"),
+            );
         }
         for (key, value, other, bound) in within {
             if value > bound {

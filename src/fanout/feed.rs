@@ -102,15 +102,37 @@ struct State {
     recent: VecDeque<Arc<EncodedChange>>,
     recent_bytes: usize,
     limit_bytes: usize,
-    /// Per shard with readers: the next position it has to be sent.
-    watchers: Box<[Option<Seq>]>,
+    /// By shard, those with readers.
+    watchers: Box<[Option<Watcher>]>,
     idle_since: Option<Instant>,
+}
+
+/// A shard with readers.
+#[derive(Debug, Clone, Copy)]
+struct Watcher {
+    /// The next position it has to be sent.
+    next: Seq,
+    /// Whether it has to be told first that the log was replaced.
+    restarted: bool,
+}
+
+impl Watcher {
+    /// One that was told everything before `next`.
+    fn at(next: Seq) -> Self {
+        Self { next, restarted: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Position {
     epoch: Epoch,
     next: Seq,
+}
+
+impl Position {
+    fn head(self) -> Seq {
+        Seq(self.next.0 - 1)
+    }
 }
 
 impl Feed {
@@ -196,19 +218,14 @@ impl Feed {
     pub fn restart(&self, epoch: Epoch, head: Seq) {
         let mut state = self.lock();
         state.restart(epoch, head);
-        for (shard, at) in self.shards.iter().zip(&mut state.watchers) {
-            // A full queue is told by `emit`, from a position that is not in `recent` any more.
-            if at.is_some() && !shard.send(ToShard::NewEpoch(self.project.clone(), epoch, head)) {
-                *at = Some(Seq::ZERO);
-            }
-        }
+        state.watchers.iter_mut().flatten().for_each(|watcher| watcher.restarted = true);
         self.emit(&mut state);
     }
 
     /// The epoch and the last position passed on.
     #[must_use]
     pub fn head(&self) -> Option<(Epoch, Seq)> {
-        self.lock().log.map(|log| (log.epoch, Seq(log.next.0 - 1)))
+        self.lock().log.map(|log| (log.epoch, log.head()))
     }
 
     /// Takes changes from the writer, the bus or the store.
@@ -272,12 +289,15 @@ impl Feed {
         let Some(log) = state.log else { return };
         let mut shared: Option<(Seq, Arc<[Arc<EncodedChange>]>)> = None;
         for (index, shard) in self.shards.iter().enumerate() {
-            let Some(at) = state.watchers[index] else { continue };
-            if at >= log.next {
+            let Some(Watcher { next: at, restarted }) = state.watchers[index] else { continue };
+            if at >= log.next && !restarted {
                 continue;
             }
             let oldest = state.recent.front().map_or(log.next, |change| change.seq);
-            let sent = if at < oldest {
+            let sent = if restarted {
+                // Its readers' cursors are void, so they need none of the changes up to here either.
+                shard.send(ToShard::NewEpoch(self.project.clone(), log.epoch, log.head()))
+            } else if at < oldest {
                 shard.send(ToShard::Overflow(self.project.clone()))
             } else {
                 let batch = match &shared {
@@ -292,7 +312,7 @@ impl Feed {
                 shard.send(ToShard::Changes(self.project.clone(), batch))
             };
             if sent {
-                state.watchers[index] = Some(log.next);
+                state.watchers[index] = Some(Watcher::at(log.next));
             }
         }
         state.trim();
@@ -302,7 +322,8 @@ impl Feed {
 impl State {
     fn watch(&mut self, shard: usize) {
         // A reader that joins now reads what came before through `recent` or the store.
-        self.watchers[shard] = Some(self.log.map_or(Seq::ZERO, |log| log.next));
+        let next = self.log.map_or(Seq::ZERO, |log| log.next);
+        self.watchers[shard] = Some(Watcher::at(next));
         self.idle_since = None;
     }
 
@@ -319,8 +340,8 @@ impl State {
         self.recent_bytes = 0;
         self.held.retain(|seq, _| *seq > head);
         self.held_bytes = self.held.values().map(|change| change.frame.len()).sum();
-        for at in self.watchers.iter_mut().flatten() {
-            *at = head.next();
+        for watcher in self.watchers.iter_mut().flatten() {
+            watcher.next = head.next();
         }
         self.release();
     }

@@ -2,21 +2,18 @@
 //!
 //! [`feed`] puts a project's changes in order and keeps the recent ones, [`feeds`] are all of them;
 //! [`registry`] is one shard's rooms, `reader` one connection's reading in them, [`view`] what it sees,
-//! [`users`] who is on the shard; [`outbox`] is what waits for one socket; [`wire`] is what instances tell
-//! each other, and [`relay`] passes it both ways. The shards themselves, with their sockets, are in
-//! [`crate::session`].
+//! [`users`] who is on the shard; [`queue`] is what waits for a shard, [`outbox`] for one socket; [`wire`] is
+//! what instances tell each other, and [`relay`] passes it both ways. The shards themselves, with their
+//! sockets, are in [`crate::session`].
 //!
 //! Invariant: nothing here awaits a socket or takes a lock per delivery.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
-
 use tokio::time::Instant;
 
 use crate::auth::Revocation;
@@ -25,6 +22,7 @@ use crate::id::{EntityType, Epoch, ProjectId, Room, Seq, UserId};
 pub mod feed;
 pub mod feeds;
 pub mod outbox;
+pub mod queue;
 mod reader;
 pub mod registry;
 pub mod relay;
@@ -35,15 +33,12 @@ pub mod wire;
 
 pub use feed::{EncodedChange, Feed};
 pub use feeds::Feeds;
+pub use queue::{ShardHandle, ShardQueue};
 pub use relay::Relay;
 pub use tally::Tally;
 
 /// One connection of this process, never reused.
 pub type ConnId = u64;
-
-/// Messages that may wait for one shard. Beyond it an ephemeral message is dropped and counted; changes
-/// are not sent but kept in the feed, from where they are sent again.
-const SHARD_QUEUE: usize = 16_384;
 
 /// What the rest of the program tells a shard.
 #[derive(Debug, Clone)]
@@ -90,6 +85,22 @@ impl ToShard {
     pub fn is_one_frame(&self) -> bool {
         !matches!(self, Self::Changes(_, changes) if changes.len() > 1)
     }
+
+    /// Bytes of the frames in it.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Changes(_, changes) => changes.iter().map(|change| change.frame.len()).sum(),
+            Self::Event { frame, .. } | Self::Presence(_, frame) | Self::User { frame, .. } => {
+                frame.len()
+            }
+            Self::Overflow(_)
+            | Self::NewEpoch(..)
+            | Self::Revoke(_)
+            | Self::Regrant(_)
+            | Self::Disconnect(..)
+            | Self::Drain => 0,
+        }
+    }
 }
 
 /// What a frame for a user is about.
@@ -100,40 +111,6 @@ pub struct About {
     /// The type of entity; older instances do not say.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<EntityType>,
-}
-
-/// The sending side of one shard's queue.
-#[derive(Debug, Clone)]
-pub struct ShardHandle {
-    queue: mpsc::Sender<ToShard>,
-    /// Whether it was not told that somebody's grants changed.
-    regrant_all: Arc<AtomicBool>,
-}
-
-impl ShardHandle {
-    /// A shard's queue: the handle and the end the shard reads.
-    #[must_use]
-    pub fn channel() -> (Self, mpsc::Receiver<ToShard>) {
-        let (queue, receiver) = mpsc::channel(SHARD_QUEUE);
-        (Self { queue, regrant_all: Arc::default() }, receiver)
-    }
-
-    /// Puts a message into the queue unless it is full; whether it did.
-    #[must_use]
-    pub fn send(&self, message: ToShard) -> bool {
-        self.queue.try_send(message).is_ok()
-    }
-
-    /// Has the shard ask anew what everyone on it is granted, when it next sweeps.
-    pub fn regrant_all(&self) {
-        self.regrant_all.store(true, Ordering::Release);
-    }
-
-    /// Whether the shard has to ask anew for everyone, because its queue was full once; asking clears it.
-    #[must_use]
-    pub fn take_regrant_all(&self) -> bool {
-        self.regrant_all.swap(false, Ordering::AcqRel)
-    }
 }
 
 /// Where users and projects have connections on this instance.
@@ -260,8 +237,8 @@ mod tests {
         fanout.regrant(&ana);
         fanout.user_connected(&ana, 1);
         fanout.regrant(&ana);
-        assert!(queues[0].try_recv().is_err(), "nobody is connected there");
-        assert!(matches!(queues[1].try_recv(), Ok(ToShard::Regrant(user)) if user == ana));
+        assert!(queues[0].try_recv().is_none(), "nobody is connected there");
+        assert!(matches!(queues[1].try_recv(), Some(ToShard::Regrant(user)) if user == ana));
         assert!(fanout.shards().iter().all(|shard| !shard.take_regrant_all()));
         while fanout.shards()[1].send(ToShard::Drain) {}
         fanout.regrant(&ana);

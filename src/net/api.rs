@@ -17,6 +17,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
 
 use super::admin;
+use super::body;
 use super::conflicts;
 use super::cors;
 use super::demo;
@@ -80,6 +81,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         )
         .fallback(async || Problem(Refusal::new(ErrorCode::NotFound, "there is no such endpoint")))
         .layer(DefaultBodyLimit::max(hub.config.limits.body_bytes))
+        .layer(middleware::from_fn_with_state(hub.clone(), body::of_the_known))
         .layer(middleware::from_fn_with_state(hub.clone(), count))
         .layer(cors::layer(&hub.config.server.allowed_origins))
         // Outside of what pages of other origins may read: it hands out tokens.

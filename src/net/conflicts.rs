@@ -117,7 +117,9 @@ struct FieldStory {
 struct Setting {
     /// The change's position.
     seq: Seq,
-    client: String,
+    /// The installation, if it is the asker's own: nobody else needs to know its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     op_id: Option<OpId>,
     /// When the user made the edit, in milliseconds since the Unix epoch.
@@ -154,12 +156,18 @@ pub(super) async fn explain(
     let conflicts = hub.store.conflicts_about(&project, &key, PAGE).await;
     let mut conflicts = conflicts.map_err(|error| unavailable(&error))?;
     conflicts.retain_mut(|conflict| visible(role, conflict));
+    let asker = permit.user().as_str();
+    for conflict in conflicts.iter_mut().filter(|conflict| conflict.user != asker) {
+        conflict.client.clear();
+    }
     let EntityRow { version, deleted, fields, stamps, .. } = row;
     let story = |(field, value): (String, Value)| {
         let stamp = stamps.of(&field)?;
         let op_id = operation_of(stamp);
         let operation = operations.iter().find(|one| Some(&one.op_id) == op_id.as_ref()).cloned();
-        let (seq, client, edited_at) = (stamp.0, stamp.client().to_owned(), stamp.3);
+        let (seq, edited_at) = (stamp.0, stamp.3);
+        let client = stamp.1.split_once(':').filter(|(user, _)| *user == asker);
+        let client = client.map(|(_, client)| client.to_owned());
         let names = |conflict: &&Conflict| conflict.fields.iter().any(|f| f.name == field);
         let conflicts = conflicts.iter().filter(names).cloned().collect();
         let set = Setting { seq, client, op_id, edited_at, operation };

@@ -1,7 +1,9 @@
 //! Connections that are no WebSocket, or not yet: counted from the accept to their end or their upgrade.
 //!
 //! They have a limit of their own, so that requests over HTTP take no place from sockets that stay, and
-//! the other way round. One too many is turned away before a byte of it is read.
+//! the other way round; and each address has a share of its own, because nobody has shown a token yet. One
+//! too many is turned away before a byte of it is read. One that stays silent, before its first request or
+//! between two, is closed after `server.connect_timeout`.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -32,8 +34,8 @@ impl Guest {
         let known = hub.config.server.trusted_proxies.contains(&ip);
         let exceeded = if hub.guests.all() > limits.http_connections {
             RateLimit::HttpConnections
-        } else if !known && hub.guests.from(ip) > limits.connections_per_ip {
-            RateLimit::ConnectionsPerIp
+        } else if !known && hub.guests.from(ip) > limits.http_connections_per_ip {
+            RateLimit::HttpConnectionsPerIp
         } else {
             return Some(guest);
         };

@@ -6,12 +6,13 @@
 //! for operators, `lane` and `status` tell of failed operations, `cors` lets browsers read them; `changes` and
 //! `checksum` are delta sync, `policies` say how to cache; `notifications` and `push` are the inbox and the
 //! devices of users; `demo` is a page for development; `guest` counts connections that are no
-//! WebSocket, `patience` closes those that stop reading;
+//! WebSocket, `patience` closes those that stop reading, `body` says whose bodies are read;
 //! [`problem`] is the one mapping of refusals to
 //! HTTP; [`operator`] is the second listener.
 
 pub mod admin;
 pub mod api;
+mod body;
 mod changes;
 mod checksum;
 mod conflicts;

@@ -94,6 +94,14 @@ pub async fn publish(
     Ok(Json(Published { results }))
 }
 
+/// Whether it may be a source that signed.
+pub(super) fn is_signed(hub: &Hub, headers: &HeaderMap) -> bool {
+    // Without sources, a signature proves nothing; unlike Redis, HTTP is open to strangers.
+    !hub.config.ingest.sources.is_empty()
+        && !headers.contains_key(header::AUTHORIZATION)
+        && headers.contains_key(SIGNATURE)
+}
+
 fn not_now(fate: &Result<Applied, Failed>) -> Option<Refusal> {
     match fate {
         Err(Failed::NotNow(refusal)) => Some(refusal.clone()),
@@ -111,10 +119,7 @@ fn authority(
     if headers.contains_key(header::AUTHORIZATION) {
         return Ok(IngestAuthority::from(&admin::permit(hub, headers)?));
     }
-    let config = &hub.config.ingest;
-    let sig = headers.get(SIGNATURE).and_then(|sig| sig.to_str().ok());
-    // Without sources, a signature proves nothing; unlike Redis, HTTP is open to strangers.
-    if config.sources.is_empty() || sig.is_none() {
+    if !is_signed(hub, headers) {
         return Err(Refusal::new(
             ErrorCode::Unauthorized,
             "send the admin token as `Authorization: Bearer …`, or sign the body as a source",
@@ -128,5 +133,6 @@ fn authority(
             "all events of a signed request must name the same source",
         ));
     }
-    ingest_authority(config, body.as_bytes(), source, sig)
+    let sig = headers.get(SIGNATURE).and_then(|sig| sig.to_str().ok());
+    ingest_authority(&hub.config.ingest, body.as_bytes(), source, sig)
 }

@@ -56,7 +56,7 @@ pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
     let draining = shard.hub.draining.clone();
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((socket, peer)) => match Guest::admit(&shard.hub, peer.ip()) {
+            Ok((socket, peer)) => match Guest::admit(&shard.hub, peer.ip().to_canonical()) {
                 Some(guest) => drop(spawn_local(begin(shard.clone(), socket, guest, api.clone()))),
                 None => turn_away(socket),
             },

@@ -1,8 +1,8 @@
 //! What clients say: one JSON object a text frame, discriminated by `type`.
 //!
 //! Unknown fields are ignored, an unknown `type` is an error the connection survives. Reading takes two
-//! passes over a small text (first the envelope, then the fields of its type), which keeps raw JSON
-//! values raw and errors precise.
+//! passes over a small text: first the [`Envelope`], which is enough to decide whether it may be asked now,
+//! then the fields of its type. That keeps raw JSON values raw and errors precise.
 
 use std::borrow::Cow;
 
@@ -34,6 +34,44 @@ pub struct Request {
     pub id: Option<RequestId>,
     /// What is asked.
     pub frame: ClientFrame,
+}
+
+macro_rules! kinds {
+    ($($name:ident = $text:literal,)*) => {
+        /// The type of a frame: one for each variant of [`ClientFrame`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $(#[doc = concat!("`", $text, "`.")] $name,)*
+        }
+
+        impl Kind {
+            /// All types, for documentation and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The type as it stands on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            fn read(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    Connect = "connect",
+    Refresh = "refresh",
+    Subscribe = "subscribe",
+    Unsubscribe = "unsubscribe",
+    Write = "write",
+    Broadcast = "broadcast",
+    Presence = "presence",
+    Ack = "ack",
+    PushDevice = "push_device",
+    Ping = "ping",
 }
 
 /// Everything a client can ask.
@@ -246,8 +284,18 @@ pub struct PushDevice {
     pub model: Option<String>,
 }
 
+/// What a frame is, before its fields are read.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// Echoed in the reply.
+    pub id: Option<RequestId>,
+    /// What is asked.
+    pub kind: Kind,
+    text: &'a str,
+}
+
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct Head<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     id: Option<RequestId>,
@@ -287,39 +335,60 @@ fn check_values(frame: &ClientFrame) -> Result<(), Refusal> {
 /// # Errors
 /// The refusal to answer with; the connection lives on.
 pub fn decode(text: &str) -> Result<Request, Unreadable> {
-    let envelope: Envelope<'_> =
-        serde_json::from_str(text).map_err(|error| (None, malformed(&error)))?;
-    let id = envelope.id;
-    if let Some(RequestId::Text(name)) = &id
-        && name.chars().count() > 64
-    {
-        return Err((
-            None,
-            Refusal::new(ErrorCode::BadRequest, "`id` must have at most 64 characters"),
-        ));
+    let envelope = Envelope::read(text)?;
+    match envelope.frame() {
+        Ok(frame) => Ok(Request { id: envelope.id, frame }),
+        Err(refusal) => Err((envelope.id, refusal)),
     }
-    fn body<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
-        serde_json::from_str(text).map_err(|error| malformed(&error))
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads what a frame is; of the rest only whether it is JSON.
+    ///
+    /// # Errors
+    /// As of [`decode`].
+    pub fn read(text: &'a str) -> Result<Self, Unreadable> {
+        let Head { kind, id } =
+            serde_json::from_str(text).map_err(|error| (None, malformed(&error)))?;
+        if let Some(RequestId::Text(name)) = &id
+            && name.chars().count() > 64
+        {
+            let message = "`id` must have at most 64 characters";
+            return Err((None, Refusal::new(ErrorCode::BadRequest, message)));
+        }
+        match Kind::read(&kind) {
+            Some(kind) => Ok(Self { id, kind, text }),
+            None => {
+                let shown = kind.chars().take(64).collect::<String>();
+                let message = format!("there is no frame type {shown:?}");
+                Err((id, Refusal::new(ErrorCode::UnknownType, message)))
+            }
+        }
     }
-    let frame = match &*envelope.kind {
-        "connect" => body(text).map(ClientFrame::Connect),
-        "refresh" => body(text).map(ClientFrame::Refresh),
-        "subscribe" => body(text).map(ClientFrame::Subscribe),
-        "unsubscribe" => body(text).map(ClientFrame::Unsubscribe),
-        "write" => body(text).map(ClientFrame::Write),
-        "broadcast" => body(text).map(ClientFrame::Broadcast),
-        "presence" => body(text).map(ClientFrame::Presence),
-        "ack" => body(text).map(ClientFrame::Ack),
-        "push_device" => body(text).map(ClientFrame::PushDevice),
-        "ping" => Ok(ClientFrame::Ping),
-        other => Err(Refusal::new(
-            ErrorCode::UnknownType,
-            format!("there is no frame type {:?}", other.chars().take(64).collect::<String>()),
-        )),
-    };
-    match frame.and_then(|frame| check_values(&frame).map(|()| frame)) {
-        Ok(frame) => Ok(Request { id, frame }),
-        Err(refusal) => Err((id, refusal)),
+
+    /// Reads the fields.
+    ///
+    /// # Errors
+    /// The refusal to answer with.
+    pub fn frame(&self) -> Result<ClientFrame, Refusal> {
+        fn body<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+            serde_json::from_str(text).map_err(|error| malformed(&error))
+        }
+        let text = self.text;
+        let frame = match self.kind {
+            Kind::Connect => ClientFrame::Connect(body(text)?),
+            Kind::Refresh => ClientFrame::Refresh(body(text)?),
+            Kind::Subscribe => ClientFrame::Subscribe(body(text)?),
+            Kind::Unsubscribe => ClientFrame::Unsubscribe(body(text)?),
+            Kind::Write => ClientFrame::Write(body(text)?),
+            Kind::Broadcast => ClientFrame::Broadcast(body(text)?),
+            Kind::Presence => ClientFrame::Presence(body(text)?),
+            Kind::Ack => ClientFrame::Ack(body(text)?),
+            Kind::PushDevice => ClientFrame::PushDevice(body(text)?),
+            Kind::Ping => ClientFrame::Ping,
+        };
+        check_values(&frame)?;
+        Ok(frame)
     }
 }
 

@@ -158,7 +158,7 @@ pub enum CloseCode {
     Forbidden,
     /// No token arrived in time.
     ConnectTimeout,
-    /// A frame was larger than `limits.frame_bytes`.
+    /// A frame was larger than `limits.frame_bytes`, or than 16 KiB before there was a token.
     FrameTooLarge,
 }
 

@@ -102,7 +102,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Reads `input`, calling `on` for each whole message in order. `input` is unmasked in place.
+    /// Reads `input`, calling `on` for each whole message in order. `input` is unmasked in place. How many
+    /// bytes a message may have is asked for each: the one before it may have changed that.
     ///
     /// # Errors
     /// [`FrameError`] if the stream is broken or a message exceeds `limit` bytes; `on`'s own errors end
@@ -110,17 +111,17 @@ impl Decoder {
     pub fn feed<E: From<FrameError>>(
         &mut self,
         input: &mut [u8],
-        limit: usize,
+        limit: impl Fn() -> usize,
         mut on: impl FnMut(Incoming<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.cut.is_empty() {
-            let read = self.frames(input, limit, &mut on)?;
+            let read = self.frames(input, &limit, &mut on)?;
             self.cut.extend_from_slice(&input[read..]);
             return Ok(());
         }
         let mut joined = std::mem::take(&mut self.cut);
         joined.extend_from_slice(input);
-        let read = self.frames(&mut joined, limit, &mut on)?;
+        let read = self.frames(&mut joined, &limit, &mut on)?;
         if read < joined.len() {
             joined.drain(..read);
             self.cut = joined;
@@ -137,7 +138,7 @@ impl Decoder {
     fn frames<E: From<FrameError>>(
         &mut self,
         input: &mut [u8],
-        limit: usize,
+        limit: &impl Fn() -> usize,
         on: &mut impl FnMut(Incoming<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         let mut at = 0;
@@ -150,7 +151,7 @@ impl Decoder {
             };
             let start = at + usize::try_from(cursor.position()).expect("a header is short");
             let held = self.fragments.as_ref().map_or(0, Vec::len) as u64;
-            self.check(&header, length, (limit as u64).saturating_sub(held))?;
+            self.check(&header, length, (limit() as u64).saturating_sub(held))?;
             let length = usize::try_from(length).map_err(|_| FrameError::TooLarge)?;
             let Some(payload) = input.get_mut(start..start + length) else {
                 return Ok(at);
@@ -250,10 +251,14 @@ mod tests {
 
     fn read(decoder: &mut Decoder, bytes: &[u8], limit: usize) -> Result<Vec<String>, FrameError> {
         let mut seen = Vec::new();
-        decoder.feed(&mut bytes.to_vec(), limit, |message| {
-            seen.push(format!("{message:?}"));
-            Ok::<(), FrameError>(())
-        })?;
+        decoder.feed(
+            &mut bytes.to_vec(),
+            || limit,
+            |message| {
+                seen.push(format!("{message:?}"));
+                Ok::<(), FrameError>(())
+            },
+        )?;
         Ok(seen)
     }
 

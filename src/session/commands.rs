@@ -11,14 +11,15 @@ use tokio::time::{Duration, Instant};
 
 use super::shard::Shard;
 use super::state::{Step, too_fast};
-use super::table::{ConnRef, Identity, State};
+use super::table::{Closing, ConnRef, Identity, State};
 use crate::auth::{Command, Permit, authorize};
 use crate::id::{ClientId, Room};
 use crate::presence::Departure;
 use crate::protocol::client::{
     Ack, Broadcast, PushDevice, RequestId, SetPresence, Unsubscribe, Write,
 };
-use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
+use crate::protocol::frame;
 use crate::protocol::server::{RawState, ServerFrame};
 use crate::push::devices;
 use crate::quota::Kind;
@@ -59,7 +60,28 @@ impl Shard {
                 }
                 self.refuse(conn, id.as_ref(), &refusal);
             }
+            Step::Close(code) => self.flooded(conn, code),
         }
+    }
+
+    /// Answers a ping of the WebSocket's own.
+    pub(super) fn pinged(&self, conn: ConnRef, payload: &[u8], now: Instant) {
+        let answer = match self.state.borrow_mut().conns.get_mut(conn.slot as usize) {
+            Some(known) => known.session.ping(now),
+            None => return,
+        };
+        match answer {
+            Ok(true) => self.send(conn.slot, &frame::pong(payload)),
+            Ok(false) => {
+                self.hub.metrics.rate_limited.of(RateLimit::Connection).inc();
+            }
+            Err(code) => self.flooded(conn, code),
+        }
+    }
+
+    fn flooded(&self, conn: ConnRef, code: CloseCode) {
+        self.hub.metrics.rate_limited.of(RateLimit::Connection).inc();
+        self.close(conn.slot, Closing::Code(code));
     }
 
     fn unsubscribe(

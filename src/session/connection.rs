@@ -20,7 +20,7 @@ use super::shard::Shard;
 use super::table::{Closing, ConnRef};
 use crate::auth::Claims;
 use crate::protocol::error::CloseCode;
-use crate::protocol::frame::{self, Decoder, FrameError, Incoming};
+use crate::protocol::frame::{Decoder, FrameError, Incoming};
 
 /// How long a closing connection is given to take what waits for it, the close frame last. A slow reader
 /// needs time to come to it.
@@ -159,14 +159,14 @@ fn read(shard: &Rc<Shard>, conn: ConnRef, decoder: &mut Decoder, bytes: &mut [u8
     if let Some(known) = shard.state.borrow_mut().conns.get_mut(conn.slot as usize) {
         known.session.heard(now);
     }
-    let limit = shard.hub.config.limits.frame_bytes;
+    let limit = || shard.frame_bytes(conn);
     let handle = |message: Incoming<'_>| {
         if !shard.is_open(conn) {
             return Err(End::Closing); // decided by an earlier message of this read
         }
         match message {
             Incoming::Text(text) => shard.handle(conn, text, now),
-            Incoming::Ping(payload) => shard.send(conn.slot, &frame::pong(payload)),
+            Incoming::Ping(payload) => shard.pinged(conn, payload, now),
             Incoming::Pong => {}
             Incoming::Close(_) => shard.close(conn.slot, Closing::Peer),
         }

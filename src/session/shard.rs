@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::delivery::Way;
@@ -18,8 +17,8 @@ use super::state::Tick;
 use super::table::{Closing, ConnRef, State};
 use crate::auth::{Claims, concerns};
 use crate::clock;
-use crate::fanout::ToShard;
 use crate::fanout::registry::Slot;
+use crate::fanout::{ShardQueue, ToShard};
 use crate::hub::Hub;
 use crate::id::{Epoch, ProjectId, Room, Seq};
 use crate::protocol::error::CloseCode;
@@ -64,7 +63,7 @@ impl Shard {
     }
 
     /// The shard's loop: takes what it is told, flushes, sweeps. Ends with the queue.
-    pub async fn run(self: Rc<Self>, mut queue: mpsc::Receiver<ToShard>) {
+    pub async fn run(self: Rc<Self>, mut queue: ShardQueue) {
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::new();

@@ -7,11 +7,15 @@ use tokio::time::{Duration, Instant};
 
 use crate::config::{Auth, Limits, Server};
 use crate::protocol::client::{
-    self, Ack, Broadcast, ClientFrame, Connect, PushDevice, RequestId, SetPresence, Subscribe,
-    Unsubscribe, Write,
+    Ack, Broadcast, ClientFrame, Connect, Envelope, Kind, PushDevice, RequestId, SetPresence,
+    Subscribe, Unreadable, Unsubscribe, Write,
 };
 use crate::protocol::error::{CloseCode, ErrorCode, Refusal};
 use crate::quota::TokenBucket;
+
+/// Bytes of a message before there is a token: more than any token that is believed, and little enough to
+/// keep for every stranger.
+const NAMELESS_FRAME_BYTES: usize = 16 << 10;
 
 /// The protocol state of one connection.
 #[derive(Debug)]
@@ -24,6 +28,11 @@ pub struct Session {
     broadcasts: TokenBucket,
     presence: TokenBucket,
     frames: TokenBucket,
+    /// Rooms joined and left, each of which is work: twice all it may be in at once, then as many a second.
+    rooms: TokenBucket,
+    /// What it may be told that it is too fast. Who goes on regardless is closed: an answer costs about what
+    /// an ordinary frame does, so as many are given as of those.
+    refusals: TokenBucket,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +77,8 @@ pub enum Step {
     Pong(Option<RequestId>),
     /// Answer with an error; the connection lives.
     Refuse(Option<RequestId>, Refusal),
+    /// Close.
+    Close(CloseCode),
 }
 
 /// What is due on a connection.
@@ -96,6 +107,8 @@ impl Session {
             broadcasts: TokenBucket::new(limits.broadcasts_per_second, now),
             presence: TokenBucket::new(limits.presence_per_second, now),
             frames: TokenBucket::new(limits.frames_per_second, now),
+            rooms: TokenBucket::new(u32::try_from(limits.rooms).unwrap_or(u32::MAX), now),
+            refusals: TokenBucket::new(limits.frames_per_second, now),
         }
     }
 
@@ -117,6 +130,17 @@ impl Session {
         self.pinged_at = None;
     }
 
+    /// Bytes that the next message may have.
+    #[must_use]
+    pub fn frame_bytes(&self, limits: &Limits) -> usize {
+        match self.phase {
+            Phase::Open { .. } => limits.frame_bytes,
+            Phase::Waiting { .. } | Phase::Verifying { .. } => {
+                limits.frame_bytes.min(NAMELESS_FRAME_BYTES)
+            }
+        }
+    }
+
     /// A request that [`Self::frame`] let through was answered.
     pub fn answered(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -124,20 +148,69 @@ impl Session {
 
     /// Reads one text frame.
     pub fn frame(&mut self, text: &str, now: Instant, limits: &Limits) -> Step {
-        let request = match client::decode(text) {
-            Ok(request) => request,
+        match self.hear(text, now, limits) {
+            Ok(step) => step,
+            Err((_, refusal)) if refusal.code == ErrorCode::RateLimited && self.floods(now) => {
+                Step::Close(CloseCode::RateLimited)
+            }
+            Err((id, refusal)) => Step::Refuse(id, refusal),
+        }
+    }
+
+    /// Whether to answer a ping of the WebSocket's own. It costs what a frame does.
+    ///
+    /// # Errors
+    /// The code to close with: it was one too many.
+    pub fn ping(&mut self, now: Instant) -> Result<bool, CloseCode> {
+        match self.frames.take(1, now) {
+            Ok(()) => Ok(true),
+            Err(_) if self.floods(now) => Err(CloseCode::RateLimited),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Whether a refusal of what came too fast was one too many.
+    fn floods(&mut self, now: Instant) -> bool {
+        self.refusals.take(1, now).is_err()
+    }
+
+    fn hear(&mut self, text: &str, now: Instant, limits: &Limits) -> Result<Step, Unreadable> {
+        let envelope = match Envelope::read(text) {
+            Ok(envelope) => envelope,
             Err((id, refusal)) => {
-                return match self.rate(&ClientFrame::Ping, now) {
-                    Ok(()) => Step::Refuse(id, refusal),
-                    Err(too_fast) => Step::Refuse(id, too_fast),
-                };
+                let paid = self.frames.take(1, now).map_err(too_fast);
+                return Err((id, paid.err().unwrap_or(refusal)));
             }
         };
-        let id = request.id;
-        if let Err(refusal) = self.may_ask(&request.frame, now, limits) {
-            return Step::Refuse(id, refusal);
+        match self.ask(&envelope, now, limits) {
+            Ok(frame) => Ok(self.step(envelope.id, frame)),
+            Err(refusal) => Err((envelope.id, refusal)),
         }
-        match request.frame {
+    }
+
+    /// Reads what is asked, if it may be asked now.
+    fn ask(
+        &mut self,
+        envelope: &Envelope<'_>,
+        now: Instant,
+        limits: &Limits,
+    ) -> Result<ClientFrame, Refusal> {
+        // Who has nothing left costs no more than this look at the envelope.
+        let mut left = *self.bucket(envelope.kind);
+        left.take(1, now).map_err(too_fast)?;
+        let asked = self.may_ask(envelope.kind, limits).and_then(|()| {
+            let frame = envelope.frame()?;
+            check(&frame, limits)?;
+            Ok(frame)
+        });
+        let (cost, rooms) = asked.as_ref().map_or((1, 0), cost);
+        self.bucket(envelope.kind).take(cost, now).map_err(too_fast)?;
+        self.rooms.take(rooms, now).map_err(too_fast)?;
+        asked
+    }
+
+    fn step(&mut self, id: Option<RequestId>, frame: ClientFrame) -> Step {
+        match frame {
             ClientFrame::Connect(connect) => self.connect(id, connect),
             ClientFrame::Refresh(refresh) => {
                 Step::Authenticate { id, token: refresh.token, connect: None }
@@ -179,49 +252,26 @@ impl Session {
         }
     }
 
-    fn may_ask(
-        &mut self,
-        frame: &ClientFrame,
-        now: Instant,
-        limits: &Limits,
-    ) -> Result<(), Refusal> {
-        self.rate(frame, now)?;
+    fn may_ask(&self, kind: Kind, limits: &Limits) -> Result<(), Refusal> {
         let open = matches!(self.phase, Phase::Open { .. });
-        if !open && !matches!(frame, ClientFrame::Connect(_) | ClientFrame::Ping) {
+        if !open && !matches!(kind, Kind::Connect | Kind::Ping) {
             return Err(Refusal::new(ErrorCode::Unauthorized, "send `connect` with a token first"));
         }
-        if self.in_flight as usize >= limits.requests_in_flight
-            && matches!(
-                frame,
-                ClientFrame::Subscribe(_) | ClientFrame::Write(_) | ClientFrame::PushDevice(_)
-            )
-        {
+        let waits = matches!(kind, Kind::Subscribe | Kind::Write | Kind::PushDevice);
+        if waits && self.in_flight as usize >= limits.requests_in_flight {
             let limit = limits.requests_in_flight as u64;
             return Err(Refusal::limit("requests_in_flight", limit).retry_after(100));
         }
-        match frame {
-            ClientFrame::Presence(p) if p.state.get().len() > limits.presence_bytes => {
-                Err(Refusal::limit("presence_bytes", limits.presence_bytes as u64))
-            }
-            ClientFrame::Broadcast(b) if b.event.is_empty() || b.event.chars().count() > 64 => {
-                Err(Refusal::new(ErrorCode::BadRequest, "`event` must have 1 to 64 characters"))
-            }
-            ClientFrame::Subscribe(s) if s.rooms.len() > limits.rooms => {
-                Err(Refusal::limit("rooms", limits.rooms as u64))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
-    fn rate(&mut self, frame: &ClientFrame, now: Instant) -> Result<(), Refusal> {
-        let (bucket, cost) = match frame {
-            ClientFrame::Write(write) => (&mut self.ops, write.ops.len().max(1)),
-            ClientFrame::Broadcast(_) => (&mut self.broadcasts, 1),
-            ClientFrame::Presence(_) => (&mut self.presence, 1),
-            _ => (&mut self.frames, 1),
-        };
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        bucket.take(cost, now).map_err(too_fast)
+    fn bucket(&mut self, kind: Kind) -> &mut TokenBucket {
+        match kind {
+            Kind::Write => &mut self.ops,
+            Kind::Broadcast => &mut self.broadcasts,
+            Kind::Presence => &mut self.presence,
+            _ => &mut self.frames,
+        }
     }
 
     /// What is due. Called about once a second.
@@ -269,6 +319,38 @@ impl Session {
                 None
             }
         }
+    }
+}
+
+/// Whether what is asked keeps to the limits.
+fn check(frame: &ClientFrame, limits: &Limits) -> Result<(), Refusal> {
+    match frame {
+        ClientFrame::Presence(p) if p.state.get().len() > limits.presence_bytes => {
+            Err(Refusal::limit("presence_bytes", limits.presence_bytes as u64))
+        }
+        ClientFrame::Broadcast(b) if b.event.is_empty() || b.event.chars().count() > 64 => {
+            Err(Refusal::new(ErrorCode::BadRequest, "`event` must have 1 to 64 characters"))
+        }
+        _ if rooms(frame) > limits.rooms => Err(Refusal::limit("rooms", limits.rooms as u64)),
+        _ => Ok(()),
+    }
+}
+
+/// How many rooms a frame is about to join or to leave.
+fn rooms(frame: &ClientFrame) -> usize {
+    match frame {
+        ClientFrame::Subscribe(subscribe) => subscribe.rooms.len(),
+        ClientFrame::Unsubscribe(unsubscribe) => unsubscribe.rooms.len(),
+        _ => 0,
+    }
+}
+
+/// What a frame takes from the bucket of its kind, and of rooms.
+fn cost(frame: &ClientFrame) -> (u32, u32) {
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    match frame {
+        ClientFrame::Write(write) => (number(write.ops.len()).max(1), 0),
+        _ => (1, number(rooms(frame))),
     }
 }
 
@@ -351,6 +433,66 @@ mod tests {
         assert_eq!(accepted, limits.broadcasts_per_second * 2);
         let wait = Duration::from_millis(refusal.retry_after_ms.unwrap());
         assert!(matches!(session.frame(text, now + wait, &limits), Step::Broadcast(..)));
+    }
+
+    #[test]
+    fn who_floods_on_is_closed_and_who_is_a_little_too_fast_is_not() {
+        let text = r#"{"type":"ping","id":1}"#;
+        let (mut session, limits, now) = open();
+        let mut answered = 0;
+        while let Step::Pong(_) | Step::Refuse(..) = session.frame(text, now, &limits) {
+            answered += 1;
+            assert!(answered <= 2 * 2 * limits.frames_per_second, "more than a burst of each");
+        }
+        let step = session.frame(text, now, &limits);
+        assert!(matches!(step, Step::Close(CloseCode::RateLimited)), "{step:?}");
+
+        // A minute at one and a half times the rate.
+        let (mut session, ..) = open();
+        for n in 0..60 * limits.frames_per_second * 3 / 2 {
+            let at = now + Duration::from_secs(n.into()) * 2 / 3 / limits.frames_per_second;
+            let step = session.frame(text, at, &limits);
+            assert!(matches!(step, Step::Pong(_) | Step::Refuse(..)), "{n}: {step:?}");
+        }
+    }
+
+    #[test]
+    fn pings_of_the_websocket_are_metered_too() {
+        let (mut session, limits, now) = open();
+        let burst = 2 * limits.frames_per_second;
+        for expected in [Ok(true), Ok(false)] {
+            for _ in 0..burst {
+                assert_eq!(session.ping(now), expected);
+            }
+        }
+        assert_eq!(session.ping(now), Err(CloseCode::RateLimited));
+    }
+
+    #[test]
+    fn rooms_are_joined_and_left_so_many_at_once_and_a_second() {
+        let (limits, now) = (Limits { rooms: 3, ..Limits::default() }, Instant::now());
+        let mut session = Session::new(&limits, now);
+        session.authenticated(1000);
+        let text = |kind: &str, count: usize| {
+            let room = if kind == "subscribe" { r#"{"room":"a"}"# } else { r#""a""# };
+            format!(r#"{{"type":"{kind}","rooms":[{}]}}"#, vec![room; count].join(","))
+        };
+        for kind in ["subscribe", "unsubscribe"] {
+            let step = session.frame(&text(kind, 4), now, &limits);
+            assert_eq!(refused(step), ErrorCode::LimitExceeded, "{kind}");
+        }
+        assert!(matches!(session.frame(&text("subscribe", 3), now, &limits), Step::Subscribe(..)));
+        let left = session.frame(&text("unsubscribe", 3), now, &limits);
+        assert!(matches!(left, Step::Unsubscribe(..)));
+        for kind in ["subscribe", "unsubscribe"] {
+            let step = session.frame(&text(kind, 1), now, &limits);
+            assert_eq!(refused(step), ErrorCode::RateLimited, "{kind}");
+        }
+        let later = now + Duration::from_secs(1);
+        assert!(matches!(
+            session.frame(&text("subscribe", 3), later, &limits),
+            Step::Subscribe(..)
+        ));
     }
 
     #[test]

@@ -154,6 +154,14 @@ impl Shard {
         known.is_some_and(|known| known.id == conn.id && known.closing.is_none())
     }
 
+    /// Bytes that a connection's next message may have.
+    pub(super) fn frame_bytes(&self, conn: ConnRef) -> usize {
+        let limits = &self.hub.config.limits;
+        let state = self.state.borrow();
+        let known = state.conns.get(conn.slot as usize);
+        known.map_or(limits.frame_bytes, |known| known.session.frame_bytes(limits))
+    }
+
     /// Enters a connection into the table.
     pub(super) fn insert(&self, socket: Rc<TcpStream>, ip: IpAddr) -> ConnRef {
         let mut state = self.state.borrow_mut();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::journal::{Journal, Kind, Request};
@@ -56,6 +56,8 @@ struct Inner {
     rules: Rules,
     journal: Journal,
     lanes: DashMap<Option<ProjectId>, Lane>,
+    /// Bytes that may still wait, of all projects together.
+    room: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -79,6 +81,7 @@ impl Engine {
             rules,
             journal,
             lanes: DashMap::new(),
+            room: Arc::new(Semaphore::new(config.store.queue_bytes.min(Semaphore::MAX_PERMITS))),
             runtime: Handle::current(),
         }))
     }
@@ -86,7 +89,7 @@ impl Engine {
     /// Queues what a client wrote, and says where the answers belong.
     ///
     /// # Errors
-    /// `overloaded` if the project's queue is full.
+    /// `overloaded` if the project's queue, or that of all projects together, is full.
     pub fn write(
         &self,
         permit: &Permit,
@@ -111,7 +114,7 @@ impl Engine {
     /// Queues operations of the failed lane, to be decided anew, and says where the answers belong.
     ///
     /// # Errors
-    /// `overloaded` if the project's queue is full.
+    /// `overloaded` if the project's queue, or that of all projects together, is full.
     pub fn retry(
         &self,
         permit: &Permit,
@@ -141,7 +144,7 @@ impl Engine {
     /// checked against each operation by the caller ([`Permit::allows`]).
     ///
     /// # Errors
-    /// `overloaded` if the project's queue is full.
+    /// `overloaded` if the project's queue, or that of all projects together, is full.
     pub fn submit(
         &self,
         permit: &Permit,
@@ -167,6 +170,9 @@ impl Engine {
             let _receiver_is_here = reply.send(Ok(Vec::new()));
             return Ok(verdicts);
         };
+        let Some(room) = self.0.room_for(bytes) else {
+            return Err(self.0.overloaded(request));
+        };
         let key = (!self.0.store.groups_projects()).then(|| project.clone());
         // The entry's guard keeps `retire` from removing the lane between finding and filling it.
         let lane = self.0.lanes.entry(key.clone());
@@ -178,15 +184,7 @@ impl Engine {
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.ops + ops.len() > self.0.limits.queue_ops {
-            if let Some(request) = request {
-                request.refused(ErrorCode::Overloaded.as_str());
-            }
-            self.0.metrics.drops.of(Dropped::WriteQueue).inc();
-            return Err(Refusal::new(
-                ErrorCode::Overloaded,
-                "too many writes wait for this project; send the same operations again later",
-            )
-            .retry_after(500));
+            return Err(self.0.overloaded(request));
         }
         let job = Job {
             project,
@@ -198,6 +196,7 @@ impl Engine {
             queued: Instant::now(),
             request,
             reply,
+            room,
         };
         queue.push(job);
         Ok(verdicts)
@@ -205,6 +204,22 @@ impl Engine {
 }
 
 impl Inner {
+    /// Room for operations until they are answered; those larger than all there is take all of it.
+    fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes.min(self.limits.queue_bytes)).unwrap_or(u32::MAX);
+        self.room.clone().try_acquire_many_owned(bytes).ok()
+    }
+
+    /// The refusal of what may not wait.
+    fn overloaded(&self, request: Option<Request>) -> Refusal {
+        if let Some(request) = request {
+            request.refused(ErrorCode::Overloaded.as_str());
+        }
+        self.metrics.drops.of(Dropped::WriteQueue).inc();
+        let message = "too many writes wait; send the same operations again later";
+        Refusal::new(ErrorCode::Overloaded, message).retry_after(500)
+    }
+
     /// Commits a lane's groups until none is left; the lane exists exactly as long as this runs.
     async fn run(self: Arc<Self>, key: Option<ProjectId>) {
         loop {
@@ -355,6 +370,7 @@ impl Inner {
                 request.answered(&verdicts);
             }
             self.metrics.write_seconds.observe(job.queued.elapsed().as_secs_f64());
+            drop(job.room); // before the answer: whoever hears it may write again at once
             // Nobody waits any more if the connection is gone; a retry gets the stored verdict.
             let _gone = job.reply.send(Ok(verdicts));
         }
@@ -380,6 +396,7 @@ fn turn_away(jobs: Vec<Job>, refusal: &Refusal) {
         if let Some(request) = job.request {
             request.refused(refusal.code.as_str());
         }
+        drop(job.room);
         let _gone = job.reply.send(Err(refusal.clone()));
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::engine::Verdicts;
@@ -67,10 +67,16 @@ pub(super) struct Job {
     /// The record of the client's request.
     pub(super) request: Option<Request>,
     pub(super) reply: oneshot::Sender<Verdicts>,
+    /// Its bytes' room among all that wait, until it is answered.
+    pub(super) room: OwnedSemaphorePermit,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     fn job(user: &str, rank: u8, count: usize) -> Job {
@@ -85,6 +91,7 @@ mod tests {
             queued: Instant::now(),
             request: None,
             reply: oneshot::channel().0,
+            room: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
         }
     }
 

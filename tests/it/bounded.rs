@@ -1,7 +1,9 @@
-//! A reader that stops reading costs a bounded amount of memory, and nobody else anything.
+//! A reader that stops reading costs a bounded amount of memory, and nobody else anything; nor do writes that
+//! the store does not take.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Duration, timeout};
 
@@ -136,5 +138,37 @@ async fn a_client_that_asks_for_more_than_it_reads_is_sent_away() {
     let (_, code) = raw.end().await;
     assert_eq!(code, Some(4001));
     eventually("it is gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn writes_that_wait_are_bounded_in_bytes() {
+    let hub = TestHub::start_with(|config| config.store.queue_bytes = 1000).await;
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let write = |id: &str, bytes: usize| {
+        let op = create(id, id, &json!({ "x": "x".repeat(bytes) }));
+        json!({ "type": "write", "id": id, "project": "p", "ops": [op] })
+    };
+    // Somebody else writes to the file and does not come to an end.
+    let url = hub.hub().config.store.url.clone();
+    let mut other = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    for (id, bytes) in [("a", 600), ("b", 600), ("c", 50)] {
+        ana.send(&write(id, bytes)).await;
+    }
+    let refused = ana.expect("error").await;
+    assert_eq!((&refused["id"], &refused["code"]), (&json!("b"), &json!("overloaded")));
+    assert!(refused["retry_after_ms"].as_u64().is_some());
+    assert_eq!(hub.metric("syncline_drops_total{reason=\"write_queue\"}"), 1.0);
+
+    // What waits is written once it can be, and then there is room again, more than for one that is too large.
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    for id in ["a", "c"] {
+        assert_eq!(ana.find("its verdict", |frame| frame["id"] == id).await["type"], "written");
+    }
+    for id in ["b", "d"] {
+        ana.send(&write(id, 2000)).await;
+        assert_eq!(ana.find("its verdict", |frame| frame["id"] == id).await["type"], "written");
+    }
     hub.stop().await;
 }

@@ -1,5 +1,6 @@
 //! Handshakes, frames and heartbeats: what a connection may do, and how each misuse ends.
 
+use std::net::IpAddr;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -240,6 +241,33 @@ async fn frames_that_break_the_rules_end_the_connection_with_their_code() {
 }
 
 #[tokio::test]
+async fn a_stranger_may_send_a_token_and_no_more() {
+    let hub = TestHub::start().await;
+    let nameless = async || {
+        let (raw, _) = raw(&hub, "/v1/ws", &[]).await;
+        raw
+    };
+    // The header alone announces too much: nothing of the message is kept.
+    let mut stranger = nameless().await;
+    stranger.send(&frame(1, true, &[b' '; (16 << 10) + 1])[..8]).await;
+    assert_eq!(stranger.end().await, (vec![], Some(4413)));
+    let mut stranger = nameless().await;
+    stranger.send(frame(1, false, &[b' '; 10 << 10])).await;
+    stranger.send(frame(0, true, &[b' '; 10 << 10])).await;
+    assert_eq!(stranger.end().await, (vec![], Some(4413)));
+
+    // What comes right behind a good token may have any size already.
+    let mut ana = nameless().await;
+    let mut connect = json!({ "type": "connect", "token": self::ana() });
+    connect["device"] = json!("x".repeat(15 << 10));
+    let ping = json!({ "type": "ping", "id": 1, "x": "x".repeat(100 << 10) });
+    ana.send([text(&connect), text(&ping)].concat()).await;
+    ana.expect("connected").await;
+    assert_eq!(ana.expect("pong").await["id"], 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn frames_arrive_however_they_are_cut() {
     let hub = TestHub::start().await;
     let ping = |id: u64| json!({ "type": "ping", "id": id }).to_string();
@@ -317,6 +345,21 @@ async fn what_cannot_be_read_is_answered_and_survived() {
     client.send_text(&format!(r#"{{"type":"write","project":"p","ops":[{op}]}}"#)).await;
     assert_eq!(client.expect("written").await["verdicts"][0]["code"], "bad_request");
     assert_eq!(client.settle().await, [] as [Value; 0]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn who_floods_on_is_told_so_and_closed() {
+    let hub = TestHub::start_with(|config| config.limits.frames_per_second = 5).await;
+    for flood in [text(&json!({ "type": "ping", "id": 1 })), frame(9, true, b"ping")] {
+        let mut raw = session(&hub).await;
+        raw.send(flood.repeat(1000)).await;
+        let (answers, code) = raw.end().await;
+        assert_eq!(code, Some(4201), "{answers:?}");
+        let told = answers.iter().filter(|answer| answer["code"] == "rate_limited").count();
+        assert!(told < 100, "{told} answers to a flood");
+    }
+    eventually("both are gone", || async { hub.metric("syncline_connections") == 0.0 }).await;
     hub.stop().await;
 }
 
@@ -432,7 +475,7 @@ async fn a_user_and_the_hub_have_so_many_connections() {
 async fn connections_over_http_are_counted_too() {
     for (limit, change) in [
         ("http_connections", (|limits| limits.http_connections = 2) as fn(&mut Limits)),
-        ("connections_per_ip", |limits| limits.connections_per_ip = 2),
+        ("http_connections_per_ip", |limits| limits.http_connections_per_ip = 2),
     ] {
         let hub = hub_with(|config| {
             config.server.trusted_proxies.clear();
@@ -458,6 +501,34 @@ async fn connections_over_http_are_counted_too() {
             .await;
         hub.stop().await;
     }
+}
+
+#[tokio::test]
+async fn guests_from_one_address_leave_places_for_those_from_others() {
+    let hub = hub_with(|config| {
+        config.server.trusted_proxies.clear();
+        config.limits.http_connections_per_ip = 1;
+    })
+    .await;
+    let _guest = Raw::open(&hub.ws()).await;
+    eventually("it is counted", || async { hub.metric("syncline_http_connections") == 1.0 }).await;
+    assert!(Raw::open(&hub.ws()).await.read_out().await.starts_with("HTTP/1.1 503"));
+    let elsewhere = reqwest::Client::builder().local_address(IpAddr::from([127, 0, 0, 2]));
+    let answer = elsewhere.build().unwrap().get(hub.http("/v1/cache-policies")).send().await;
+    assert_eq!(answer.unwrap().status(), 401);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_after_a_request_is_cut_off() {
+    let hub = hub_with(|config| config.server.connect_timeout = Duration::from_secs(1)).await;
+    let mut idle = Raw::open(&hub.ws()).await;
+    idle.send("GET /v1/none HTTP/1.1\r\nHost: hub\r\n\r\n").await;
+    let head = idle.head().await.to_lowercase();
+    assert!(head.starts_with("http/1.1 404") && !head.contains("connection: close"), "{head}");
+    idle.read_out().await;
+    eventually("it is gone", || async { hub.metric("syncline_http_connections") == 0.0 }).await;
+    hub.stop().await;
 }
 
 #[tokio::test]

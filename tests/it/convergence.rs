@@ -90,7 +90,8 @@ async fn clients_converge_on_one_instance_with_sqlite_that_is_killed() {
     for seed in seeds(3) {
         let dir = tempfile::tempdir().unwrap();
         let mut config = hub::config(dir.path());
-        (config.server.shards, config.store.connections) = (1, 3);
+        config.server.shards = 1;
+        (config.store.connections, config.limits.catch_ups) = (3, 2);
         unlimited(&mut config);
         varied(&mut config);
         let store = config.store.clone();

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::support::client::{Client, create, update};
-use crate::support::hub::{TestHub, token};
+use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
+use crate::support::raw::Raw;
+use crate::support::routes;
 
 struct Api<'a> {
     hub: &'a TestHub,
@@ -224,6 +226,35 @@ async fn every_error_is_a_problem() {
 }
 
 #[tokio::test]
+async fn a_strangers_long_body_is_not_waited_for() {
+    let hub = TestHub::start().await;
+    let ask = async |path: &str, more: &str| {
+        let mut raw = Raw::open(&hub.ws()).await;
+        raw.send(format!("POST {path} HTTP/1.1\r\nHost: hub\r\n{more}\r\n")).await;
+        raw.head().await
+    };
+    let (long, unknown) = ("Content-Length: 16385\r\n", "Transfer-Encoding: chunked\r\n");
+    let bad = format!("{long}Authorization: Bearer x.y.z\r\n");
+    let forged = format!("{long}X-Syncline-Signature: 00\r\n");
+    // The answer comes although nothing of the body ever does.
+    for path in ["/v1/projects/p/ops", "/v1/publish", "/v1/push/received", "/v1/none"] {
+        for more in [long, unknown, &bad, &forged] {
+            let head = ask(path, more).await;
+            assert!(head.starts_with("HTTP/1.1 401 "), "{path}: {more}: {head}");
+        }
+    }
+    let api = Api::new(&hub, "editor");
+    let long = create("1", "t1", &json!({ "x": "x".repeat(20_000) }));
+    assert_eq!(api.write(json!([long])).await[0]["outcome"], "applied");
+    let admin = Api { hub: &hub, token: ADMIN_TOKEN.into() };
+    let long = json!({ "project": "p", "kind": "update", "entity": { "type": "task", "id": "t1" },
+        "fields": { "y": "y".repeat(20_000) } });
+    let published = admin.send(Method::POST, "/v1/publish", long.to_string()).await;
+    assert_eq!(published.status(), 200, "{:?}", published.text().await);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn who_is_too_fast_is_told_how_long_to_wait() {
     let hub = TestHub::start_with(|config| {
         config.limits.user_ops_per_second = 2;
@@ -275,41 +306,46 @@ async fn a_notification_has_so_many_recipients() {
     hub.stop().await;
 }
 
-/// What a browser is told about a page of this origin: the origin it may be, and the methods.
-async fn told(
-    hub: &TestHub,
-    method: Method,
-    origin: &str,
-) -> (u16, Option<String>, Option<String>) {
+/// What a browser is told about a page of this origin.
+async fn told(hub: &TestHub, method: Method, origin: &str) -> Response {
     let request = reqwest::Client::new().request(method, hub.http("/v1/projects/p/changes"));
     let request = request.header("origin", origin).header("access-control-request-method", "GET");
-    let answer =
-        request.header("access-control-request-headers", "authorization").send().await.unwrap();
-    let header = |name: &str| answer.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-    let methods = header("access-control-allow-methods");
-    (answer.status().as_u16(), header("access-control-allow-origin"), methods)
+    request.header("access-control-request-headers", "authorization").send().await.unwrap()
 }
+
+/// The texts in a header that holds a list, or one text.
+fn listed(answer: &Response, header: &str) -> Vec<String> {
+    let list = answer.headers().get(header).map_or("", |list| list.to_str().unwrap());
+    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect()
+}
+
+const ORIGIN: &str = "access-control-allow-origin";
 
 #[tokio::test]
 async fn a_page_of_an_allowed_origin_may_read_answers_and_errors() {
     let ours = "https://app.example";
     let hub = TestHub::start_with(|c| c.server.allowed_origins = vec![ours.into()]).await;
-    let (status, origin, methods) = told(&hub, Method::OPTIONS, ours).await;
-    assert_eq!(
-        (status, origin.as_deref(), methods.as_deref()),
-        (200, Some(ours), Some("GET,POST"))
-    );
-    let (status, origin, _) = told(&hub, Method::GET, ours).await;
-    assert_eq!((status, origin.as_deref()), (401, Some(ours)), "it can read why it was refused");
+    let asked = told(&hub, Method::OPTIONS, ours).await;
+    assert_eq!((asked.status().as_u16(), listed(&asked, ORIGIN)), (200, vec![ours.to_owned()]));
+    let methods = listed(&asked, "access-control-allow-methods");
+    for (method, path) in routes::all() {
+        assert!(methods.contains(&method), "no page may {method} {path}");
+    }
+    let headers = listed(&asked, "access-control-allow-headers");
+    assert_eq!(headers, ["authorization", "content-type", "if-none-match"]);
+    let answer = told(&hub, Method::GET, ours).await;
+    let readable = (answer.status().as_u16(), listed(&answer, ORIGIN));
+    assert_eq!(readable, (401, vec![ours.to_owned()]), "it can read why it was refused");
+    assert_eq!(listed(&answer, "access-control-expose-headers"), ["retry-after", "etag"]);
     for method in [Method::OPTIONS, Method::GET] {
-        let (_, origin, _) = told(&hub, method, "https://app.example.evil.example").await;
-        assert_eq!(origin, None);
+        let answer = told(&hub, method, "https://app.example.evil.example").await;
+        assert!(listed(&answer, ORIGIN).is_empty());
     }
     hub.stop().await;
 
     let hub = TestHub::start().await;
-    let (_, origin, _) = told(&hub, Method::OPTIONS, "https://any.example").await;
-    assert_eq!(origin.as_deref(), Some("*"));
+    let answer = told(&hub, Method::OPTIONS, "https://any.example").await;
+    assert_eq!(listed(&answer, ORIGIN), ["*"]);
     hub.stop().await;
 }
 

@@ -1,6 +1,9 @@
 //! No byte of a project reaches a connection or a request whose token does not grant it.
 //!
 //! Everything the hub holds of the project contains [`CANARY`]; whatever an attacker receives must not.
+//! `table` is every frame and every endpoint, asked by everyone who may not.
+
+mod table;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +16,7 @@ use syncline::clock;
 use syncline::config::{Config, Entity, Hmac, Role};
 use syncline::protocol::conflict::Strategy;
 
-use crate::support::client::{Client, End, create};
+use crate::support::client::{Client, create};
 use crate::support::eventually;
 use crate::support::hub::{ADMIN_TOKEN, SECRET, TestHub, key, token, token_with};
 use crate::support::raw::{Heard, Raw, text};
@@ -29,9 +32,14 @@ struct Site {
 
 impl Site {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let hub = TestHub::start_with(|config| {
             config.roles.0.get_mut("viewer").unwrap().read = vec!["task".into()];
             config.presence.batch = std::time::Duration::from_millis(5);
+            change(config);
         })
         .await;
         let mut insider =
@@ -88,6 +96,13 @@ fn signed(header: &Value, claims: &Value) -> String {
     let mut mac = hmac::Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
     mac.update(token.trim_end_matches('.').as_bytes());
     token + &URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
+}
+
+async fn revoke_stolen(hub: &TestHub) {
+    let body = json!({ "kind": "token", "jti": "stolen" }).to_string();
+    let request = reqwest::Client::new().post(hub.http("/v1/admin/tokens/revoke"));
+    let answer = request.bearer_auth(ADMIN_TOKEN).body(body).send().await.unwrap();
+    assert_eq!(answer.status(), 204);
 }
 
 /// Tokens nobody may get in with: what they are, the token, the error code and the close code.
@@ -208,105 +223,6 @@ fn bad_tokens() -> Vec<(&'static str, String, &'static str, u16)> {
         ("expired", token_with(&claims(|c| c["exp"] = past.into())), "token_expired", 4100),
         ("revoked", token_with(&claims(|c| c["jti"] = "stolen".into())), "token_revoked", 4101),
     ]
-}
-
-/// A frame of every type a client can send, each for something in the project.
-fn frames() -> Vec<Value> {
-    vec![
-        json!({ "type": "subscribe", "rooms": [{ "room": "project:p", "since": 0 }] }),
-        json!({ "type": "subscribe", "rooms": [{ "room": "entity:p:task:t1", "since": 0 }] }),
-        json!({ "type": "subscribe", "rooms": [{ "room": "room:p:screen", "presence": true }] }),
-        json!({ "type": "subscribe", "rooms": [{ "room": "user:insider" }] }),
-        json!({ "type": "subscribe", "rooms": [{ "room": "project:p", "presence": true }] }),
-        json!({ "type": "subscribe", "rooms": [{ "room": "entity:p:payroll:1", "presence": true }] }),
-        json!({ "type": "write", "project": "p", "ops": [
-            { "op_id": "w", "kind": "update", "type": "task", "id": "t1", "base": 0, "fields": { "title": 1 } }] }),
-        json!({ "type": "write", "project": "p", "ops": [
-            { "op_id": "t1", "kind": "create", "type": "task", "id": "t1", "fields": { "title": 1 } }] }),
-        json!({ "type": "broadcast", "room": "room:p:screen", "event": "e" }),
-        json!({ "type": "presence", "room": "room:p:screen", "state": 1 }),
-        json!({ "type": "ack", "project": "p", "seq": 1 }),
-        json!({ "type": "refresh", "token": "a.b.c" }),
-    ]
-}
-
-/// The refusal in an answer: its own, or that of the room it is about.
-fn code(answer: &Value) -> &Value {
-    if answer["type"] == "subscribed" {
-        &answer["rooms"][0]["error"]["code"]
-    } else {
-        &answer["code"]
-    }
-}
-
-async fn revoke_stolen(hub: &TestHub) {
-    let body = json!({ "kind": "token", "jti": "stolen" }).to_string();
-    let request = reqwest::Client::new().post(hub.http("/v1/admin/tokens/revoke"));
-    let answer = request.bearer_auth(ADMIN_TOKEN).body(body).send().await.unwrap();
-    assert_eq!(answer.status(), 204);
-}
-
-#[tokio::test]
-async fn no_frame_is_heard_without_a_good_token() {
-    let mut site = Site::start().await;
-    revoke_stolen(&site.hub).await;
-    let mut nobody = Client::open(&site.hub.ws(), None).await.unwrap();
-    for frame in frames() {
-        let answer = nobody.ask(frame.clone()).await;
-        assert_eq!(code(&answer), "unauthorized", "{frame}");
-        clean(&answer);
-    }
-    for (what, token, code, _) in bad_tokens() {
-        let answer = nobody.ask(json!({ "type": "connect", "token": token })).await;
-        assert_eq!(answer["code"], code, "{what}");
-        clean(&answer);
-    }
-    site.talk().await;
-    clean(&Value::from(nobody.settle().await));
-
-    for (what, token, _, close) in bad_tokens() {
-        let mut client = Client::open(&site.hub.ws(), Some(&token)).await.unwrap();
-        let (frames, end) = client.end().await;
-        assert_eq!((frames, end), (vec![], End::Closed(close)), "{what}");
-    }
-    site.hub.stop().await;
-}
-
-#[tokio::test]
-async fn no_frame_reaches_into_another_project() {
-    let mut site = Site::start().await;
-    let mut mallory =
-        Client::connect(&site.hub.ws(), &token("mallory", &json!({ "other": "admin" }))).await;
-    for frame in frames() {
-        let answer = mallory.ask(frame.clone()).await;
-        let expected = if frame["type"] == "refresh" { "unauthorized" } else { "forbidden" };
-        assert_eq!(code(&answer), expected, "{frame}: {answer}");
-        clean(&answer);
-    }
-    // Names that look like the project's, and rooms of her own that carry its name.
-    for room in [
-        "project:P",
-        "project:p ",
-        "project:p%00",
-        "project:*",
-        "entity:p:*:t1",
-        "user:*",
-        "room:other:p:screen",
-        "project:other:p",
-        "entity:other:task:p",
-    ] {
-        let answer =
-            mallory.subscribe(json!([{ "room": room, "since": 0, "presence": true }])).await;
-        clean(&Value::from(answer));
-    }
-    let other = token("insider", &json!({ "p": "editor" }));
-    let answer = mallory.ask(json!({ "type": "refresh", "token": other })).await;
-    assert_eq!(answer["code"], "forbidden", "a refresh does not change the user");
-    let answer = mallory.ask(json!({ "type": "connect", "token": other })).await;
-    assert_eq!(answer["code"], "forbidden", "nor does a connect");
-    site.talk().await;
-    clean(&Value::from(mallory.settle().await));
-    site.hub.stop().await;
 }
 
 #[tokio::test]
@@ -559,120 +475,6 @@ async fn what_a_wider_role_was_told_is_not_told_again_to_a_narrower_one() {
     assert!(told.to_string().contains(SEEN), "{told}");
     clean(&told);
     clean(&Value::from(ana.settle().await));
-    hub.stop().await;
-}
-
-/// Every endpoint, as a method, a path and a body.
-fn endpoints() -> Vec<(Method, &'static str, String)> {
-    let ops = json!({ "ops": [{ "op_id": "t1", "kind": "create", "type": "task", "id": "t1", "fields": {} }] });
-    vec![
-        (Method::GET, "/v1/projects/p/changes?since=0", String::new()),
-        (Method::GET, "/v1/projects/p/entities/task/t1", String::new()),
-        (Method::GET, "/v1/projects/p/entities/task/none", String::new()),
-        (Method::GET, "/v1/projects/p/entities/task/t1/explain", String::new()),
-        (Method::GET, "/v1/projects/p/conflicts", String::new()),
-        (Method::POST, "/v1/projects/p/ops", ops.to_string()),
-        (Method::GET, "/v1/rooms/room:p:screen/presence", String::new()),
-        (Method::GET, "/v1/rooms/project:p/presence", String::new()),
-    ]
-}
-
-fn admin_endpoints() -> Vec<(Method, &'static str, String)> {
-    vec![
-        (Method::GET, "/v1/admin/projects/p/conflicts", String::new()),
-        (Method::POST, "/v1/admin/users/insider/disconnect", String::new()),
-        (
-            Method::POST,
-            "/v1/admin/tokens/revoke",
-            json!({ "kind": "user", "user": "insider", "issued_before": clock::now_s() + 60 })
-                .to_string(),
-        ),
-        (Method::GET, "/v1/admin/projects/p/members", String::new()),
-        (Method::PUT, "/v1/admin/projects/p/members/mallory", r#"{"role":"admin"}"#.into()),
-        (Method::DELETE, "/v1/admin/projects/p/members/insider", String::new()),
-        (Method::DELETE, "/v1/admin/projects/p/members/insider?forget=true", String::new()),
-    ]
-}
-
-fn publish() -> (Method, &'static str, String) {
-    let event =
-        json!({ "project": "p", "kind": "delete", "entity": { "type": "task", "id": "t1" } });
-    (Method::POST, "/v1/publish", event.to_string())
-}
-
-async fn refused(
-    hub: &TestHub,
-    endpoint: &(Method, &str, String),
-    token: Option<&str>,
-) -> (u16, Value) {
-    let (method, path, body) = endpoint;
-    let mut request =
-        reqwest::Client::new().request(method.clone(), hub.http(path)).body(body.clone());
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let answer = request.send().await.unwrap();
-    let status = answer.status().as_u16();
-    assert_eq!(answer.headers()["content-type"], "application/problem+json", "{path}");
-    assert_eq!(answer.headers().contains_key("www-authenticate"), status == 401, "{path}");
-    let body = answer.text().await.unwrap();
-    clean(&body);
-    (status, serde_json::from_str::<Value>(&body).unwrap()["code"].clone())
-}
-
-#[tokio::test]
-async fn no_endpoint_answers_without_the_right_token() {
-    let mut site = Site::start().await;
-    revoke_stolen(&site.hub).await;
-    let mallory = token("mallory", &json!({ "other": "admin" }));
-    for endpoint in endpoints() {
-        let path = endpoint.1;
-        assert_eq!(
-            refused(&site.hub, &endpoint, None).await,
-            (401, json!("unauthorized")),
-            "{path}"
-        );
-        assert_eq!(
-            refused(&site.hub, &endpoint, Some(&mallory)).await,
-            (403, json!("forbidden")),
-            "{path}"
-        );
-        let admin = refused(&site.hub, &endpoint, Some(ADMIN_TOKEN)).await;
-        assert_eq!(admin, (401, json!("unauthorized")), "the admin token is no user's: {path}");
-        for (what, token, code, _) in bad_tokens() {
-            assert_eq!(
-                refused(&site.hub, &endpoint, Some(&token)).await,
-                (401, json!(code)),
-                "{what}: {path}"
-            );
-        }
-    }
-    let payroll = (Method::GET, "/v1/projects/p/entities/payroll/1", String::new());
-    let viewer = token("vi", &json!({ "p": "viewer" }));
-    assert_eq!(refused(&site.hub, &payroll, Some(&viewer)).await, (403, json!("forbidden")));
-    for endpoint in admin_endpoints().into_iter().chain([publish()]) {
-        let editor = token("insider", &json!({ "p": "admin" }));
-        for token in [None, Some("wrong"), Some(&*editor), Some(&ADMIN_TOKEN[1..])] {
-            assert_eq!(refused(&site.hub, &endpoint, token).await, (401, json!("unauthorized")));
-        }
-    }
-    let missing = site.hub.metric("syncline_auth_failures_total{reason=\"missing\"}");
-    assert_eq!(missing, endpoints().len() as f64, "each was counted");
-    let wrong = site.hub.metric("syncline_auth_failures_total{reason=\"admin_token\"}");
-    // A request to publish without any token may be one that is signed.
-    assert_eq!(wrong, (admin_endpoints().len() * 4 + 3) as f64, "each was counted");
-    site.talk().await;
-    site.hub.stop().await;
-}
-
-#[tokio::test]
-async fn without_an_admin_token_there_is_no_admin_api() {
-    let hub = TestHub::start_with(|config| config.auth.admin_token.clear()).await;
-    for endpoint in admin_endpoints() {
-        for token in [None, Some("")] {
-            assert_eq!(refused(&hub, &endpoint, token).await, (404, json!("not_found")));
-        }
-    }
     hub.stop().await;
 }
 

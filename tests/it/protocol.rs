@@ -4,7 +4,7 @@ use serde_json::Value;
 use syncline::auth::Revocation;
 use syncline::config::Limits;
 use syncline::id::{EntityKey, Room, Seq};
-use syncline::protocol::client::{self, ClientFrame, Write};
+use syncline::protocol::client::{self, ClientFrame, Kind, Write};
 use syncline::protocol::error::{CloseCode, ErrorCode};
 use syncline::protocol::sums;
 
@@ -47,18 +47,7 @@ fn every_frame_a_client_can_send_has_an_example_that_is_read() {
             _ => {}
         }
     }
-    for kind in [
-        "connect",
-        "refresh",
-        "subscribe",
-        "unsubscribe",
-        "write",
-        "broadcast",
-        "presence",
-        "ack",
-        "push_device",
-        "ping",
-    ] {
+    for kind in Kind::ALL.iter().map(|kind| kind.as_str()) {
         assert!(examples.iter().any(|(heading, _)| *heading == kind), "no example of {kind}");
     }
 }

@@ -78,13 +78,17 @@ fn read(
     while !rest.is_empty() {
         let (piece, later) = rest.split_at(cuts.next().unwrap_or(1).clamp(1, rest.len()));
         rest = later;
-        let result = decoder.feed(&mut piece.to_vec(), limit, |message| {
-            if let frame::Incoming::Text(text) = message {
-                assert!(text.len() <= limit, "a text of {} bytes, limit {limit}", text.len());
-            }
-            seen.push(format!("{message:?}"));
-            Ok::<(), FrameError>(())
-        });
+        let result = decoder.feed(
+            &mut piece.to_vec(),
+            || limit,
+            |message| {
+                if let frame::Incoming::Text(text) = message {
+                    assert!(text.len() <= limit, "a text of {} bytes, limit {limit}", text.len());
+                }
+                seen.push(format!("{message:?}"));
+                Ok::<(), FrameError>(())
+            },
+        );
         if result.is_err() {
             return (seen, result);
         }

@@ -3,7 +3,7 @@
 
 use arbitrary::Unstructured;
 use syncline::config::{Auth, Limits, Server};
-use syncline::protocol::error::ErrorCode;
+use syncline::protocol::error::{CloseCode, ErrorCode};
 use syncline::session::state::{Session, Step, Tick};
 use tokio::time::{Duration, Instant};
 
@@ -85,11 +85,11 @@ impl Model {
     /// One event; false once the connection is to be closed.
     fn happens(&mut self, session: &mut Session, input: &mut Unstructured<'_>) -> bool {
         match number(input, 0..=9) {
-            0..=4 => self.frame(session, choose(input, &FRAMES)),
+            0..=4 => return self.frame(session, choose(input, &FRAMES)),
             5 => {
                 let length = usize::from(input.arbitrary::<u8>().unwrap_or_default());
                 let bytes = input.bytes(length.min(input.len())).unwrap_or_default();
-                self.frame(session, &String::from_utf8_lossy(bytes));
+                return self.frame(session, &String::from_utf8_lossy(bytes));
             }
             6 => {
                 let ms = number(input, 0..=60_000);
@@ -125,11 +125,14 @@ impl Model {
         }
     }
 
-    fn frame(&mut self, session: &mut Session, text: &str) {
+    fn frame(&mut self, session: &mut Session, text: &str) -> bool {
         let step = session.frame(text, self.now, &self.limits);
         let before_token = matches!(
             step,
-            Step::Pong(_) | Step::Refuse(..) | Step::Authenticate { connect: Some(_), .. }
+            Step::Pong(_)
+                | Step::Refuse(..)
+                | Step::Close(_)
+                | Step::Authenticate { connect: Some(_), .. }
         );
         assert!(self.open || before_token, "before a token: {step:?}");
         match step {
@@ -152,6 +155,10 @@ impl Model {
                 let wait = refusal.retry_after_ms.expect("a time to wait");
                 assert!((1..=10_000).contains(&wait), "wait {wait} ms");
             }
+            Step::Close(code) => {
+                assert_eq!(code, CloseCode::RateLimited);
+                return false;
+            }
             _ => {}
         }
         assert!(
@@ -159,6 +166,7 @@ impl Model {
             "{} unanswered",
             self.unanswered
         );
+        true
     }
 
     fn tick(&mut self, session: &mut Session) -> bool {

@@ -159,6 +159,8 @@ label! {
         ConnectionsPerIp = "connections_per_ip",
         /// Connections that are no WebSocket, or not yet.
         HttpConnections = "http_connections",
+        /// Those from an address.
+        HttpConnectionsPerIp = "http_connections_per_ip",
         /// Resident memory.
         Memory = "memory",
     }

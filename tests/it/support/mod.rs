@@ -15,6 +15,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod routes;
 pub(crate) mod schema;
 pub(crate) mod site;
 pub(crate) mod world;

@@ -176,7 +176,7 @@ impl Cluster {
             let link = Proxy::start(cluster.redis.port()).await;
             let mut config = hub::config(cluster.redis.dir());
             config.store.url = store_url.clone();
-            config.store.connections = 3;
+            (config.store.connections, config.limits.catch_ups) = (3, 2);
             config.server.shards = 1;
             config.bus.url = format!("redis://127.0.0.1:{}", link.port());
             config.bus.probe_interval = Duration::from_millis(200);

@@ -163,13 +163,18 @@ async fn a_field_is_explained(hubs: Hubs) {
     let title = &story["fields"][0];
     assert_eq!((&title["field"], &title["value"]), (&json!("title"), &json!("two")));
     let set = &title["set"];
-    assert_eq!(
-        (&set["seq"], &set["client"], &set["op_id"]),
-        (&json!(2), &json!("desk"), &json!("b2"))
-    );
+    assert_eq!((&set["seq"], &set["user"], &set["op_id"]), (&json!(2), &json!("bo"), &json!("b2")));
     assert_eq!(set["base"], 1);
-    assert_eq!(title["conflicts"][0]["id"], lost["conflict"]);
-    assert_eq!(title["conflicts"][0]["op_id"], "a1");
+    let met = &title["conflicts"][0];
+    assert_eq!((&met["id"], &met["op_id"]), (&lost["conflict"], &json!("a1")));
+    // An installation is named to its own user alone.
+    assert_eq!((&set["client"], &met["client"]), (&Value::Null, &json!("phone")));
+    let (_, bos) = hubs.get(1, "bo", &format!("{path}?field=title")).await;
+    let title = &bos["fields"][0];
+    assert_eq!(
+        (&title["set"]["client"], &title["conflicts"][0]["client"]),
+        (&json!("desk"), &json!(""))
+    );
     let (_, all) = hubs.get(0, "ana", path).await;
     let names: Vec<_> = all["fields"].as_array().unwrap().iter().map(|f| &f["field"]).collect();
     assert_eq!(names.len(), 2);
