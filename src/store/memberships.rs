@@ -5,9 +5,7 @@
 //! misses nothing by asking for those after it. Deleted rows have none; the head says that there was one.
 
 use super::push::cancel::{Counts, cancel_of_member, write_counts};
-use super::{
-    Inner, MemberAnswer, MemberEvent, Membership, MembershipHead, Standing, Store,
-};
+use super::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing, Store};
 use super::{StoreError, heads, value};
 use crate::id::{ProjectId, RoleName, UserId};
 use crate::protocol::op::Outcome;
