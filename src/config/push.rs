@@ -214,3 +214,24 @@ impl Push {
 pub fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_lane_has_a_grace_and_a_time_of_use_of_its_own() {
+        let seconds = Duration::from_secs;
+        let push = Push {
+            grace_critical: seconds(1),
+            grace_high: seconds(2),
+            grace_normal: seconds(3),
+            ttl_critical: seconds(4),
+            ttl_high: seconds(5),
+            ttl_normal: seconds(6),
+            ..Push::default()
+        };
+        assert_eq!(Lane::ALL.map(|lane| push.grace_ms(lane)), [1000, 2000, 3000]);
+        assert_eq!(Lane::ALL.map(|lane| push.ttl_ms(lane)), [4000, 5000, 6000]);
+    }
+}

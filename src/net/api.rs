@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::SizeAbove;
+use tracing::Instrument;
 
 use super::admin;
 use super::body;
@@ -25,6 +26,7 @@ use super::lane;
 use super::members;
 use super::problem::{self, Problem};
 use super::publish;
+use super::request_id;
 use super::status;
 use super::upgrade::bearer;
 use super::{changes, checksum, notifications, policies, push};
@@ -99,10 +101,13 @@ fn compressed() -> CompressionLayer<SizeAbove> {
 
 async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let id = request_id::of(request.headers());
+    let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default());
     // A body that trickles in holds no connection for ever.
-    let response = match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    let served = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).instrument(span).await;
+    let mut response = match served {
         Ok(response) if problem::is_problem(&response) => response,
-        Ok(response) => problem::from_framework(response),
+        Ok(response) => problem::from_framework(response, hub.config.limits.body_bytes),
         Err(_) => {
             let message = "the request took too long; send it again";
             Problem(Refusal::new(ErrorCode::Unavailable, message).retry_after(1000)).into_response()
@@ -110,6 +115,7 @@ async fn count(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
     };
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     hub.metrics.http_request(route, response.status().as_u16());
+    response.headers_mut().insert(request_id::NAME, id);
     response
 }
 

@@ -24,6 +24,6 @@ pub(super) fn layer(allowed: &[String]) -> CorsLayer {
             header::IF_NONE_MATCH,
             HeaderName::from_static(super::api::MEANT),
         ])
-        .expose_headers([header::RETRY_AFTER, header::ETAG])
+        .expose_headers([header::RETRY_AFTER, header::ETAG, super::request_id::NAME])
         .max_age(REMEMBERED)
 }

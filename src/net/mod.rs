@@ -29,6 +29,7 @@ mod policies;
 pub mod problem;
 pub mod publish;
 mod push;
+mod request_id;
 pub mod server;
 mod status;
 pub mod upgrade;

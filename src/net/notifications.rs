@@ -70,7 +70,7 @@ struct Inbox {
 struct Notification {
     nid: String,
     project: String,
-    /// The change it is about; 0 for one that was scheduled.
+    /// The change that it came with; 0 for a test.
     seq: i64,
     title: String,
     body: String,

@@ -45,23 +45,25 @@ pub fn is_problem(response: &Response) -> bool {
 }
 
 /// Turns an error of the HTTP framework (a wrong method, a query that cannot be read, a body that is too
-/// large) into a problem of the same status.
+/// large: more than `body_bytes`) into a problem of the same status.
 #[must_use]
-pub fn from_framework(response: Response) -> Response {
+pub fn from_framework(response: Response, body_bytes: usize) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
-    let (code, message) = match status {
+    let refusal = match status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            (ErrorCode::BadRequest, "this endpoint has no such method")
+            Refusal::new(ErrorCode::BadRequest, "this endpoint has no such method")
         }
-        StatusCode::PAYLOAD_TOO_LARGE => (ErrorCode::LimitExceeded, "the body is too large"),
-        status if status.is_client_error() => (ErrorCode::BadRequest, "the request is malformed"),
-        _ => (ErrorCode::Internal, "the hub failed"),
+        StatusCode::PAYLOAD_TOO_LARGE => Refusal::limit("body_bytes", body_bytes as u64),
+        status if status.is_client_error() => {
+            Refusal::new(ErrorCode::BadRequest, "the request is malformed")
+        }
+        _ => Refusal::new(ErrorCode::Internal, "the hub failed"),
     };
     let allow = response.headers().get(header::ALLOW).cloned();
-    let mut problem = with_status(status, Refusal::new(code, message));
+    let mut problem = with_status(status, refusal);
     if let Some(allow) = allow {
         problem.headers_mut().insert(header::ALLOW, allow);
     }

@@ -109,7 +109,7 @@ impl Policy {
         decided.ended.push((due.id, state, reason));
     }
 
-    /// One whose time may have come: it is shown now, and pushed unless that is acknowledged.
+    /// One whose time may have come: it is shown now, and pushed after the grace unless it was read by then.
     fn scheduled(&self, view: &View, due: &Due, decided: &mut Decided) {
         if let Some(local) = &due.local_time
             && let Some(at) = localtime::instant(local, self.zone(view, &due.user_id))
@@ -223,7 +223,8 @@ impl Policy {
             nid: due.nid.clone(),
             user: due.user_id.clone(),
             project: due.project.clone(),
-            seq: due.evt_seq,
+            // What no acknowledgement disarms is about no change.
+            seq: if due.evt_seq == i64::MAX { 0 } else { due.evt_seq },
             lane: lane(due),
             title: text.title,
             body: text.body,

@@ -102,7 +102,8 @@ pub fn spawn(hub: &Hub, shutdown: &Shutdown) {
             wake: wake.clone(),
             in_flight: Arc::new(Semaphore::new(in_flight.max(1) as usize)),
         };
-        let critical = manners.in_flight / 3;
+        // With one request at a time there is nothing to share; critical ones are first in the queue then.
+        let critical = (manners.in_flight / 3).max(u32::from(manners.in_flight > 1));
         let name = provider.name();
         if critical > 0 {
             let sender = sender(critical).run(true, stop.clone());

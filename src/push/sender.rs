@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -259,7 +258,7 @@ impl Sender {
         let delay = match wait {
             Some(wait) => wait,
             None if outcome == Outcome::Credentials => 0,
-            None => back_off(claimed.attempt, &claimed.lane),
+            None => back_off(claimed.attempt, &claimed.lane, rand::random()),
         };
         Settlement::Retry { delay, error, ambiguous, counts }
     }
@@ -316,9 +315,28 @@ pub(super) fn note_held<'f>(
 }
 
 /// Full jitter: anything up to the doubled pause, so that what failed together does not come back together.
-fn back_off(attempt: i64, lane: &str) -> i64 {
+/// `random` is from 0 to 1.
+fn back_off(attempt: i64, lane: &str, random: f64) -> i64 {
     let (first, longest) =
         if lane == Lane::Critical.as_str() { BACK_OFF_CRITICAL } else { BACK_OFF };
     let doubled = first.saturating_mul(1_i64 << (attempt - 1).clamp(0, 20));
-    rand::rng().random_range(0..=doubled.min(longest))
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+    let pause = (doubled.min(longest) as f64 * random) as i64;
+    pause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_critical_ones_are_shorter() {
+        let longest = |lane: Lane| [1, 2, 3, 7, 9, 100].map(|n| back_off(n, lane.as_str(), 1.0));
+        let usual = [1000, 2000, 4000, 64_000, 256_000, 300_000];
+        assert_eq!((longest(Lane::Normal), longest(Lane::High)), (usual, usual));
+        assert_eq!(longest(Lane::Critical), [500, 1000, 2000, 30_000, 30_000, 30_000]);
+        // Anything below, so that what failed together is spread over all of it.
+        assert_eq!(back_off(3, "normal", 0.0), 0);
+        assert_eq!(back_off(3, "normal", 0.25), 1000);
+    }
 }

@@ -213,8 +213,13 @@ async fn every_error_is_a_problem() {
         let (got, _, problem) = api.problem(method.clone(), path, body).await;
         assert_eq!((got, &problem["code"]), (status, &json!(code)), "{method} {path}: {problem}");
     }
-    let (_, _, problem) = api.problem(Method::POST, ops, &four).await;
-    assert_eq!(problem["extra"], json!({ "limit": "ops_per_write", "value": 3 }));
+    for (body, limit, value) in [(&four, "ops_per_write", 3), (&long, "body_bytes", 2000)] {
+        let (_, _, problem) = api.problem(Method::POST, ops, body).await;
+        assert_eq!(problem["extra"], json!({ "limit": limit, "value": value }));
+    }
+    let named = api.send(Method::GET, "/v1/none", "").await.headers()["x-request-id"].clone();
+    let another = api.send(Method::GET, "/v1/none", "").await.headers()["x-request-id"].clone();
+    assert_ne!(named, another);
     let refused = api.send(Method::DELETE, ops, "").await;
     assert_eq!(refused.headers()["allow"], "POST");
     let bytes = api.send(Method::POST, ops, vec![0xff, 0xfe]).await;

@@ -179,7 +179,7 @@ fn what_was_read_or_is_too_late_is_not_sent() {
 }
 
 #[test]
-fn a_schedule_waits_for_the_persons_own_clock_and_then_for_an_acknowledgement() {
+fn a_schedule_waits_for_the_persons_own_clock_and_then_for_who_is_connected() {
     let policy = policy(|_| {});
     let scheduled = |local: Option<&str>| Due {
         state: "scheduled".into(),
@@ -194,6 +194,10 @@ fn a_schedule_waits_for_the_persons_own_clock_and_then_for_an_acknowledgement() 
     view.live.push("ana".into());
     assert_eq!(policy.decide(&view).announced, [(1, MORNING + 5000)]);
     assert!(policy.decide(&view).deliveries.is_empty());
+    // It names no change: there is none whose acknowledgement would have disarmed it.
+    view.due = vec![Due { evt_seq: i64::MAX, ..due(1, Lane::High) }];
+    let message = policy.decide(&view).deliveries.remove(0).payload;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&message).unwrap()["seq"], 0);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct Due {
     pub project: String,
     /// Who is to hear of it.
     pub user_id: String,
-    /// The change it is about.
+    /// The change whose acknowledgement disarms it; the greatest number if none does.
     pub evt_seq: i64,
     /// How urgent.
     pub lane: String,

@@ -286,5 +286,12 @@ async fn members_are_told_if_they_may_read_it_and_never_who_did_it() {
         assert_eq!(reached, names.iter().map(|name| expo(name)).collect::<Vec<_>>(), "{id}");
         told += names.len();
     }
+    // A backend is nobody's member: all who may read it hear of what it says.
+    publish(&hub, &[json!({ "members": true, "title": "from a backend" })]).await;
+    let all = sent(&stand_in, told + 2).await;
+    settled(&hub).await;
+    let mut reached: Vec<_> = all[told..].iter().map(|sent| sent.to.clone()).collect();
+    reached.sort();
+    assert_eq!(reached, [expo("ana"), expo("bo")]);
     hub.stop().await;
 }

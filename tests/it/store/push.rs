@@ -26,6 +26,8 @@ on_both_engines!(
     a_dead_token_is_disabled_unless_it_came_back,
     an_inbox_is_paged_counted_and_read,
     the_latest_pushes_are_told_with_what_became_of_them,
+    an_acknowledgement_from_the_background_spares_one_device,
+    tokens_that_nobody_uses_are_disabled,
 );
 
 const SETTINGS: GateSettings = GateSettings { rate: 100_000, batch: 7, open_ms: 1000 };
@@ -111,6 +113,52 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
     let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
     assert_eq!(held.len(), 3);
     assert_eq!(ack(&ben, 5, true).await, 0, "a worker has them: the point of no return");
+}
+
+async fn an_acknowledgement_from_the_background_spares_one_device(site: Site) {
+    let store = site.open().await;
+    let (p, ben) = (project("p"), user("ben"));
+    let phone_id = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
+    let tablet_id = store.register_device(&ben, &phone("tablet", "t2")).await.unwrap();
+    arm(&store, "p", 1).await;
+    let to_both = |view: &View| Decided {
+        ended: view.due.iter().map(|due| (due.id, "done", "")).collect(),
+        deliveries: view
+            .due
+            .iter()
+            .flat_map(|due| [delivery(due, phone_id), delivery(due, tablet_id)])
+            .collect(),
+        ..Decided::default()
+    };
+    store.dispatch(100, &to_both).await.unwrap();
+    store.begin_gate("expo").await.unwrap();
+    let client = ClientId::new("phone").unwrap();
+    let canceled = store.ack(&p, &ben, &client, Seq(1), false, 1200).await.unwrap();
+    assert_eq!(canceled.total(), 1);
+    let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
+    let tokens: Vec<_> = held.iter().map(|claimed| claimed.token.as_str()).collect();
+    assert_eq!(tokens, ["t2"], "the other device is told");
+}
+
+async fn tokens_that_nobody_uses_are_disabled(site: Site) {
+    const DAY: i64 = 86_400_000;
+    let store = site.open().await;
+    let ben = user("ben");
+    for client in ["old", "reached", "new"] {
+        store.register_device(&ben, &phone(client, client)).await.unwrap();
+    }
+    let now = store.now_ms().await.unwrap();
+    let (old, lately) = (now - 100 * DAY, now - DAY);
+    site.run(&format!("UPDATE push_tokens SET registered_at = {old} WHERE client <> 'new'")).await;
+    site.run(&format!(
+        "UPDATE push_tokens SET last_success_at = {lately} WHERE client = 'reached'"
+    ))
+    .await;
+    assert_eq!(store.disable_idle_devices(90 * DAY).await.unwrap(), 1);
+    let states: Vec<_> =
+        store.devices(&ben).await.unwrap().into_iter().map(|d| (d.state, d.reason)).collect();
+    let active = || ("active".to_owned(), None);
+    assert_eq!(states, [("disabled".to_owned(), Some("idle".to_owned())), active(), active()]);
 }
 
 async fn who_has_no_connection_is_not_waited_for(site: Site) {
