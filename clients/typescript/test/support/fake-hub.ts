@@ -62,11 +62,13 @@ export class FakeHub {
     return socket;
   };
 
-  readonly fetch = async (url: string, init: { method: string; body?: string }): Promise<FetchResponse> => {
+  readonly fetch = async (url: string, init: { method: string; headers?: Record<string, string>; body?: string }): Promise<FetchResponse> => {
     if (!this.online) throw new TypeError("the network is down");
     const { pathname, searchParams } = new URL(url);
     this.requests.push(`${init.method} ${pathname}${new URL(url).search}`);
-    const answer = this.http(init.method, pathname, searchParams, init.body);
+    const code = this.check(init.headers?.["authorization"]?.slice("Bearer ".length) ?? "");
+    const refused = code && { status: 401, body: { code, detail: `the token is refused: ${code}` } };
+    const answer = refused || this.http(init.method, pathname, searchParams, init.body);
     return {
       ok: answer.status === 200,
       status: answer.status,
