@@ -9,6 +9,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fanout;
+#[cfg(test)]
+mod golden;
 pub mod hub;
 pub mod id;
 pub mod ingest;

@@ -28,14 +28,17 @@ export class Http {
   /** Any method. An expired token is replaced once. */
   async call<T>(method: string, path: string, body?: string, within = 30_000): Promise<T> {
     const token = await this.tokens.get();
-    try {
-      const answer = await this.once<T>(method, path, body, within, token);
+    const ask = async (shown: string) => {
+      const answer = await this.once<T>(method, path, body, within, shown);
       this.tokens.worked();
       return answer;
+    };
+    try {
+      return await ask(token);
     } catch (error) {
       if (!(error instanceof RequestError) || !isAboutToken(error.code)) throw error;
       const other = await this.tokens.replace(token, error.code, error.message);
-      return this.once<T>(method, path, body, within, other);
+      return ask(other);
     }
   }
 

@@ -14,6 +14,12 @@ const ABOUT_TOKENS = new Set(["token_expired", "token_revoked", "unauthorized"])
 /** Whether an error's code is about the token and not about the request. */
 export const isAboutToken = (code: string): boolean => ABOUT_TOKENS.has(code);
 
+/**
+ * How long a token that was fetched instead of another counts as fresh. One that is refused later has aged while the
+ * hub was out of reach, or the app asleep: that says nothing about the next.
+ */
+const FRESH_MS = 30_000;
+
 /** Fetches a token. */
 export type GetToken = (reason: TokenReason) => Promise<string> | string;
 
@@ -22,8 +28,8 @@ export class TokenKeeper {
   private token: string | undefined;
   private reason: TokenReason = "initial";
   private expiresAt = Infinity;
-  /** Whether the hub has taken this token since it was fetched. */
-  private proven = false;
+  /** Until when a refusal means that another would fare no better; over once the hub has taken it. */
+  private freshUntil = 0;
   private fetching: Promise<string> | undefined;
 
   constructor(
@@ -45,12 +51,12 @@ export class TokenKeeper {
 
   /** The hub took it. */
   worked(): void {
-    this.proven = true;
+    this.freshUntil = 0;
   }
 
   /** The hub took it, for so many seconds. */
   accepted(ttl: number): void {
-    this.proven = true;
+    this.worked();
     this.expiresAt = this.clock.now() + ttl * 1000;
   }
 
@@ -58,10 +64,10 @@ export class TokenKeeper {
    * The token is of no use. False if it was a fresh one that no hub ever took: another would fare no better.
    */
   doubt(reason: TokenReason): boolean {
-    const worthwhile = this.proven || this.reason === "initial";
+    const worthwhile = this.clock.now() >= this.freshUntil;
     this.token = undefined;
     this.reason = reason;
-    this.proven = false;
+    this.freshUntil = 0;
     this.expiresAt = Infinity;
     return worthwhile;
   }
@@ -80,7 +86,7 @@ export class TokenKeeper {
       .then(() => this.getToken(this.reason))
       .then((token) => {
         this.token = token;
-        this.proven = false;
+        this.freshUntil = this.reason === "initial" ? 0 : this.clock.now() + FRESH_MS;
         this.expiresAt = Infinity;
         return token;
       })

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AuthError, ClosedError } from "../src/errors.js";
+import { AuthError } from "../src/errors.js";
 import { type Client, type ClientOptions, createClient } from "../src/client.js";
 import type { TokenReason } from "../src/token.js";
 import { settle, TestClock } from "./support/clock.js";
@@ -108,24 +108,6 @@ test("the hub's pace for a goodbye is kept, also against hints", async () => {
   await clock.advance(200);
   assert.equal(client.status.get().connection, "online");
 });
-
-for (const [code, expected] of [
-  [4403, "refused"],
-  [4499, "refused"],
-  [4000, "waiting"],
-  [4099, "waiting"],
-  [1006, "waiting"],
-  [4200, "waiting"],
-] as const) {
-  test(`close code ${code} leads to ${expected}`, async () => {
-    const { hub, client } = await setup();
-    await client.connect();
-    hub.cut(code);
-    await settle();
-    assert.equal(client.status.get().connection, expected);
-    if (expected === "refused") assert.ok(client.status.get().problem instanceof ClosedError);
-  });
-}
 
 test("4100 fetches a token before it reconnects; a full hub is given more time", async () => {
   const { hub, client, clock, asked } = await setup();

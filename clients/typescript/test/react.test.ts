@@ -13,6 +13,7 @@ interface Shown {
   titles: string[];
   one?: string;
   here: string[];
+  at?: number;
   pending: number;
   conflicts: number;
   news: string[];
@@ -24,15 +25,19 @@ interface Mounted {
   unmount(): void;
 }
 
-/** Writes as somebody else, who tells this page's user. */
-async function notify(title: string): Promise<void> {
+/** Asks the hub as somebody else. */
+async function asDan(path: string, op?: unknown): Promise<unknown> {
   const answer = await fetch(`${DEV}/demo/token`, { method: "POST", body: JSON.stringify({ user: "dan" }) });
   const { token } = (await answer.json()) as { token: string };
-  const op = { op_id: title, kind: "create", type: "news", id: title, fields: {}, notify: { users: ["cy"], title } };
   const headers = { authorization: `Bearer ${token}` };
-  const written = await fetch(`${DEV}/v1/projects/demo/ops`, { method: "POST", headers, body: JSON.stringify({ ops: [op] }) });
-  assert.equal(written.status, 200);
+  const asked = await fetch(`${DEV}/v1/projects/demo/${path}`, { headers, ...(op ? { method: "POST", body: JSON.stringify({ ops: [op] }) } : {}) });
+  assert.equal(asked.status, 200);
+  return asked.json();
 }
+
+/** Writes what this page's user is told of. */
+const notify = (title: string) =>
+  asDan("ops", { op_id: title, kind: "create", type: "news", id: title, fields: {}, notify: { users: ["cy"], title } });
 
 test("every hook shows what is, and what waits", async () => {
   const options = { jsx: "automatic", define: { "process.env.NODE_ENV": '"development"' } } as const;
@@ -67,6 +72,24 @@ test("every hook shows what is, and what waits", async () => {
     await eventually("we are here", async () => (await shown()).here.includes("cy"));
     await page.click("#update");
     await eventually("the change shows", async () => (await shown()).one === "changed" && (await shown()).pending === 0);
+    await page.click("#move");
+    await eventually("our state shows", async () => (await shown()).at === 7);
+    // Offline: two set the title, which asks the user.
+    const inPage = (script: string) => page.evaluate(script);
+    await inPage("client.disconnect()");
+    await page.click("#update");
+    await eventually("the edit waits", async () => (await shown()).pending === 1);
+    const { version } = (await asDan("entities/card/react-1")) as { version: number };
+    await asDan("ops", { op_id: "theirs", kind: "update", type: "card", id: "react-1", base: version, fields: { title: "theirs" } });
+    await inPage("void client.connect()");
+    await eventually("the conflict shows", async () => (await shown()).conflicts === 1 && (await shown()).one === "theirs");
+    await inPage('project().then((demo) => void demo.resolve(demo.conflicts()[0].id, { choose: "client" }))');
+    await eventually("it is over", async () => (await shown()).conflicts === 0 && (await shown()).one === "changed");
+    await page.click("#delete");
+    await eventually("it is gone", async () => {
+      const { one, titles, pending } = await shown();
+      return one === undefined && !titles.includes("changed") && pending === 0;
+    });
     const unread = () => page.$eval("#unread", ({ textContent }) => textContent);
     await notify("first");
     await eventually("the news shows", async () => (await unread()) === "1" && (await shown()).news[0] === "first");

@@ -72,11 +72,13 @@ export class FakeHub {
     if (!this.online) throw new TypeError("the network is down");
     const { pathname, searchParams } = new URL(url);
     this.requests.push(`${init.method} ${pathname}${new URL(url).search}`);
+    const code = this.check(init.headers["authorization"]?.slice("Bearer ".length) ?? "");
     const named = init.headers["syncline-user"];
-    const answer =
-      named !== undefined && decodeURIComponent(named) !== this.user
-        ? { status: 401, body: { code: "unauthorized", detail: "the token is another user's" } }
-        : this.http(init.method, pathname, searchParams, init.body);
+    const another = named !== undefined && decodeURIComponent(named) !== this.user;
+    const refused = code
+      ? { status: 401, body: { code, detail: `the token is refused: ${code}` } }
+      : another && { status: 401, body: { code: "unauthorized", detail: "the token is another user's" } };
+    const answer = refused || this.http(init.method, pathname, searchParams, init.body);
     return {
       ok: answer.status === 200,
       status: answer.status,

@@ -13,7 +13,7 @@ function Board({ push }: { push: Push }) {
   const cards = useQuery<{ title: string }>("demo", "card");
   const one = useEntity<{ title: string }>("demo", "card", "react-1");
   const edit = useMutation("demo");
-  const presence = usePresence("demo", "react");
+  const presence = usePresence<{ at: number }>("demo", "react");
   const pending = usePendingOps("demo");
   const conflicts = useConflicts("demo");
   const shown = {
@@ -21,6 +21,7 @@ function Board({ push }: { push: Push }) {
     titles: cards.data.map(({ fields }) => fields.title),
     one: one.data?.fields.title,
     here: [...presence.members.keys()],
+    at: presence.members.get("cy")?.at,
     pending: pending.filter(({ state }) => state === "queued").length,
     conflicts: conflicts.filter(({ state }) => state === "open").length,
     news: inbox.notifications.map(({ title }) => title),
@@ -31,6 +32,8 @@ function Board({ push }: { push: Push }) {
       <Unread push={push} />
       <button id="insert" onClick={() => edit?.insert("card", { title: "from React" }, { id: "react-1" })} />
       <button id="update" onClick={() => edit?.update("card", "react-1", { title: "changed" })} />
+      <button id="delete" onClick={() => edit?.delete("card", "react-1")} />
+      <button id="move" onClick={() => presence.setState({ at: 7 })} />
       <button id="read" onClick={() => void push.inbox.readAll()} />
     </>
   );

@@ -1,0 +1,87 @@
+/** When another token is worth fetching, and when the user has to log in again. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AuthError } from "../src/errors.js";
+import type { TokenReason } from "../src/token.js";
+import { settle } from "./support/clock.js";
+import { World } from "./support/world.js";
+
+const HOUR = 3_600_000;
+
+/** A client whose tokens are numbered, and those that the hub takes no more. */
+async function setup(): Promise<{ world: World; asked: TokenReason[]; ended: Set<string> }> {
+  const asked: TokenReason[] = [];
+  const ended = new Set<string>();
+  const world = new World();
+  world.hub.check = (token) => (ended.has(token) ? "token_expired" : undefined);
+  await world.start({ getToken: (reason) => `token-${asked.push(reason)}` });
+  return { world: await world.online(), asked, ended };
+}
+
+const connection = ({ client }: World) => client.status.get().connection;
+
+test("an outage longer than a token's life logs nobody out", async () => {
+  const { world, asked, ended } = await setup();
+  const { hub, clock } = world;
+  hub.online = false;
+  hub.cut();
+  await clock.advance(2 * HOUR);
+  assert.deepEqual(asked, ["initial", "expired"]);
+  await clock.advance(2 * HOUR);
+  // The second one was never shown, and has aged out as well.
+  for (const token of ["token-1", "token-2"]) ended.add(token);
+  hub.online = true;
+  await clock.advance(60_000);
+  assert.equal(connection(world), "online");
+  assert.deepEqual(asked, ["initial", "expired", "expired"]);
+});
+
+test("a token renewed in vain before an outage is not held against the user", async () => {
+  const { world, asked, ended } = await setup();
+  const { hub, clock } = world;
+  hub.instead = ({ type }) => type === "refresh";
+  hub.tell({ type: "token_expiring", ttl: 60 });
+  await settle();
+  hub.instead = undefined;
+  hub.online = false;
+  hub.cut();
+  await clock.advance(2 * HOUR);
+  for (const token of ["token-1", "token-2"]) ended.add(token);
+  hub.online = true;
+  hub.instead = (frame, socket) => {
+    // As hubs do when the token was in the handshake.
+    const refused = frame.type === "connect" && ended.has(frame.token ?? "");
+    if (refused) socket.closeFromHub(4100, "token_expired");
+    return refused;
+  };
+  await clock.advance(120_000);
+  assert.equal(connection(world), "online");
+  assert.deepEqual(asked, ["initial", "expired", "expired"]);
+});
+
+test("after an outage, too, a fresh token that is refused is the end", async () => {
+  const { world, asked } = await setup();
+  const { hub, clock } = world;
+  hub.online = false;
+  hub.cut();
+  await clock.advance(2 * HOUR);
+  hub.check = () => "token_expired";
+  hub.online = true;
+  await clock.advance(2 * HOUR);
+  assert.equal(connection(world), "refused");
+  assert.ok(world.client.status.get().problem instanceof AuthError);
+  assert.equal(asked.length, 3);
+});
+
+test("a socket that ends with its token does not condemn the one that HTTP got meanwhile", async () => {
+  const { world, asked, ended } = await setup();
+  const { hub, clock } = world;
+  hub.write("task", "t1", { title: "one" });
+  ended.add("token-1");
+  assert.equal((await world.project.fetch("task", "t1"))?.fields["title"], "one");
+  assert.deepEqual(asked, ["initial", "expired"]);
+  hub.cut(4100, "token_expired");
+  await clock.advance(10_000);
+  assert.equal(connection(world), "online");
+});
