@@ -1,7 +1,7 @@
 /** The client: one connection, one store, any number of projects and rooms. */
 
 import type { Backoff } from "./backoff.js";
-import { saveConflict } from "./conflicts.js";
+import { askConflicts, saveConflict } from "./conflicts.js";
 import { Connection, type ConnectionState } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { StorageError, SynclineError } from "./errors.js";
@@ -175,11 +175,7 @@ export class Client {
     };
     this.status = new Watched(this.look());
     this.connection.events.on("open", () => {
-      for (const { outbox, stream } of this.projects.values()) {
-        outbox.kick();
-        // What was stored without a session, or right before the last one broke.
-        stream.ack();
-      }
+      for (const project of this.projects.values()) this.greet(project);
       this.refresh();
     });
     this.connection.events.on("frame", (frame) => this.take(frame));
@@ -246,8 +242,17 @@ export class Client {
     replica.conflicts.subscribe(() => this.refresh());
     this.projects.set(name, project);
     this.refresh();
-    outbox.kick();
+    if (this.connection.hello) this.greet(project);
     return project;
+  }
+
+  /** What a session is for, in a project. */
+  private greet({ outbox, stream, replica }: Project): void {
+    outbox.kick();
+    // What was stored without a session, or right before the last one broke.
+    stream.ack();
+    // The next session asks again.
+    askConflicts(replica, this.parts.http).catch(() => {});
   }
 
   private socketWay(project: string): ReturnType<Way> {

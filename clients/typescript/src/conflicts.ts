@@ -1,8 +1,9 @@
 /** Conflicts of this user's: what the hub tells of them, kept on the device, with both sides' values. */
 
+import type { Http } from "./http.js";
 import type { Fields, PendingOp } from "./model.js";
 import type { Conflict, Verdict } from "./protocol/server.gen.js";
-import type { Change } from "./replica.js";
+import type { Change, Replica } from "./replica.js";
 import { key } from "./storage/storage.js";
 
 /** A conflict as the device knows it. */
@@ -25,6 +26,11 @@ export interface KnownConflict {
   /** The fields that both sides changed, as far as it is known. */
   fields: string[];
   at: number;
+}
+
+interface ConflictPage {
+  conflicts: Conflict[];
+  next?: string;
 }
 
 /** Notes what a verdict says of a conflict; the hub's own record of it follows in a frame. */
@@ -79,6 +85,17 @@ export async function saveConflict(change: Change, told: Conflict): Promise<void
     serverVersion: told.server_version,
     fields: told.fields.filter((field) => field.conflict).map((field) => field.name),
     at: told.created_at,
+  });
+}
+
+/** Asks the hub which conflicts wait: some may have opened or ended while the device was away. */
+export async function askConflicts(replica: Replica, http: Http): Promise<void> {
+  const before = replica.conflicts.get();
+  const page = await http.get<ConflictPage>(`/v1/projects/${replica.project}/conflicts?state=open`);
+  await replica.transact(async (change) => {
+    // Those of later pages are older, and not heard of here.
+    if (!page.next) for (const known of before.values()) if (known.state === "open") keep(change, { ...known, state: "resolved" });
+    for (const told of page.conflicts) await saveConflict(change, told);
   });
 }
 

@@ -200,7 +200,7 @@ export class Connection {
       socket.onerror = () => {};
       socket.onmessage = ({ data }) => generation === this.generation && this.hear(String(data));
       socket.onclose = ({ code, reason }) => {
-        reject(new DisconnectedError("the connection could not be made"));
+        reject(new DisconnectedError("the hub cannot be reached"));
         if (socket === this.socket) this.closed(code, reason);
       };
     });
@@ -357,7 +357,7 @@ export class Connection {
     }
     for (const waiting of this.pending.values()) {
       waiting.stop();
-      waiting.reject(new DisconnectedError("the connection broke before the answer"));
+      waiting.reject(new DisconnectedError("the answer broke off"));
     }
     this.pending.clear();
     if (was) this.events.emit("lost", undefined);

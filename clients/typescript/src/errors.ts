@@ -27,7 +27,7 @@ export class ClosedError extends SynclineError {
     readonly code: number,
     reason: string,
   ) {
-    super(`the hub closed the connection for good: ${code} ${reason}`);
+    super(`the connection was closed for good: ${code} ${reason}`);
   }
 }
 
@@ -83,7 +83,7 @@ export class DiscardedError extends SynclineError {
 export class InUseError extends SynclineError {
   override name = "InUseError";
   constructor(store: string) {
-    super(`the store ${store} is open in another tab: close that one, or open it with \`wait\` to take over when it goes`);
+    super(`the store ${store} is open in another tab: close that, or open with \`wait\``);
   }
 }
 

@@ -184,7 +184,7 @@ test("a user who logs out takes the device along, and is told if the hub could n
 
   await push.register(PHONE);
   world.refuse = () => "lost";
-  await assert.rejects(push.unregister(), /broke before the answer/);
+  await assert.rejects(push.unregister(), /answer broke off/);
   world.refuse = () => undefined;
   await push.register(PHONE);
   await world.clock.advance(5000);

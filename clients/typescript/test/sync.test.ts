@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RejectedError } from "../src/errors.js";
 import type { Entity } from "../src/model.js";
+import type { Conflict } from "../src/protocol/server.gen.js";
 import { cleanUp, syncNow } from "../src/sync.js";
 import { settle } from "./support/clock.js";
 import { FaultyStorage } from "./support/faulty.js";
@@ -110,7 +111,7 @@ test("what the first page of a copy began at goes back with every further page, 
   await v.start();
   const { fetch } = w.hub;
   let left = 2;
-  Object.assign(v.client.parts.http, { fetch: (url: string, init: never) => (left-- > 0 ? fetch(url, init) : Promise.reject(new TypeError("offline"))) });
+  Object.assign(v.client.parts.http, { fetch: (url: string, init: never) => (url.includes("/changes") && left-- <= 0 ? Promise.reject(new TypeError("offline")) : fetch(url, init)) });
   await v.online();
   const again = await v.restart();
   w.hub.requests.length = 0;
@@ -291,6 +292,37 @@ test("who loses keeps their values; who is asked decides", async () => {
   assert.equal(sent.ops[0]?.["conflict"], "c-2");
   assert.equal(sent.ops[0]?.["expected_version"], 1);
   assert.equal(w.client.status.get().conflicts, 0);
+});
+
+test("conflicts that opened or ended while the device was away are heard of at the next session", async () => {
+  const conflict = (id: string): Conflict => ({
+    id,
+    entity: { type: "task", id: "t1" },
+    op_id: `op-${id}`,
+    op_kind: "update",
+    user: "ana",
+    client: "another",
+    kind: "fields",
+    strategy: "manual",
+    outcome: "conflict",
+    state: "open",
+    base: 1,
+    server_version: 2,
+    fields: [{ name: "title", client: "mine", server: "theirs", strategy: "manual", conflict: true }],
+    created_at: 0,
+  });
+  const w = new World();
+  w.hub.open = [conflict("c-1"), conflict("c-2")];
+  await (await w.start()).online();
+  const states = () => Object.fromEntries(w.project.conflicts().map(({ id, state }) => [id, state]));
+  await settle();
+  assert.deepEqual(states(), { "c-1": "open", "c-2": "open" });
+  w.client.disconnect();
+  w.hub.open = [conflict("c-2"), conflict("c-3")];
+  await w.online();
+  await settle();
+  assert.deepEqual(states(), { "c-1": "resolved", "c-2": "open", "c-3": "open" });
+  assert.deepEqual(w.project.conflicts().find(({ id }) => id === "c-3")?.client, { title: "mine" });
 });
 
 for (const when of ["dead", "after"] as const) {

@@ -6,7 +6,7 @@
 import { createHash } from "node:crypto";
 import type { Fetch, FetchResponse, OpenSocket, Socket } from "../../src/platform.js";
 import type { ClientFrame, Op, WriteFrame } from "../../src/protocol/client.gen.js";
-import type { ServerFrame, Verdict } from "../../src/protocol/server.gen.js";
+import type { Conflict, ServerFrame, Verdict } from "../../src/protocol/server.gen.js";
 
 /** Bucket and summand of an entity, as docs/PROTOCOL.md defines them. */
 export function documentedSum(type: string, id: string, version: number): [bucket: number, adds: bigint] {
@@ -60,6 +60,8 @@ export class FakeHub {
   /** Told with every answer that a role reads. */
   scope: string | undefined;
   pingInterval = 25;
+  /** The user's open conflicts. */
+  open: Conflict[] = [];
   limits: Record<string, number> = {};
 
   readonly openSocket: OpenSocket = () => {
@@ -220,6 +222,7 @@ export class FakeHub {
     const code = this.refuse(path);
     if (code) return { status: code === "forbidden" ? 403 : 503, body: { code, detail: "no" } };
     if (path.endsWith("/changes")) return { status: 200, body: this.delta(query) };
+    if (path.endsWith("/conflicts")) return { status: 200, body: { conflicts: this.open } };
     if (path.endsWith("/checksum")) {
       const buckets = Array.from({ length: 64 }, () => ({ sum: 0n, count: 0 }));
       for (const { type, id, version, deleted } of this.states(query)) {
