@@ -203,6 +203,6 @@ export class Project {
     await store(change, [incoming]);
     const row = await change.row(incoming.type, incoming.id);
     // What the project's cursor covers is the stream's; what came alone grows old.
-    if (row && this.stream.state.get() !== "live") change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
+    if (row && row.version > (change.cursor?.seq ?? 0)) change.putRow({ ...row, at: this.replica.clock.now(), alone: true });
   }
 }

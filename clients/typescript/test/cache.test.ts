@@ -126,3 +126,16 @@ test("what was used last is forgotten last; what was put anew counts once", () =
   lru.set("e", "x".repeat(100));
   assert.deepEqual([..."abcde"].filter((name) => lru.get(name) !== undefined), ["a", "c", "d", "e"].slice(-lru.stats().entries));
 });
+
+test("what the project's copy covers does not grow old, though it was read alone as well", async () => {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  await (await w.start()).online();
+  w.leave();
+  const alone = async (id: string) => (await w.project.replica.transact((change) => change.row("task", id)))?.alone;
+  await w.project.fetch("task", "t1");
+  assert.equal(await alone("t1"), undefined, "no later page would bring it again");
+  w.hub.write("task", "t2", { title: "two" });
+  await w.project.fetch("task", "t2");
+  assert.equal(await alone("t2"), true, "it comes again with what is behind the cursor");
+});

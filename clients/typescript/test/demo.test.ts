@@ -1,11 +1,16 @@
 /** The demo page in a real browser: two people meet, part, and meet again. */
 
 import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
 import { after, before, test } from "node:test";
 import puppeteer, { type Browser, type Page } from "puppeteer-core";
 import { CHROMIUM } from "./support/browser.js";
 import { eventually } from "./support/clock.js";
 import { DEV } from "./support/real.js";
+
+/** What a person would see, kept beside the build: docs/demo.png is a copy of it. */
+const SCREENSHOT = "../../target/demo.png" as const;
 
 let browser: Browser;
 let page: Page;
@@ -100,17 +105,15 @@ test("a title that both changed is decided by its author", async () => {
   await eventually("ana's is decided", async () => !(await text("ana")).includes("kept"));
   await network("bo");
   await eventually("bo is asked", async () => (await text("bo")).includes("Which one stands?"));
-  const screenshot = process.env["SYNCLINE_SCREENSHOT"];
-  if (screenshot) {
-    const box = await (await page.$(pane("bo")))!.boundingBox();
-    let at = 0.3;
-    await eventually("the pointer is seen", async () => {
-      at = at > 0.8 ? 0.3 : at + 0.01;
-      await page.mouse.move(box!.x + box!.width * at, box!.y + box!.height * 0.85);
-      return (await page.$$(`${pane("ana")} .cursor.bo`)).length === 1;
-    });
-    await page.screenshot({ path: screenshot as `${string}.png` });
-  }
+  const box = await (await page.$(pane("bo")))!.boundingBox();
+  let at = 0.3;
+  await eventually("the pointer is seen", async () => {
+    at = at > 0.8 ? 0.3 : at + 0.01;
+    await page.mouse.move(box!.x + box!.width * at, box!.y + box!.height * 0.85);
+    return (await page.$$(`${pane("ana")} .cursor.bo`)).length === 1;
+  });
+  mkdirSync(dirname(SCREENSHOT), { recursive: true });
+  await page.screenshot({ path: SCREENSHOT });
   assert.equal((await titles("bo"))[0], "Pour it on Friday");
   await page.click(`${pane("bo")} .take-client`);
   await eventually("both agree", async () => (await titles("ana"))[0] === "Pour it on Monday" && (await titles("bo"))[0] === "Pour it on Monday");
