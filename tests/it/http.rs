@@ -337,11 +337,14 @@ async fn a_page_of_an_allowed_origin_may_read_answers_and_errors() {
         assert!(methods.contains(&method), "no page may {method} {path}");
     }
     let headers = listed(&asked, "access-control-allow-headers");
-    assert_eq!(headers, ["authorization", "content-type", "if-none-match"]);
+    assert_eq!(headers, ["authorization", "content-type", "if-none-match", "syncline-user"]);
     let answer = told(&hub, Method::GET, ours).await;
     let readable = (answer.status().as_u16(), listed(&answer, ORIGIN));
     assert_eq!(readable, (401, vec![ours.to_owned()]), "it can read why it was refused");
-    assert_eq!(listed(&answer, "access-control-expose-headers"), ["retry-after", "etag"]);
+    assert_eq!(
+        listed(&answer, "access-control-expose-headers"),
+        ["retry-after", "etag", "x-request-id"]
+    );
     for method in [Method::OPTIONS, Method::GET] {
         let answer = told(&hub, method, "https://app.example.evil.example").await;
         assert!(listed(&answer, ORIGIN).is_empty());

@@ -57,12 +57,12 @@ async fn main_job(instances: &[Process], redis: Option<&Server>) {
 
     changes_reach_everyone(&mut ana, &mut others).await;
     a_stale_write_conflicts(instances).await;
-    if let Some(redis) = redis {
-        backends_reach_everyone(redis, &mut others).await;
-    }
     presence_is_the_same_everywhere(&mut others).await;
     whoever_was_away_catches_up(instances, &mut ana, others.pop().unwrap()).await;
     pushes_go_to_those_who_did_not_acknowledge(instances, &mut ana, &mut others[1].0).await;
+    if let Some(redis) = redis {
+        backends_reach_everyone(redis, &mut others).await;
+    }
 }
 
 async fn changes_reach_everyone(ana: &mut Client, others: &mut [(Client, Client)]) {
@@ -110,6 +110,9 @@ async fn backends_reach_everyone(redis: &Server, others: &mut [(Client, Client)]
         json!({ "id": id, "project": "p", "kind": "upsert", "source": "erp",
             "entity": { "type": "task", "id": "t3" }, "fields": { "n": n } })
     };
+    for (all, _) in &mut *others {
+        all.settle().await;
+    }
     let added = format!("XADD syncline:ingest * event {}", event("added", 1));
     let _entry: String = redis.ask(&added).await.unwrap();
     for (all, _) in &mut *others {

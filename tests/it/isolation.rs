@@ -396,6 +396,12 @@ async fn sent_to_worker(hub: &TestHub, insider: &mut Client) -> Vec<(String, Str
         let text = answer.text().await.unwrap();
         keep(path, if shows_nothing { format!("{SEEN}{text}") } else { text });
     }
+    for path in ["notifications", "sync/failed?project=p", "sync/log?project=p", "sync/status"] {
+        let request = http.get(hub.http(&format!("/v1/{path}"))).bearer_auth(&worker);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        keep(path, format!("{SEEN}{}", answer.text().await.unwrap()));
+    }
     sent
 }
 
