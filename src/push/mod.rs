@@ -3,7 +3,7 @@
 //! [`Acks`] gathers what clients have stored and tells the store, which cancels what those
 //! acknowledgements answer; [`Live`] tells it who has a connection. [`dispatcher`] takes what comes due,
 //! [`decide`] says what becomes of it, [`sender`] brings it to a [`provider`], [`receipts`] asks what became
-//! of it, [`census`] counts what waits. Intents are armed in the transaction of the change; nothing here is called by the engine.
+//! of it, `census` counts what waits. Intents are armed in the transaction of the change; nothing here is called by the engine.
 //! `docs/PUSH.md` tells the story.
 
 use std::sync::Arc;
