@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::json;
-use syncline::id::{Epoch, Seq};
+use syncline::id::{Epoch, ProjectId, Seq};
+use syncline::store::Store;
 use syncline::store::retention::{Ages, Past};
 
 use crate::support::plan::{commit, commit_until_answered, delete, project, set, task};
@@ -19,21 +20,21 @@ on_both_engines!(
     a_purge_of_the_log_raises_the_floor_and_leaves_the_rest,
 );
 
+/// Writes the same entities over and over: each commit moves all of them ahead, the last one to the head.
+async fn write(writer: Store, project: ProjectId, commits: u64, ops: u64) {
+    for n in 0..commits {
+        let ops: Vec<_> =
+            (0..ops).map(|i| set(&format!("{n}-{i}"), &format!("t{i}"), json!({"n": n}))).collect();
+        commit_until_answered(&writer, &project, &ops).await;
+    }
+}
+
 async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
     const COMMITS: u64 = 40;
     const OPS: u64 = 5;
     const LIMIT: u32 = 7;
-    let (reader, writer) = (site.open().await, site.open().await);
-    let p = project("p");
-    let name = p.clone();
-    let writing = tokio::spawn(async move {
-        for n in 0..COMMITS {
-            let ops: Vec<_> = (0..OPS)
-                .map(|i| set(&format!("{n}-{i}"), &format!("t{i}"), json!({"n": n})))
-                .collect();
-            commit_until_answered(&writer, &name, &ops).await;
-        }
-    });
+    let (reader, p) = (site.open().await, project("p"));
+    let writing = tokio::spawn(write(site.open().await, p.clone(), COMMITS, OPS));
     let mut cursor = Seq::ZERO;
     while cursor < Seq(COMMITS * OPS) {
         let page = reader.page(&p, cursor, LIMIT, u64::MAX).await.unwrap();
@@ -55,18 +56,8 @@ async fn a_page_agrees_with_its_head_while_others_write(site: Site) {
 async fn a_delta_agrees_with_its_head_while_others_write(site: Site) {
     const COMMITS: u64 = 60;
     const OPS: u64 = 5;
-    let (reader, writer) = (site.open().await, site.open().await);
-    let p = project("p");
-    let name = p.clone();
-    let writing = tokio::spawn(async move {
-        for n in 0..COMMITS {
-            // All move ahead, the last one to the head.
-            let ops: Vec<_> = (0..OPS)
-                .map(|i| set(&format!("{n}-{i}"), &format!("t{i}"), json!({"n": n})))
-                .collect();
-            commit_until_answered(&writer, &name, &ops).await;
-        }
-    });
+    let (reader, p) = (site.open().await, project("p"));
+    let writing = tokio::spawn(write(site.open().await, p.clone(), COMMITS, OPS));
     let (mut cursor, mut seen) = (Seq::ZERO, Seq::ZERO);
     while cursor.min(seen) < Seq(COMMITS * OPS) {
         let page = reader.delta(&p, cursor, 100, u64::MAX).await.unwrap();
