@@ -147,18 +147,28 @@ fn compare(a: &Value, b: &Value) -> Option<std::cmp::Ordering> {
     }
 }
 
-/// What is there, without what the client removed, then what the client added; each once.
+/// What is there, without what the client removed, then what the client added that is not there yet. A
+/// value that is there twice stays twice: who edits nothing changes nothing.
 fn union(server: &[Value], client: &[Value], was: &[Value]) -> Vec<Value> {
     // By their text, because long lists come from strangers and values have no hash.
     let texts = |values: &[Value]| values.iter().map(Value::to_string).collect::<HashSet<_>>();
     let (kept, started) = (texts(client), texts(was));
-    let mut taken = HashSet::with_capacity(server.len());
-    let stays = server.iter().map(|value| (value, value.to_string()));
-    let stays = stays.filter(|(_, text)| kept.contains(text) || !started.contains(text));
-    let added = client.iter().map(|value| (value, value.to_string()));
-    let added = added.filter(|(_, text)| !started.contains(text));
-    let each_once = stays.chain(added).filter(|(_, text)| taken.insert(text.clone()));
-    each_once.map(|(value, _)| value.clone()).collect()
+    let mut there = HashSet::with_capacity(server.len());
+    let mut result = Vec::with_capacity(server.len());
+    for value in server {
+        let text = value.to_string();
+        if kept.contains(&text) || !started.contains(&text) {
+            there.insert(text);
+            result.push(value.clone());
+        }
+    }
+    for value in client {
+        let text = value.to_string();
+        if !started.contains(&text) && there.insert(text) {
+            result.push(value.clone());
+        }
+    }
+    result
 }
 
 /// What is there, then what the client added to the end of what it started from.
