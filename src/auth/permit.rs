@@ -40,6 +40,8 @@ pub enum Act {
     Read,
     /// [`Command::Write`].
     Write,
+    /// The same, for an administrator who says under which role.
+    OnBehalf,
     /// [`Command::Broadcast`].
     Broadcast,
     /// [`Command::Presence`].
@@ -73,7 +75,7 @@ impl Permit {
 
     /// The permit of an administrator to write what a user had sent, with no more than `role` grants.
     pub fn on_behalf(_: &AdminPermit, project: ProjectId, user: UserId, role: Arc<Role>) -> Self {
-        Self { act: Act::Write, user, device: None, scope: Some((project, role)) }
+        Self { act: Act::OnBehalf, user, device: None, scope: Some((project, role)) }
     }
 
     /// What it is for.
@@ -131,7 +133,7 @@ impl Permit {
     /// # Errors
     /// `forbidden`, with what the role lacks.
     pub fn allows(&self, op: &Op) -> Result<(), Refusal> {
-        if !matches!(self.act, Act::Write | Act::Backend) {
+        if !matches!(self.act, Act::Write | Act::OnBehalf | Act::Backend) {
             return Err(forbidden());
         }
         let (_, role) = self.in_project()?;

@@ -28,7 +28,7 @@ pub struct Limits {
     pub op_depth: usize,
     /// Bytes of one text in a field. Default 64 KiB.
     pub op_string_bytes: usize,
-    /// Bytes of an entity's fields together, as JSON. Default 512 KiB.
+    /// Bytes of an entity: its fields as JSON, and who set each of them when. Default 512 KiB.
     pub entity_bytes: usize,
     /// Bytes of one presence state. Default 1 KiB.
     pub presence_bytes: usize,

@@ -24,6 +24,9 @@ pub struct Retention {
     /// Conflicts, after they were decided. Default 180 days.
     #[serde(with = "humantime_serde")]
     pub conflicts: Duration,
+    /// Conflicts nobody has decided, with the operations that wait for that. Default 365 days.
+    #[serde(with = "humantime_serde")]
+    pub open_conflicts: Duration,
     /// Records of the log of requests. Default 30 days.
     #[serde(with = "humantime_serde")]
     pub sync_log: Duration,
@@ -55,6 +58,7 @@ impl Default for Retention {
             verdicts: Duration::from_secs(180 * DAY),
             failed_ops: 10_000,
             conflicts: Duration::from_secs(180 * DAY),
+            open_conflicts: Duration::from_secs(365 * DAY),
             sync_log: Duration::from_secs(30 * DAY),
             notifications: Duration::from_secs(90 * DAY),
             devices: Duration::from_secs(180 * DAY),

@@ -26,6 +26,7 @@ use super::lane;
 use super::members;
 use super::problem::{self, Problem};
 use super::publish;
+use super::reader::Reader;
 use super::request_id;
 use super::status;
 use super::upgrade::bearer;
@@ -178,11 +179,12 @@ async fn entity(
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
     let room = Room::Entity(project.clone(), key.clone());
-    let permit = read(&hub, &headers, &room).await?;
+    let reader = Reader::of(&hub, &headers, room).await?;
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
+    reader.still()?;
     let EntityRow { version, deleted, mut fields, .. } =
         row.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such entity"))?;
-    permit.in_project()?.1.redact(&key.kind, &mut fields);
+    reader.permit().in_project()?.1.redact(&key.kind, &mut fields);
     Ok(Json(EntityState { version, deleted, fields }))
 }
 

@@ -13,9 +13,10 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::api::{claims, name, unavailable};
+use super::api::{name, unavailable};
 use super::problem::Problem;
-use crate::auth::{Claims, Command, Permit, Role, authorize};
+use super::reader::Reader;
+use crate::auth::Role;
 use crate::hub::Hub;
 use crate::id::{EntityKey, EntityType, Epoch, ProjectId, Room, Seq};
 use crate::protocol::error::{ErrorCode, Refusal};
@@ -66,10 +67,8 @@ pub(super) async fn changes(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     let project: ProjectId = name(&project)?;
-    let claims = claims(&hub, &headers).await?;
-    let asked_for = Room::Project(project.clone());
-    let permit = authorize(&hub.access.grants(&claims), Command::Read(&asked_for))?;
-    let (_, role) = permit.in_project()?;
+    let reader = Reader::of(&hub, &headers, Room::Project(project.clone())).await?;
+    let (_, role) = reader.permit().in_project()?;
     let buckets = asked.buckets.as_deref().map(|list| {
         let wrong = "`buckets` are numbers below 64, separated by commas";
         BucketSet::parse(list).ok_or_else(|| Refusal::new(ErrorCode::BadRequest, wrong))
@@ -92,10 +91,10 @@ pub(super) async fn changes(
     };
     let begun = hub.deltas.begin(&project, wanted, cursor, room).await;
     let (reading, rows) = begun.map_err(|error| unavailable(&error))?;
+    reader.still()?;
     let mut text = Vec::from(*b"{\"changes\":[");
     let until = Instant::now() + LONGEST;
     let role = role.clone();
-    let reader = Reader { hub: hub.clone(), claims, room: asked_for, permit };
     let rest = Rest { reading: Some(reading), reader, role, empty: true, until };
     let rest = rest.write(&rows, &mut text);
     let body = match rest.reading {
@@ -107,22 +106,6 @@ pub(super) async fn changes(
         }
     };
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
-}
-
-/// Whom a reply is for.
-struct Reader {
-    hub: Arc<Hub>,
-    claims: Claims,
-    room: Room,
-    permit: Permit,
-}
-
-impl Reader {
-    /// Whether they may see now what they could when the reply began.
-    fn may_go_on(&self) -> bool {
-        let now = authorize(&self.hub.access.grants(&self.claims), Command::Read(&self.room));
-        now.is_ok_and(|now| self.permit.still(&now).is_ok())
-    }
 }
 
 /// A reply of which a part is written.
@@ -144,9 +127,7 @@ impl Rest {
         let rows = reading.next().await.inspect_err(|error| {
             tracing::warn!(%error, "a delta ended early");
         })?;
-        if !self.reader.may_go_on() {
-            return Err(DeltaError::RoleChanged);
-        }
+        self.reader.still().map_err(|_| DeltaError::RoleChanged)?;
         let mut text = Vec::new();
         let rest = self.write(&rows.unwrap_or_default(), &mut text);
         Ok(Some((text.into(), rest)))

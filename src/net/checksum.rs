@@ -7,9 +7,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use super::api::{name, read, spend, unavailable};
+use super::api::{name, spend, unavailable};
 use super::changes::types;
 use super::problem::Problem;
+use super::reader::Reader;
 use crate::hub::Hub;
 use crate::id::{Epoch, ProjectId, Room, Seq};
 use crate::protocol::error::{ErrorCode, Refusal};
@@ -44,12 +45,14 @@ pub(super) async fn checksum(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Answer>, Problem> {
     let project: ProjectId = name(&project)?;
-    let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
+    let reader = Reader::of(&hub, &headers, Room::Project(project.clone())).await?;
+    let permit = reader.permit();
     let (_, role) = permit.in_project()?;
     let types = types(asked.types.as_deref())?;
-    spend(&hub, &permit, 1)?;
+    spend(&hub, permit, 1)?;
     let wanted = Wanted { role: role.clone(), types, buckets: None };
     let sum = hub.checksums.read(&project, &wanted).await.map_err(|error| refusal(&error))?;
+    reader.still()?;
     Ok(Json(Answer {
         head: sum.head,
         epoch: sum.epoch,

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::admin;
-use super::api::{name, read, unavailable};
+use super::api::{name, unavailable};
 use super::problem::Problem;
+use super::reader::Reader;
 use crate::auth::Role;
 use crate::hub::Hub;
 use crate::id::{ConflictId, EntityId, EntityKey, EntityType, OpId, ProjectId, Room, Seq};
@@ -52,10 +53,12 @@ pub(super) async fn mine(
     Query(filter): Query<Filter>,
 ) -> Result<Json<Page>, Problem> {
     let project: ProjectId = name(&project)?;
-    let permit = read(&hub, &headers, &Room::Project(project.clone())).await?;
+    let reader = Reader::of(&hub, &headers, Room::Project(project.clone())).await?;
+    let permit = reader.permit();
     let (_, role) = permit.in_project()?;
     let filter = Filter { user: Some(permit.user().to_string()), ..filter };
     let mut page = page(&hub, &project, filter).await?;
+    reader.still()?;
     page.conflicts.retain_mut(|conflict| visible(role, conflict));
     Ok(Json(page))
 }
@@ -100,7 +103,16 @@ pub(super) struct Explanation {
     version: Seq,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+    /// Of what is deleted: by what, and the entries of the conflict log about the entity, the newest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deletion: Option<Deletion>,
     fields: Vec<FieldStory>,
+}
+
+#[derive(Debug, Serialize)]
+struct Deletion {
+    set: Setting,
+    conflicts: Vec<Conflict>,
 }
 
 /// Who set a field, on the ground of what, and whom it met.
@@ -138,7 +150,8 @@ pub(super) async fn explain(
 ) -> Result<Json<Explanation>, Problem> {
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
-    let permit = read(&hub, &headers, &Room::Entity(project.clone(), key.clone())).await?;
+    let reader = Reader::of(&hub, &headers, Room::Entity(project.clone(), key.clone())).await?;
+    let permit = reader.permit();
     let (_, role) = permit.in_project()?;
     let unknown = |what| Refusal::new(ErrorCode::NotFound, what);
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
@@ -146,35 +159,41 @@ pub(super) async fn explain(
     row.fields.retain(|field, _| {
         !role.hides(&key.kind, field) && wanted.field.as_ref().is_none_or(|wanted| wanted == field)
     });
-    if wanted.field.is_some() && row.fields.is_empty() {
+    if wanted.field.is_some() && row.fields.is_empty() && !row.deleted {
         return Err(unknown("there is no such field").into());
     }
-    let stamps = |field: &String| row.stamps.of(field).and_then(operation_of);
-    let op_ids: Vec<OpId> = row.fields.keys().filter_map(stamps).collect();
+    let deletion = row.stamps.made().filter(|_| row.deleted);
+    let stamps = row.fields.keys().filter_map(|field| row.stamps.of(field)).chain(deletion);
+    let op_ids: Vec<OpId> = stamps.filter_map(operation_of).collect();
     let operations = hub.store.submitted(&project, &op_ids).await;
     let operations = operations.map_err(|error| unavailable(&error))?;
     let conflicts = hub.store.conflicts_about(&project, &key, PAGE).await;
     let mut conflicts = conflicts.map_err(|error| unavailable(&error))?;
+    reader.still()?;
     conflicts.retain_mut(|conflict| visible(role, conflict));
     let asker = permit.user().as_str();
     for conflict in conflicts.iter_mut().filter(|conflict| conflict.user != asker) {
         conflict.client.clear();
     }
     let EntityRow { version, deleted, fields, stamps, .. } = row;
-    let story = |(field, value): (String, Value)| {
-        let stamp = stamps.of(&field)?;
+    let setting = |stamp: &Stamp| {
         let op_id = operation_of(stamp);
         let operation = operations.iter().find(|one| Some(&one.op_id) == op_id.as_ref()).cloned();
         let (seq, edited_at) = (stamp.0, stamp.3);
         let client = stamp.1.split_once(':').filter(|(user, _)| *user == asker);
         let client = client.map(|(_, client)| client.to_owned());
+        Setting { seq, client, op_id, edited_at, operation }
+    };
+    let story = |(field, value): (String, Value)| {
+        let set = setting(stamps.of(&field)?);
         let names = |conflict: &&Conflict| conflict.fields.iter().any(|f| f.name == field);
         let conflicts = conflicts.iter().filter(names).cloned().collect();
-        let set = Setting { seq, client, op_id, edited_at, operation };
         Some(FieldStory { field, value, set, conflicts })
     };
     let fields = fields.into_iter().filter_map(story).collect();
-    Ok(Json(Explanation { version, deleted, fields }))
+    let deletion = stamps.made().filter(|_| deleted).map(setting);
+    let deletion = deletion.map(|set| Deletion { set, conflicts: conflicts.clone() });
+    Ok(Json(Explanation { version, deleted, deletion, fields }))
 }
 
 fn operation_of(stamp: &Stamp) -> Option<OpId> {

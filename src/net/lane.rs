@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::admin;
-use super::api::{decision, grants, json, name, read, spend, unavailable};
+use super::api::{claims, decision, grants, json, name, read, spend, unavailable};
 use super::problem::Problem;
 use crate::auth::{Command, Permit, authorize};
 use crate::hub::Hub;
@@ -190,13 +190,14 @@ pub(super) async fn retry_mine(
     headers: HeaderMap,
     body: String,
 ) -> Result<Json<Retried>, Problem> {
-    let grants = grants(&hub, &headers).await?;
+    let claims = claims(&hub, &headers).await?;
     let asked = Asked::read(&hub, &body)?;
     let project = needed(asked.project.clone())?;
-    let permit = authorize(&grants, Command::Write(&project))?;
+    let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
     let (failed, next) = asked.load(&hub, &project, permit.user()).await?;
     spend(&hub, &permit, failed.len())?;
     let verdicts = retry(&hub, &permit, &failed).await?;
+    permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
     Ok(Json(Retried { verdicts, next }))
 }
 

@@ -28,6 +28,7 @@ mod patience;
 mod policies;
 pub mod problem;
 pub mod publish;
+mod reader;
 mod push;
 mod request_id;
 pub mod server;

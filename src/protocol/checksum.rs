@@ -18,7 +18,7 @@ pub fn matches(text: &str, checksum: &str) -> bool {
 }
 
 /// Whether an operation is what its checksum says; `None` if it has none. A checksum in another place
-/// than the end counts as wrong.
+/// than the end, of another type than a text, or given twice counts as wrong.
 #[must_use]
 pub fn of_op(raw: &str) -> Option<bool> {
     #[derive(serde::Deserialize)]
@@ -30,7 +30,8 @@ pub fn of_op(raw: &str) -> Option<bool> {
     if !raw.contains("checksum") {
         return None;
     }
-    let carried = serde_json::from_str::<Carried<'_>>(raw).ok()?.checksum?;
+    let Ok(Carried { checksum }) = serde_json::from_str(raw) else { return Some(false) };
+    let carried = checksum?;
     let Some(start) = raw.len().checked_sub(TAIL).filter(|at| raw.is_char_boundary(*at)) else {
         return Some(false);
     };
@@ -60,6 +61,8 @@ mod tests {
             sealed.replacen(",\"checksum\"", ", \"checksum\"", 1),
             sealed.replace("\"checksum\":\"x\"", "\"checksum\":\"y\""),
             r#"{"checksum":"","a":1}"#.to_owned(),
+            r#"{"a":1,"checksum":5}"#.to_owned(),
+            sealed.replacen('{', "{\"checksum\":\"x\",", 1),
             r#"{"checksum":""}"#.to_owned(),
         ] {
             assert_eq!(of_op(&damaged), Some(false), "{damaged}");

@@ -109,17 +109,17 @@ fn is_normal(lane: &Lane) -> bool {
 pub enum Choose {
     /// One side's in every field.
     All(Side),
-    /// Each field's own; those not named stay as the server has them.
+    /// Each field's own. Of those not named, the ones in conflict stay as the server has them.
     Each(BTreeMap<String, Side>),
 }
 
 impl Choose {
-    /// The side chosen for a field.
+    /// The side chosen for a field, if one is.
     #[must_use]
-    pub fn side(&self, field: &str) -> Side {
+    pub fn side(&self, field: &str) -> Option<Side> {
         match self {
-            Self::All(side) => *side,
-            Self::Each(sides) => sides.get(field).copied().unwrap_or(Side::Server),
+            Self::All(side) => Some(*side),
+            Self::Each(sides) => sides.get(field).copied(),
         }
     }
 }

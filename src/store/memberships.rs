@@ -203,6 +203,26 @@ impl Store {
         rows.into_iter().map(member).collect()
     }
 
+    /// What is stored of a user in a project.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn membership(
+        &self,
+        project: &ProjectId,
+        user: &UserId,
+    ) -> Result<Option<Membership>, StoreError> {
+        const ONE: &str = "
+            SELECT project, user_id, role, revision, updated_at FROM memberships
+            WHERE project = $1 AND user_id = $2";
+        let row: Option<Row> = on_reader!(self, |db| sqlx::query_as(ONE)
+            .bind(project.as_str())
+            .bind(user.as_str())
+            .fetch_optional(db)
+            .await)?;
+        row.map(|row| read(row).map(|(membership, _)| membership)).transpose()
+    }
+
     /// How far memberships have changed.
     ///
     /// # Errors

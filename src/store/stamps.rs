@@ -41,6 +41,13 @@ impl Stamp {
         }
     }
 
+    /// About how long it is in the store.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const BETWEEN: usize = 40; // both numbers, quotes, commas and brackets
+        self.1.len() + self.2.len() + BETWEEN
+    }
+
     /// The installation that made it.
     #[must_use]
     pub fn client(&self) -> &str {
@@ -67,9 +74,21 @@ impl Stamps {
         self.0.get(field).or_else(|| self.0.get(OTHERS))
     }
 
+    /// The stamp of the entity's creation, or deletion: the one without a field of its own.
+    #[must_use]
+    pub fn made(&self) -> Option<&Stamp> {
+        self.0.get(OTHERS)
+    }
+
     /// Stamps a field.
     pub fn set(&mut self, field: &str, stamp: Stamp) {
         self.0.insert(field.to_owned(), stamp);
+    }
+
+    /// About how long they are in the store.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(field, stamp)| field.len() + stamp.bytes()).sum()
     }
 
     /// The latest position of all.

@@ -24,7 +24,7 @@ use super::retold;
 use super::rules::Rules;
 use super::submission::{Places, Sent, Submission};
 use super::tally;
-use crate::auth::{Permit, role_changed};
+use crate::auth::{Act, Permit, role_changed};
 use crate::clock;
 use crate::config;
 use crate::fanout::Relay;
@@ -189,6 +189,7 @@ impl Engine {
         let job = Job {
             project,
             actor: first.actor.clone(),
+            role: (permit.act() == Act::Write).then(|| first.access.role.clone()),
             rank: ops.iter().map(|op| order::rank(op.op.priority)).min().unwrap_or(u8::MAX),
             count: ops.len(),
             ops,
@@ -270,11 +271,10 @@ impl Inner {
         }
     }
 
-    /// Whether its user has another role now. Backends have none, and what is tried again may be decided
-    /// under one an administrator chose.
+    /// Whether its user has another role now.
     fn role_changed(&self, job: &Job) -> bool {
-        let op = job.ops.first().filter(|op| !op.retry && !op.access.role.is_empty());
-        op.is_some_and(|op| self.relay.role_changed(&op.actor.user, &job.project, &op.access.role))
+        let changed = |role| self.relay.role_changed(&job.actor.user, &job.project, role);
+        job.role.as_deref().is_some_and(changed)
     }
 
     /// Runs a commit until its outcome is known, or patience ends.

@@ -58,6 +58,8 @@ pub(super) struct Job {
     pub(super) project: ProjectId,
     /// Who sent them: those of one installation keep their order.
     pub(super) actor: Actor,
+    /// The role they were authorised under, if it must be the user's still when they are decided.
+    pub(super) role: Option<Box<str>>,
     /// How urgent the most urgent of them is, 0 the most.
     pub(super) rank: u8,
     pub(super) ops: Vec<PendingOp>,
@@ -84,6 +86,7 @@ mod tests {
         Job {
             project: ProjectId::new("p").unwrap(),
             actor,
+            role: None,
             rank,
             ops: Vec::new(),
             count,

@@ -50,7 +50,10 @@ impl Members {
     ) -> Result<(), Refusal> {
         self.check(role)?;
         let changed = self.store.set_member(project, user, role, clock::now_ms()).await;
-        self.relay.members(changed.map_err(|error| unavailable(&error))?.as_slice());
+        match changed.map_err(|error| unavailable(&error))? {
+            Some(change) => self.relay.members(&[change]),
+            None => self.enforce(project, &[user]).await?,
+        }
         Ok(())
     }
 
@@ -89,7 +92,21 @@ impl Members {
             })
             .collect();
         self.relay.members(&changes);
+        let repeated = events.iter().zip(&answers);
+        let repeated = repeated.filter(|(_, told)| matches!(told, MemberAnswer::Replayed(_)));
+        let users: Vec<_> = repeated.map(|(event, _)| &event.user).collect();
+        self.enforce(project, &users).await?;
         Ok(answers)
+    }
+
+    /// Puts in force, on every instance, what is stored already: who stored it may have ended, or lost its
+    /// connection to the store, before it told anybody.
+    async fn enforce(&self, project: &ProjectId, users: &[&UserId]) -> Result<(), Refusal> {
+        for user in users {
+            let stored = self.store.membership(project, user).await;
+            self.relay.members(stored.map_err(|error| unavailable(&error))?.as_slice());
+        }
+        Ok(())
     }
 
     /// Whether a role can be given.

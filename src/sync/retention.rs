@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config;
 use crate::store::retention::{
-    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, NOTIFICATIONS, Past, REQUESTS, REVOCATIONS, VERDICTS,
+    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, NOTIFICATIONS, OPEN_CONFLICTS, Past, REQUESTS,
+    REVOCATIONS, VERDICTS,
 };
 use crate::store::{Lease, Store, StoreError};
 use crate::telemetry::{Metrics, Purged};
@@ -63,7 +64,7 @@ impl Retention {
     }
 
     /// What is purged, and what it counts as. A new table is a line here.
-    fn rules(&self) -> [(Purged, Rule); 10] {
+    fn rules(&self) -> [(Purged, Rule); 11] {
         let config = &self.config;
         [
             (Purged::Changes, Rule::Past(Past::Log, config.log)),
@@ -72,6 +73,7 @@ impl Retention {
             (Purged::FailedOps, Rule::Lane(config.failed_ops)),
             (Purged::Mappings, Rule::Aged(MAPPINGS, config.verdicts)),
             (Purged::Conflicts, Rule::Aged(CONFLICTS, config.conflicts)),
+            (Purged::OpenConflicts, Rule::Aged(OPEN_CONFLICTS, config.open_conflicts)),
             (Purged::Requests, Rule::Aged(REQUESTS, config.sync_log)),
             (Purged::Devices, Rule::Aged(DEVICES, config.devices)),
             (Purged::Revocations, Rule::Aged(REVOCATIONS, Duration::ZERO)),

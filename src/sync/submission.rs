@@ -4,7 +4,7 @@
 //! one that fails gets its verdict and spoils no other. What can be read but is refused goes on to the
 //! engine all the same, so that the refusal is kept like every other verdict.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest, Sha256};
@@ -155,21 +155,24 @@ fn sight(permit: &Permit, op: &PendingOp) -> Sight {
     }
 }
 
-/// Ties the operations of each group together. A group that cannot take effect as a whole is refused as
-/// a whole, for now: the same operations may come again.
+/// Ties the operations of each group together. A group that cannot take effect as a whole, or stands in
+/// several places, is refused as a whole, for now: the same operations may come again.
 fn join_groups(read: &mut [ReadOp], limits: &Limits) {
     let group_of = |read: &ReadOp| match read {
         Ok(op) => op.op.group.clone(),
         Err((_, group)) => group.clone(),
     };
     let groups: Vec<Option<String>> = read.iter().map(group_of).collect();
-    let mut seen = HashSet::new();
+    let mut runs: HashMap<&str, usize> = HashMap::new();
+    for run in groups.chunk_by(|a, b| a == b) {
+        run[0].iter().for_each(|group| *runs.entry(group).or_default() += 1);
+    }
     let mut start = 0;
     for run in groups.chunk_by(|a, b| a == b) {
         let members = &mut read[start..start + run.len()];
         start += run.len();
         let Some(group) = &run[0] else { continue };
-        if !seen.insert(group.clone()) {
+        if runs[group.as_str()] > 1 {
             let message = "the operations of a group must stand next to each other";
             refuse_all(members, "group_split", message);
         } else if run.len() > limits.ops_per_group {

@@ -223,10 +223,13 @@ async fn another_role_is_in_force_at_once_and_told() {
 async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() {
     let store = postgres::fresh_database().await;
     let hub = start_at(&store, "local").await;
-    give(&hub, "ana", "editor").await;
+    give(&hub, "ana", "viewer").await;
     let mut bo = connect(&hub, "bo", json!({ "p": "editor" })).await;
     let mut ana = connect(&hub, "ana", json!({})).await;
     bo.write("p", json!([create("1", "t1", &json!({}))])).await;
+    ana.write("p", json!([create("failed", "t0", &json!({}))])).await;
+    give(&hub, "ana", "editor").await;
+    ana.expect("access").await;
     let mut other = PgConnection::connect(&store).await.unwrap();
     other.execute("BEGIN; SELECT 1 FROM sync_head WHERE project = 'p' FOR UPDATE").await.unwrap();
     let write = |op: Value| json!({ "type": "write", "id": "w", "project": "p", "ops": [op] });
@@ -237,8 +240,13 @@ async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() 
     // The lane is busy: this waits behind it.
     ana.send(&write(create("3", "t3", &json!({})))).await;
     ana.settle().await;
+    let retry = reqwest::Client::new().post(hub.http("/v1/sync/failed/retry"));
+    let retry = retry.bearer_auth(token("ana", &json!({}))).body(r#"{"project":"p"}"#);
+    let retry = tokio::spawn(retry.send());
+    eventually("both wait", || async { hub.metric("syncline_write_queue_ops") == 2.0 }).await;
     take_out(&hub, "ana", "").await;
     other.execute("COMMIT").await.unwrap();
+    assert_eq!(retry.await.unwrap().unwrap().status(), 503, "what is tried again as well");
     let answer = ana.find("the answer", |frame| frame["id"] == "w").await;
     assert_eq!(answer["code"], "unavailable", "{answer}");
     let written = bo.find("the answer", |frame| frame["id"] == "w").await;
@@ -286,6 +294,72 @@ async fn a_change_is_in_force_on_every_instance_and_after_a_restart() {
     assert_eq!(newcomer.hello["projects"], json!({ "p": { "role": "viewer" } }));
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_stored_and_not_told_is_in_force_once_it_is_asked_for_again() {
+    let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
+    let start = || {
+        TestHub::start_with(|config| {
+            roles(config);
+            config.store.url.clone_from(&database);
+            config.bus.url = redis.url();
+            config.bus.head_poll = Duration::from_secs(3600);
+        })
+    };
+    let (a, b) = (start().await, start().await);
+    linked([&a, &b]).await;
+    let (project, user) = ("p".parse().unwrap(), "ana".parse().unwrap());
+    let event = json!({ "id": "1", "project": "p", "kind": "member", "user": "ana", "role": "viewer" });
+    let publish = async || {
+        let (status, answer) = admin(&a, Method::POST, "/v1/publish", &event.to_string()).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let mut here = connect(&a, "ana", json!({})).await;
+    let mut there = connect(&b, "ana", json!({})).await;
+    let mut access = async || {
+        let (here, there) = (here.expect("access").await, there.expect("access").await);
+        assert_eq!(here["projects"], there["projects"]);
+        here["projects"]["p"]["role"].clone()
+    };
+    publish().await;
+    assert_eq!(access().await, "viewer");
+    // As when an instance is killed between its commit and what follows.
+    a.hub().store.set_member(&project, &user, None, 0).await.unwrap();
+    publish().await;
+    assert_eq!(access().await, Value::Null);
+    let editor = "editor".parse().unwrap();
+    a.hub().store.set_member(&project, &user, Some(&editor), 0).await.unwrap();
+    give(&a, "ana", "editor").await;
+    assert_eq!(access().await, "editor");
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn who_loses_the_role_while_the_store_reads_is_not_told_what_it_read() {
+    let store = postgres::fresh_database().await;
+    let hub = start_at(&store, "local").await;
+    let mut bo = connect(&hub, "bo", json!({ "p": "editor" })).await;
+    bo.write("p", json!([create("1", "t1", &json!({ "salary": 1 }))])).await;
+    let mut other = PgConnection::connect(&store).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE entities, conflict_log IN ACCESS EXCLUSIVE MODE";
+    other.execute(lock).await.unwrap();
+    let paths = ["changes", "checksum", "conflicts", "entities/task/t1", "entities/task/t1/explain"];
+    let ask = |path| {
+        let request = reqwest::Client::new().get(hub.http(&format!("/v1/projects/p/{path}")));
+        tokio::spawn(request.bearer_auth(token("ana", &json!({ "p": "editor" }))).send())
+    };
+    let asked = paths.map(ask);
+    let mut watching = PgConnection::connect(&store).await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watching).await.unwrap() < 5 {}
+    give(&hub, "ana", "viewer").await;
+    other.execute("COMMIT").await.unwrap();
+    for (path, answer) in paths.iter().zip(asked) {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 503, "{path}");
+    }
+    hub.stop().await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Decision, Planner};
-use crate::id::EntityKey;
+use crate::id::{EntityKey, Seq};
 use crate::protocol::op::{ChangeKind, Fields};
 use crate::store::{EntityRow, PendingOp, Stamp, Stamps};
 
@@ -29,17 +29,25 @@ fn json(fields: &Fields) -> Box<RawValue> {
 }
 
 impl Planner<'_> {
-    /// Rejects what would make its entity larger than one may be.
-    pub(super) fn bounded(&self, key: &EntityKey, decision: Decision) -> Decision {
-        let Some(Write { kind, patch, text }) = &decision.write else { return decision };
-        let old = self.entity(key).filter(|row| !row.deleted && *kind == ChangeKind::Update);
+    /// Rejects what would make its entity larger than one may be, with what is remembered of who set what.
+    pub(super) fn bounded(
+        &self,
+        pending: &PendingOp,
+        key: &EntityKey,
+        decision: Decision,
+    ) -> Decision {
+        let Some(write) = &decision.write else { return decision };
         let limit = self.rules.entity_bytes;
-        if old.map_or(0, |row| row.bytes) + text.get().len() <= limit {
+        let current = self.entity(key);
+        let stamp = Stamp::new(Seq::ZERO, &pending.actor, pending.op.op_id.as_str(), 0);
+        let kept = current.filter(|row| !row.deleted && write.kind == ChangeKind::Update);
+        let kept = kept.map_or(0, |row| row.bytes + row.stamps.bytes());
+        // At most this; what is replaced counts twice, which is not worth writing the fields out for.
+        if kept + write.text.get().len() + write.patch.len() * stamp.bytes() <= limit {
             return decision;
         }
-        let mut fields = old.map(|row| row.fields.clone()).unwrap_or_default();
-        fields.extend(patch.clone());
-        if json(&fields).get().len() <= limit {
+        let row = next_row(pending, current, write, stamp);
+        if json(&row.fields).get().len() + row.stamps.bytes() <= limit {
             return decision;
         }
         let message = format!("the limit `entity_bytes` is {limit}; the entity would be larger");

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::decide::overwrite;
 use super::{Decision, Planner, Write, edited_at};
 use crate::id::{ConflictId, EntityKey, Seq};
 use crate::protocol::conflict::{Conflict, ConflictField, ConflictKind, ConflictState, Strategy};
@@ -16,6 +17,7 @@ use crate::store::{EntityRow, Parked, PendingOp, Stamp};
 use crate::sync::merge::{self, Edit, Resolved, Sides};
 
 /// An operation that meets an entity which may have moved since the client saw it.
+#[derive(Clone, Copy)]
 pub(super) struct Meeting<'m> {
     planner: &'m Planner<'m>,
     pending: &'m PendingOp,
@@ -115,6 +117,19 @@ impl Meeting<'_> {
         Decision { conflict, ..decision }
     }
 
+    /// Who made the entity anew after the client saw it, without a field that the client remembers: the
+    /// one it edits was deleted.
+    pub(super) fn replaced(&self) -> Option<&Stamp> {
+        let Op { base, was, fields, .. } = &self.pending.op;
+        let made = self.row.stamps.made();
+        let theirs = made
+            .filter(|stamp| stamp.0 > self.planner.known(*base) && !stamp.by(&self.pending.actor));
+        let lost = |name: &String| {
+            !self.row.fields.contains_key(name) && was.get(name).is_some_and(|was| !was.is_null())
+        };
+        theirs.filter(|_| fields.keys().any(lost))
+    }
+
     /// Whether somebody else changed the field after the client saw it, to another value than the
     /// client saw or asks for.
     fn in_conflict(&self, name: &str, client: &Value) -> bool {
@@ -141,6 +156,7 @@ impl Meeting<'_> {
         match op.kind {
             OpKind::Delete => Decision::write(ChangeKind::Delete, Fields::new()),
             OpKind::Create => Decision::write(ChangeKind::Create, op.fields.clone()),
+            OpKind::Update if !self.row.deleted => overwrite(self.row, &op.fields),
             OpKind::Update | OpKind::Resolve => revive(self.row, &op.fields),
         }
     }
@@ -190,7 +206,10 @@ impl Meeting<'_> {
             let changed = self.row.fields.iter().filter(|(name, _)| foreign(name));
             return changed.map(|(name, server)| field(name, None, Some(server))).collect();
         }
-        fields.iter().map(|(name, client)| field(name, Some(client), None)).collect()
+        let met = |(name, client): (&String, &Value)| {
+            field(name, Some(client), self.row.fields.get(name))
+        };
+        fields.iter().map(met).collect()
     }
 
     fn entry(&self, strategy: Strategy, outcome: Outcome, fields: Vec<ConflictField>) -> Parked {
@@ -240,7 +259,9 @@ impl Planner<'_> {
             let mut fresh = conflict.clone();
             fresh.server_version = version;
             for field in &mut fresh.fields {
-                field.server = current.and_then(|row| row.fields.get(&field.name)).cloned();
+                let now = current.and_then(|row| row.fields.get(&field.name));
+                field.conflict |= now != field.server.as_ref();
+                field.server = now.cloned();
             }
             let conflict = Some(Parked { conflict: fresh, op: Some(parked.clone()) });
             return Decision {
@@ -248,7 +269,7 @@ impl Planner<'_> {
                 ..Decision::new(Outcome::Conflict).because("moved", message).showing()
             };
         }
-        let decision = decided(pending, parked, current);
+        let decision = decided(pending, parked, conflict, current);
         if decision.outcome == Outcome::Rejected {
             return decision;
         }
@@ -306,9 +327,23 @@ impl Planner<'_> {
 }
 
 /// What the user's decision about a parked operation does to the entity.
-fn decided(pending: &PendingOp, parked: &Op, current: Option<&EntityRow>) -> Decision {
+fn decided(
+    pending: &PendingOp,
+    parked: &Op,
+    conflict: &Conflict,
+    current: Option<&EntityRow>,
+) -> Decision {
     let Op { fields, choose, .. } = &pending.op;
-    let side = |field: &str| choose.as_ref().map_or(Side::Server, |choose| choose.side(field));
+    // Nobody contests what was parked only beside something else, as long as it has not changed since.
+    let now = |field: &str| current.and_then(|row| row.fields.get(field));
+    let uncontested = |field: &str| {
+        let met = conflict.fields.iter().find(|met| met.name == field);
+        met.is_some_and(|met| !met.conflict && met.server.as_ref() == now(field))
+    };
+    let side = |field: &str| {
+        let chosen = choose.as_ref().and_then(|choose| choose.side(field));
+        chosen.unwrap_or(if uncontested(field) { Side::Client } else { Side::Server })
+    };
     if parked.kind == OpKind::Delete && fields.is_empty() {
         let delete = matches!(choose, Some(Choose::All(Side::Client)));
         return match current {

@@ -31,9 +31,7 @@ impl Planner<'_> {
             return if pending.upsert {
                 overwrite(row, &op.fields)
             } else {
-                let created = op.kind == OpKind::Create;
-                let kind = if created { ConflictKind::Exists } else { ConflictKind::Fields };
-                self.meeting(pending, key, row, kind).fields()
+                self.on_fields(pending, key, row)
             };
         }
         match row.stamps.foreign(self.known(op.base), &pending.actor) {
@@ -41,6 +39,17 @@ impl Planner<'_> {
                 self.meeting(pending, key, row, ConflictKind::Changed).whole(theirs)
             }
             _ => Decision::write(ChangeKind::Delete, Fields::new()),
+        }
+    }
+
+    fn on_fields(&self, pending: &PendingOp, key: &EntityKey, row: &EntityRow) -> Decision {
+        if pending.op.kind == OpKind::Create {
+            return self.meeting(pending, key, row, ConflictKind::Exists).fields();
+        }
+        let deleted = self.meeting(pending, key, row, ConflictKind::Deleted);
+        match deleted.replaced() {
+            Some(theirs) => deleted.whole(theirs),
+            None => self.meeting(pending, key, row, ConflictKind::Fields).fields(),
         }
     }
 
@@ -80,7 +89,7 @@ fn create(pending: &PendingOp) -> Decision {
 }
 
 /// Sets the fields whatever they were.
-fn overwrite(row: &EntityRow, fields: &Fields) -> Decision {
+pub(super) fn overwrite(row: &EntityRow, fields: &Fields) -> Decision {
     let changed = fields.iter().filter(|(name, value)| row.fields.get(*name) != Some(value));
     let patch: Fields = changed.map(|(name, value)| (name.clone(), value.clone())).collect();
     if patch.is_empty() {

@@ -77,7 +77,7 @@ impl Planner<'_> {
         if let Course::Rejected(Refused { code, message }) = course {
             return Decision::reject(code, message.clone());
         }
-        let decision = self.bounded(key, self.decide(pending, key));
+        let decision = self.bounded(pending, key, self.decide(pending, key));
         match course {
             Course::Only(outcome) if *outcome != decision.outcome => {
                 let Refused { code, message } = out_of_place();

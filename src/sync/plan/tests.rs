@@ -560,9 +560,19 @@ fn a_name_whose_create_is_refused_stays_free() {
 }
 
 #[test]
+fn who_set_the_fields_counts_as_much_as_what_they_are() {
+    let mut world = World::new();
+    world.one("a", &op("0", "create", 0, json!({})));
+    let grown = |n: u64| op(&n.to_string(), "update", n, json!({format!("f{n}"): 1}));
+    let refused = (1..100).find(|n| world.one("a", &grown(*n)).outcome == Outcome::Rejected);
+    let fields = world.fields().as_object().unwrap().len();
+    assert!((5..25).contains(&fields), "{fields} fields, {refused:?}");
+}
+
+#[test]
 fn an_entity_grows_only_to_its_limit() {
     let mut world = World::new();
-    world.one("a", &op("1", "create", 0, json!({"a": "x".repeat(400)})));
+    world.one("a", &op("1", "create", 0, json!({"a": "x".repeat(300)})));
     let grown = world.one("a", &op("2", "update", 1, json!({"b": "x".repeat(400)})));
     assert_eq!(grown.outcome, Outcome::Applied);
     let verdict = world.one("a", &op("3", "update", 2, json!({"c": "x".repeat(400)})));
@@ -620,6 +630,54 @@ fn each_field_of_a_conflict_can_be_chosen_or_given() {
     let verdict = world.one("a", &resolve("4", &conflict, 2, json!({"choose": "server"})));
     assert_eq!((verdict.outcome, verdict.seq), (Outcome::Noop, None));
     assert_eq!(world.logged(&conflict).conflict.state, ConflictState::Resolved);
+}
+
+#[test]
+fn a_decision_leaves_out_no_edit_that_nobody_contests() {
+    for choice in
+        [json!({"choose": {"approval": "client"}}), json!({"fields": {"approval": "ana"}})]
+    {
+        let (mut world, conflict) = parked();
+        world.one("a", &resolve("4", &conflict, 2, choice.clone()));
+        assert_eq!(world.fields(), json!({"approval": "ana", "title": "z"}), "{choice}");
+
+        // Somebody changed it since: it is contested now, whether the first decision saw that or not.
+        for expected in [2, 3] {
+            let (mut world, conflict) = parked();
+            world.one("b", &op("4", "update", 2, json!({"title": "w"})));
+            world.one("a", &resolve("5", &conflict, expected, choice.clone()));
+            world.one("a", &resolve("6", &conflict, 3, choice.clone()));
+            assert_eq!(world.fields(), json!({"approval": "ana", "title": "w"}), "{choice}");
+            assert_eq!(world.logged(&conflict).conflict.state, ConflictState::Resolved);
+        }
+    }
+}
+
+#[test]
+fn an_edit_of_what_was_deleted_and_made_anew_meets_the_deletion() {
+    for (strategy, outcome, stands) in [
+        (Strategy::ServerWins, Outcome::Superseded, json!({"title": "new"})),
+        (Strategy::Manual, Outcome::Conflict, json!({"title": "new"})),
+        (Strategy::ClientWins, Outcome::Applied, json!({"title": "new", "x": 2})),
+    ] {
+        let mut world = World::of(strategy);
+        world.one("a", &op("1", "create", 0, json!({"title": "old", "x": 1})));
+        world.one("b", &op("2", "delete", 1, json!({})));
+        world.one("b", &op("3", "create", 2, json!({"title": "new"})));
+        let edit = op("4", "update", 1, json!({"x": 2}));
+        let verdict = world.one("a", &with(edit, "was", json!({"x": 1})));
+        assert_eq!((verdict.outcome, world.fields()), (outcome, stands), "{strategy:?}");
+        assert_eq!(world.logged(&verdict).conflict.kind, ConflictKind::Deleted);
+    }
+    // Who never knew of the field, or has seen the new entity, edits that.
+    for (id, base, was) in [("4", 1, json!({"x": null})), ("5", 3, json!({"x": 1}))] {
+        let mut world = World::of(Strategy::ServerWins);
+        world.one("a", &op("1", "create", 0, json!({"title": "old"})));
+        world.one("b", &op("2", "delete", 1, json!({})));
+        world.one("b", &op("3", "create", 2, json!({"title": "new"})));
+        let verdict = world.one("a", &with(op(id, "update", base, json!({"x": 2})), "was", was));
+        assert_eq!((verdict.outcome, verdict.conflict), (Outcome::Applied, None));
+    }
 }
 
 #[test]

@@ -150,6 +150,8 @@ label! {
         Mappings = "mappings",
         /// Conflicts that are decided.
         Conflicts = "conflicts",
+        /// Conflicts nobody has decided.
+        OpenConflicts = "open_conflicts",
         /// Records of the log of requests.
         Requests = "requests",
         /// Devices not seen any more.

@@ -54,7 +54,8 @@ fn deletes(range: std::ops::Range<u32>) -> Vec<PendingOp> {
     range.map(|i| delete(&format!("d{i}"), &format!("t{i}"))).collect()
 }
 
-/// Of each something old; a conflict that is open, one decided yesterday, and something new.
+/// Of each something old; a conflict nobody has decided since yesterday, one decided yesterday, and
+/// something new.
 const MORE: &str = "
     INSERT INTO id_mappings (project, user_id, client, type, local_id, server_id, at) VALUES
         ('p', 'ana', 'phone', 'task', 'l1', 't1', 1000), ('p', 'ana', 'phone', 'task', 'l2', 't2', {now});
@@ -64,6 +65,7 @@ const MORE: &str = "
         ('p', '2', 'ana', 'phone', 'o2', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'open', 1, 2, '[]', 1000, NULL),
         ('p', '3', 'ana', 'phone', 'o3', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'resolved', 1, 2, '[]', 1000, 2000),
         ('p', '4', 'ana', 'phone', 'o4', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'resolved', 1, 2, '[]', 1000, {now}),
+        ('p', '6', 'ana', 'phone', 'o6', 'task', 't1', 'fields', 'update', 'manual', 'conflict', 'open', 1, 2, '[]', {now}, NULL),
         ('p', '5', 'ana', 'phone', 'o5', 'task', 't1', 'fields', 'update', 'merge', 'merged', 'closed', 1, 2, '[]', {now}, NULL);
     INSERT INTO sync_log (project, id, kind, user_id, client, ops, bytes, applied, merged, noop,
         superseded, conflict, rejected, replayed, duration_ms, result, at)
@@ -112,6 +114,7 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::FailedOps, 0),
         (Purged::Mappings, 1),
         (Purged::Conflicts, 2),
+        (Purged::OpenConflicts, 1),
         (Purged::Requests, 1),
         (Purged::Devices, 1),
         (Purged::Revocations, 1),

@@ -73,12 +73,29 @@ impl Histories {
         &events[..events.partition_point(|event| event.seq <= version)]
     }
 
+    /// Whether somebody else made the entity of an update anew, unseen and without a field it remembers.
+    fn replaced(&self, told: &Told<'_>, version: u64) -> bool {
+        let events = self.upto(&told.key(), version);
+        let row = events.last().and_then(|event| event.after.fields.as_ref());
+        let made = events.iter().rev().find(|event| event.whole);
+        let (Some(row), Some(made)) = (row, made) else { return false };
+        let remembered = told.op["was"].as_object().into_iter().flatten();
+        let lost = |(name, was): (&String, &Value)| {
+            !was.is_null() && told.op["fields"].get(name).is_some() && !row.contains_key(name)
+        };
+        let unseen = made.seq > told.op["base"].as_u64().unwrap() && made.client != told.client;
+        told.is("update") && unseen && remembered.into_iter().any(lost)
+    }
+
     /// The fields of an operation that are in conflict with an entity as it was at a version.
     fn in_conflict(&self, told: &Told<'_>, version: u64) -> BTreeSet<String> {
         let events = self.upto(&told.key(), version);
         let Some(row) = events.last().and_then(|event| event.after.fields.as_ref()) else {
             return BTreeSet::new();
         };
+        if self.replaced(told, version) {
+            return told.op["fields"].as_object().unwrap().keys().cloned().collect();
+        }
         let base = told.op["base"].as_u64().unwrap();
         let foreign = |name: &String| {
             let last = events.iter().rev().find(|e| e.whole || e.patch.contains_key(name)).unwrap();
@@ -220,7 +237,7 @@ fn detected(
 /// A counter counts each difference once, a set keeps what either side did, and what nobody contested is
 /// as it was asked for.
 fn merged(told: &Told<'_>, entry: &LogEntry, histories: &Histories) {
-    if !told.is("update") {
+    if !told.is("update") || histories.replaced(told, entry.prev.0) {
         return;
     }
     let (key, patch) = (told.key(), change(entry)["fields"].clone());

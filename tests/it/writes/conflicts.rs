@@ -179,6 +179,16 @@ async fn a_field_is_explained(hubs: Hubs) {
     let names: Vec<_> = all["fields"].as_array().unwrap().iter().map(|f| &f["field"]).collect();
     assert_eq!(names.len(), 2);
     assert_eq!(hubs.get(0, "ana", &format!("{path}?field=none")).await.0, 404);
+
+    let delete = op("b3", "delete", task, &json!({ "base": 2 }));
+    hubs.write(0, "bo", "desk", &[delete]).await;
+    for path in [path.to_owned(), format!("{path}?field=title")] {
+        let (status, story) = hubs.get(1, "ana", &path).await;
+        assert_eq!((status, &story["deleted"], &story["fields"]), (200, &json!(true), &json!([])));
+        let by = &story["deletion"]["set"];
+        assert_eq!((&by["op_id"], &by["user"], &by["base"]), (&json!("b3"), &json!("bo"), &json!(2)));
+        assert_eq!(story["deletion"]["conflicts"][0]["op_id"], "a1");
+    }
     hubs.stop().await;
 }
 
