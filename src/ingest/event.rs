@@ -227,6 +227,7 @@ impl Event {
             conflict: None,
             choose: None,
             expected_version: None,
+            replaces: None,
             notify: write.notify.clone(),
         };
         let source = self.source.as_deref().unwrap_or(NOBODY);

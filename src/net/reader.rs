@@ -7,7 +7,7 @@ use axum::http::HeaderMap;
 
 use super::api::claims;
 use super::problem::Problem;
-use crate::auth::{Claims, Permit, authorize, Command};
+use crate::auth::{Claims, Command, Permit, authorize};
 use crate::hub::Hub;
 use crate::id::Room;
 use crate::protocol::error::Refusal;
@@ -22,7 +22,11 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Asks whether the bearer may read a room.
-    pub(super) async fn of(hub: &Arc<Hub>, headers: &HeaderMap, room: Room) -> Result<Self, Problem> {
+    pub(super) async fn of(
+        hub: &Arc<Hub>,
+        headers: &HeaderMap,
+        room: Room,
+    ) -> Result<Self, Problem> {
         let claims = claims(hub, headers).await?;
         let permit = authorize(&hub.access.grants(&claims), Command::Read(&room))?;
         Ok(Self { hub: hub.clone(), claims, room, permit })

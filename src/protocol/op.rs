@@ -95,6 +95,10 @@ pub struct Op {
     /// Whom to reach about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<Notify>,
+    /// The rejected operation of the same user in whose place this one is sent. That one leaves the failed
+    /// lane; if it took effect meanwhile, because somebody tried it again, this one does nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<OpId>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

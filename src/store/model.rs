@@ -173,6 +173,8 @@ pub struct Recorded {
     pub verdict: StoredVerdict,
     /// What it says.
     pub outcome: Outcome,
+    /// Whether the operation is in the failed lane, and so may be decided anew.
+    pub kept: bool,
 }
 
 /// An entity as it stands, or its tombstone.
@@ -209,6 +211,8 @@ pub struct Effects {
     pub mappings: Vec<(LocalName, EntityId)>,
     /// Entries of the conflict log, new or changed.
     pub conflicts: Vec<Parked>,
+    /// Operations that leave the failed lane, because others are in their place.
+    pub replaced: Vec<OpId>,
 }
 
 /// The answer to one operation.

@@ -39,8 +39,11 @@ pub const CONFLICTS: Aged = Aged {
     expired: "state <> 'open' AND created_at < $1 AND COALESCE(resolved_at, created_at) < $1",
 };
 /// Conflicts that nobody has decided: whose user is gone, as a rule.
-pub const OPEN_CONFLICTS: Aged =
-    Aged { table: "conflict_log", key: "project, id", expired: "state = 'open' AND created_at < $1" };
+pub const OPEN_CONFLICTS: Aged = Aged {
+    table: "conflict_log",
+    key: "project, id",
+    expired: "state = 'open' AND created_at < $1",
+};
 /// Records of the log of requests.
 pub const REQUESTS: Aged = Aged { table: "sync_log", key: "project, id", expired: "at < $1" };
 /// Revocations, until the last token they concern has expired.

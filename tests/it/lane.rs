@@ -160,6 +160,23 @@ async fn what_was_too_large_is_applied_once_the_limit_is_raised() {
 }
 
 #[tokio::test]
+async fn what_is_sent_in_the_place_of_another_takes_it_out_of_the_lane() {
+    let hub = TestHub::start().await;
+    let (viewer, editor) = (Api::of(&hub, "ana", "viewer"), Api::of(&hub, "ana", "editor"));
+    let first = create("1", "t1", &json!({ "n": 2 }));
+    assert_eq!(column(&viewer.write("phone", json!([first])).await, "code"), ["forbidden"]);
+    let mut second = create("2", "t1", &json!({ "n": 2 }));
+    second["replaces"] = json!("1");
+    assert_eq!(column(&editor.write("phone", json!([second])).await, "outcome"), ["applied"]);
+    assert!(editor.failed().await.is_empty());
+    // An operator who still has it in mind changes nothing.
+    let named = editor.retry(Some(json!(["1"]))).await;
+    assert_eq!(column(&named, "code"), ["forbidden"]);
+    assert_eq!(editor.write("phone", json!([second])).await[0]["seq"], 1);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn one_of_a_group_is_tried_alone_and_what_is_cleared_keeps_its_verdict() {
     let hub = TestHub::start_with(|config| {
         let role = Role { read: vec!["*".into()], write: vec!["task".into()], ..Role::default() };

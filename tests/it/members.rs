@@ -5,8 +5,10 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
+use syncline::auth::{Claims, Command, authorize};
 use syncline::config::{Config, Memberships};
-use syncline::store::{Membership, Standing};
+use syncline::protocol::error::ErrorCode;
+use syncline::store::{LaneQuery, Membership, Standing};
 
 use crate::support::client::{Client, create, update};
 use crate::support::hub::{ADMIN_TOKEN, TestHub, token};
@@ -223,6 +225,15 @@ async fn another_role_is_in_force_at_once_and_told() {
 async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() {
     let store = postgres::fresh_database().await;
     let hub = start_at(&store, "local").await;
+    let project = "p".parse().unwrap();
+    let claims = Claims {
+        user: "ana".parse().unwrap(),
+        projects: [].into(),
+        device: None,
+        jti: None,
+        issued_at: None,
+        expires_at: i64::MAX,
+    };
     give(&hub, "ana", "viewer").await;
     let mut bo = connect(&hub, "bo", json!({ "p": "editor" })).await;
     let mut ana = connect(&hub, "ana", json!({})).await;
@@ -240,13 +251,14 @@ async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() 
     // The lane is busy: this waits behind it.
     ana.send(&write(create("3", "t3", &json!({})))).await;
     ana.settle().await;
-    let retry = reqwest::Client::new().post(hub.http("/v1/sync/failed/retry"));
-    let retry = retry.bearer_auth(token("ana", &json!({}))).body(r#"{"project":"p"}"#);
-    let retry = tokio::spawn(retry.send());
-    eventually("both wait", || async { hub.metric("syncline_write_queue_ops") == 2.0 }).await;
+    let failed = LaneQuery { user: Some("ana"), op_ids: None, after: None, limit: 1 };
+    let failed = hub.hub().store.failed(&project, &failed).await.unwrap();
+    let permit = authorize(&hub.hub().access.grants(&claims), Command::Write(&project)).unwrap();
+    let (retried, _) = hub.hub().engine.retry(&permit, &failed).unwrap();
     take_out(&hub, "ana", "").await;
     other.execute("COMMIT").await.unwrap();
-    assert_eq!(retry.await.unwrap().unwrap().status(), 503, "what is tried again as well");
+    let refusal = retried.await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::Unavailable, "what is tried again waits no less");
     let answer = ana.find("the answer", |frame| frame["id"] == "w").await;
     assert_eq!(answer["code"], "unavailable", "{answer}");
     let written = bo.find("the answer", |frame| frame["id"] == "w").await;
@@ -310,7 +322,8 @@ async fn what_was_stored_and_not_told_is_in_force_once_it_is_asked_for_again() {
     let (a, b) = (start().await, start().await);
     linked([&a, &b]).await;
     let (project, user) = ("p".parse().unwrap(), "ana".parse().unwrap());
-    let event = json!({ "id": "1", "project": "p", "kind": "member", "user": "ana", "role": "viewer" });
+    let event =
+        json!({ "id": "1", "project": "p", "kind": "member", "user": "ana", "role": "viewer" });
     let publish = async || {
         let (status, answer) = admin(&a, Method::POST, "/v1/publish", &event.to_string()).await;
         assert_eq!(status, 200, "{answer}");
@@ -345,7 +358,8 @@ async fn who_loses_the_role_while_the_store_reads_is_not_told_what_it_read() {
     let mut other = PgConnection::connect(&store).await.unwrap();
     let lock = "BEGIN; LOCK TABLE entities, conflict_log IN ACCESS EXCLUSIVE MODE";
     other.execute(lock).await.unwrap();
-    let paths = ["changes", "checksum", "conflicts", "entities/task/t1", "entities/task/t1/explain"];
+    let paths =
+        ["changes", "checksum", "conflicts", "entities/task/t1", "entities/task/t1/explain"];
     let ask = |path| {
         let request = reqwest::Client::new().get(hub.http(&format!("/v1/projects/p/{path}")));
         tokio::spawn(request.bearer_auth(token("ana", &json!({ "p": "editor" }))).send())

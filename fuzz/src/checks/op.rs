@@ -208,6 +208,7 @@ impl World {
                         user: op.actor.user.clone(),
                         verdict: given.verdict.clone(),
                         outcome: given.outcome,
+                        kept: given.outcome == syncline::protocol::op::Outcome::Rejected,
                     };
                     let before = self.snapshot.verdicts.insert(op.op.op_id.clone(), recorded);
                     assert!(before.is_none(), "a second verdict");

@@ -14,8 +14,8 @@ use crate::id::EntityRef;
 
 /// `project, epoch, head_seq`
 type HeadRow = (String, String, i64);
-/// `project, op_id, payload_hash, user_id, outcome, verdict`
-type VerdictRow = (String, String, Vec<u8>, String, String, String);
+/// `project, op_id, payload_hash, user_id, outcome, verdict, kept`
+type VerdictRow = (String, String, Vec<u8>, String, String, String, bool);
 
 #[derive(sqlx::FromRow)]
 struct EntityOfProject {
@@ -44,7 +44,7 @@ pub(super) async fn snapshots(
         };
         snapshots.insert(project, snapshot);
     }
-    for (project, op_id, hash, user, outcome, verdict) in verdicts(tx, batches).await? {
+    for (project, op_id, hash, user, outcome, verdict, kept) in verdicts(tx, batches).await? {
         let recorded = Recorded {
             user,
             outcome: value::word(&outcome)?,
@@ -52,6 +52,7 @@ pub(super) async fn snapshots(
                 .try_into()
                 .map_err(|_| StoreError::unreadable("payload hash", &"not 32 bytes"))?,
             verdict: value::raw_json(verdict)?,
+            kept,
         };
         if let Some(snapshot) = snapshots.get_mut(&project) {
             snapshot.verdicts.insert(value::name(&op_id)?, recorded);
@@ -144,14 +145,20 @@ async fn select_heads(tx: &mut Tx, projects: &[&str]) -> Result<Vec<HeadRow>, St
 }
 
 async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>, StoreError> {
+    // Of what is replaced as well; named twice, it is read twice.
     let keys: Vec<(&str, &str)> = batches
         .iter()
-        .flat_map(|batch| batch.ops.iter().map(|op| (batch.project.as_str(), op.op.op_id.as_str())))
+        .flat_map(|batch| {
+            let op_ids =
+                batch.ops.iter().flat_map(|op| [&op.op.op_id].into_iter().chain(&op.op.replaces));
+            op_ids.map(|op_id| (batch.project.as_str(), op_id.as_str()))
+        })
         .collect();
     let rows = match tx {
         Tx::Sqlite(tx) => {
             sqlx::query_as(
-                "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict
+                "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict,
+                     q.op IS NOT NULL
                  FROM jsonb_each($1) k CROSS JOIN sync_queue q
                  WHERE q.project = k.value->>0 AND q.op_id = k.value->>1",
             )
@@ -162,7 +169,8 @@ async fn verdicts(tx: &mut Tx, batches: &[Batch<'_>]) -> Result<Vec<VerdictRow>,
         Tx::Postgres(tx) => {
             let (projects, op_ids): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
             sqlx::query_as(
-                "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict
+                "SELECT q.project, q.op_id, q.payload_hash, q.user_id, q.outcome, q.verdict,
+                     q.op IS NOT NULL
                  FROM unnest($1::text[], $2::text[]) AS k (project, op_id)
                  JOIN sync_queue q USING (project, op_id)",
             )

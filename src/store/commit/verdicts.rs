@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use super::super::{Given, PendingOp, StoreError, lane, value};
 use super::Tx;
 use super::write::column;
+use crate::id::OpId;
 use crate::protocol::op::{Op, Outcome};
 
 /// Stores the first verdict of each operation.
@@ -102,6 +103,18 @@ pub(super) async fn verdict_again(
         .bind(given.code.as_deref())
         .bind(failed.text)
         .bind(now_ms)
+        .execute(db)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
+/// Takes an operation out of the failed lane; its verdict stays.
+pub(super) async fn leave_lane(tx: &mut Tx, project: &str, op_id: &OpId) -> Result<(), StoreError> {
+    const LEAVE: &str = "UPDATE sync_queue SET op = NULL WHERE project = $1 AND op_id = $2";
+    on_tx!(tx, |db| sqlx::query(LEAVE)
+        .bind(project)
+        .bind(op_id.as_str())
         .execute(db)
         .await
         .map(|_| ()))?;

@@ -10,7 +10,7 @@ use super::super::{
     StoreError, value,
 };
 use super::{Decision, Tx, conflicts, notify, verdicts};
-use crate::id::{EntityId, EntityKey};
+use crate::id::{EntityId, EntityKey, OpId};
 
 /// Writes everything the plan decided.
 pub(super) async fn decisions(
@@ -33,6 +33,9 @@ pub(super) async fn decisions(
     for (project, op, given) in rows.again {
         verdicts::verdict_again(tx, project, op, given, now_ms).await?;
     }
+    for (project, op_id) in rows.replaced {
+        verdicts::leave_lane(tx, project, op_id).await?;
+    }
     if !rows.mappings.is_empty() {
         conflicts::write_mappings(tx, &rows.mappings, now_ms).await?;
     }
@@ -53,6 +56,7 @@ struct Rows<'a> {
     entities: Vec<(&'a str, &'a EntityKey, &'a EntityRow)>,
     verdicts: Vec<(&'a str, &'a PendingOp, &'a Given)>,
     again: Vec<(&'a str, &'a PendingOp, &'a Given)>,
+    replaced: Vec<(&'a str, &'a OpId)>,
     mappings: Vec<(&'a str, &'a (LocalName, EntityId))>,
     conflicts: Vec<(&'a str, &'a Parked)>,
     notifications: Vec<(&'a str, &'a NewNotification)>,
@@ -66,6 +70,7 @@ impl<'a> Rows<'a> {
             rows.heads.extend(effects.entries.last().map(|e| (project, value::from_seq(e.seq))));
             rows.entries.extend(effects.entries.iter().map(|entry| (project, entry)));
             rows.entities.extend(effects.entities.iter().map(|(key, row)| (project, key, row)));
+            rows.replaced.extend(effects.replaced.iter().map(|op_id| (project, op_id)));
             rows.mappings.extend(effects.mappings.iter().map(|mapping| (project, mapping)));
             rows.conflicts.extend(effects.conflicts.iter().map(|parked| (project, parked)));
             rows.notifications.extend(notifications.iter().map(|n| (project, n)));

@@ -77,6 +77,9 @@ impl Planner<'_> {
         if let Course::Rejected(Refused { code, message }) = course {
             return Decision::reject(code, message.clone());
         }
+        if let Some(done) = self.took_effect(pending) {
+            return done;
+        }
         let decision = self.bounded(pending, key, self.decide(pending, key));
         match course {
             Course::Only(outcome) if *outcome != decision.outcome => {

@@ -129,6 +129,7 @@ impl State {
         self.effects.answers.extend(group.effects.answers);
         self.effects.entries.extend(group.effects.entries);
         self.effects.notifications.extend(group.effects.notifications);
+        self.effects.replaced.extend(group.effects.replaced);
     }
 }
 
@@ -185,12 +186,15 @@ impl<'a> Planner<'a> {
         if let Some(known) = self.verdict(op_id) {
             let theirs = known.user.is_empty() || known.user == pending.actor.user;
             let same = theirs && known.payload_hash == pending.payload_hash;
-            if !(same && pending.retry && known.outcome == Outcome::Rejected) {
+            if !(same && pending.retry && self.in_lane(op_id)) {
                 let failed = !same || group::fails(known.outcome);
                 let answer = if same { known.verdict.clone() } else { reused(pending) };
                 self.state().effects.answers.push(Answer::Replayed(answer));
                 return failed.then_some(Course::Open);
             }
+        }
+        if let Some(replaced) = pending.op.replaces.as_ref().filter(|_| self.replaces(pending)) {
+            self.state().effects.replaced.push(replaced.clone());
         }
         let identified = match pending.refused.clone().or_else(|| self.crowded(pending)) {
             Some(refused) => Err(refused),
@@ -221,6 +225,26 @@ impl<'a> Planner<'a> {
         }
         self.carry_out(&pending, key, &decision, &mut verdict);
         self.answer(&pending, verdict, decision)
+    }
+
+    /// Whether an operation was rejected and may be decided anew.
+    fn in_lane(&self, op_id: &OpId) -> bool {
+        let left = self.states().any(|state| state.effects.replaced.contains(op_id));
+        !left && self.verdict(op_id).is_some_and(|known| known.kept)
+    }
+
+    /// Whether it is sent in the place of another that is its user's and was decided.
+    fn replaces(&self, pending: &PendingOp) -> bool {
+        let replaced = pending.op.replaces.as_ref().and_then(|op_id| self.verdict(op_id));
+        replaced.is_some_and(|known| known.user == pending.actor.user)
+    }
+
+    /// What comes of an operation in whose place is another that took effect after all.
+    pub(super) fn took_effect(&self, pending: &PendingOp) -> Option<Decision> {
+        let replaced = pending.op.replaces.as_ref().filter(|_| self.replaces(pending))?;
+        let message = "the operation it replaces was tried again meanwhile, and took effect";
+        let took_effect = self.verdict(replaced)?.outcome != Outcome::Rejected;
+        took_effect.then(|| Decision::new(Outcome::Noop).because("replaced", message))
     }
 
     /// The refusal of a client that wants to notify too many members. Backends may.
@@ -281,6 +305,7 @@ impl<'a> Planner<'a> {
             user: pending.actor.user.clone(),
             verdict: given.verdict.clone(),
             outcome: given.outcome,
+            kept: given.outcome == Outcome::Rejected && !pending.upsert,
         };
         let state = self.state();
         state.given.insert(pending.op.op_id.clone(), recorded);

@@ -107,6 +107,7 @@ impl World {
                     user: op.actor.user.clone(),
                     verdict: given.verdict.clone(),
                     outcome: given.outcome,
+                    kept: given.outcome == Outcome::Rejected,
                 };
                 let known = self.snapshot.verdicts.insert(op.op.op_id.clone(), recorded);
                 assert!(known.is_none() || op.retry);
@@ -678,6 +679,44 @@ fn an_edit_of_what_was_deleted_and_made_anew_meets_the_deletion() {
         let verdict = world.one("a", &with(op(id, "update", base, json!({"x": 2})), "was", was));
         assert_eq!((verdict.outcome, verdict.conflict), (Outcome::Applied, None));
     }
+}
+
+#[test]
+fn what_replaces_a_rejected_operation_takes_effect_in_its_place_or_not_at_all() {
+    let counter = |op_id: &str| op(op_id, "update", 0, json!({"count": 2}));
+    let second = with(with(counter("2"), "was", json!({"count": 0})), "replaces", "1");
+    let mut again = pending("a", &with(counter("1"), "was", json!({"count": 0})));
+    again.retry = true;
+    let rejected = |world: &mut World| {
+        let first = again.clone();
+        let first = world.run(&[PendingOp { retry: false, ..first }]).remove(0);
+        assert_eq!(first.code.as_deref(), Some("not_found"));
+        world.one("b", &op("made", "create", 0, json!({"count": 0})));
+    };
+    // Its replacement, then the operation itself: in one commit, so that only the plan can know.
+    let mut world = World::new();
+    rejected(&mut world);
+    let verdicts = world.run(&[pending("a", &second), again.clone()]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Applied, Outcome::Rejected]);
+    assert_eq!(world.fields(), json!({"count": 2}));
+    // The other way round.
+    let mut world = World::new();
+    rejected(&mut world);
+    let verdicts = world.run(&[again.clone(), pending("a", &second)]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Applied, Outcome::Noop]);
+    assert_eq!(verdicts[1].code.as_deref(), Some("replaced"));
+    assert_eq!(world.fields(), json!({"count": 2}));
+    // What was cleared between its reading and its turn is not decided anew.
+    let mut world = World::new();
+    rejected(&mut world);
+    world.snapshot.verdicts.get_mut(&again.op.op_id).unwrap().kept = false;
+    assert_eq!(world.run(&[again.clone()])[0].outcome, Outcome::Rejected);
+    // A stranger replaces nothing.
+    let mut world = World::new();
+    rejected(&mut world);
+    let verdicts = world.run(&[pending("c", &with(second, "op_id", "3")), again]);
+    assert_eq!(outcomes(&verdicts), [Outcome::Applied, Outcome::Merged]);
+    assert_eq!(world.fields(), json!({"count": 4}));
 }
 
 #[test]

@@ -75,7 +75,7 @@ async fn a_conflict_is_shown_on_every_device_and_resolved_once(hubs: Hubs) {
         let shown = frame(device, &conflict, "resolved").await;
         assert_eq!(shown["resolved_by"], "decided");
     }
-    assert_eq!(fields(&hubs, "form", "f1").await, json!({ "title": "ana's", "n": 1 }));
+    assert_eq!(fields(&hubs, "form", "f1").await, json!({ "title": "ana's", "n": 2 }));
     let again = hubs.write(0, "ana", "phone", &[decide("again"), decide("decided")]).await;
     assert_eq!((&again[0]["code"], &again[1]), (&json!("not_open"), &decided));
     assert!(stranger.settle().await.iter().all(|frame| frame["type"] != "conflict"));
@@ -186,7 +186,10 @@ async fn a_field_is_explained(hubs: Hubs) {
         let (status, story) = hubs.get(1, "ana", &path).await;
         assert_eq!((status, &story["deleted"], &story["fields"]), (200, &json!(true), &json!([])));
         let by = &story["deletion"]["set"];
-        assert_eq!((&by["op_id"], &by["user"], &by["base"]), (&json!("b3"), &json!("bo"), &json!(2)));
+        assert_eq!(
+            (&by["op_id"], &by["user"], &by["base"]),
+            (&json!("b3"), &json!("bo"), &json!(2))
+        );
         assert_eq!(story["deletion"]["conflicts"][0]["op_id"], "a1");
     }
     hubs.stop().await;
