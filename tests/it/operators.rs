@@ -142,7 +142,8 @@ async fn every_metric_and_label_that_dashboards_and_alerts_use_exists() {
 
 #[test]
 fn every_alarm_has_a_case_in_which_it_rings() {
-    let (alerts, cases) = (deployed("prometheus/alerts.yml"), deployed("prometheus/alerts_test.yml"));
+    let (alerts, cases) =
+        (deployed("prometheus/alerts.yml"), deployed("prometheus/alerts_test.yml"));
     let named = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
     let named: Vec<_> = named.collect();
     assert!(named.len() > 15, "not understood: {named:?}");
