@@ -20,7 +20,7 @@ use tokio::time::{Duration, sleep, timeout};
 use tower_service::Service;
 
 use super::first::{self, First, Rewound, rewind};
-use super::guest::{Guest, turn_away};
+use super::guest::{Bouncer, Guest};
 use super::upgrade;
 use crate::session::shard::Shard;
 
@@ -54,11 +54,12 @@ pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListen
 /// whichever is idle takes the next connection.
 pub async fn serve(shard: Rc<Shard>, listener: TcpListener, api: Router) {
     let draining = shard.hub.draining.clone();
+    let bouncer = Bouncer::new(shard.clone());
     while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((socket, peer)) => match Guest::admit(&shard.hub, peer.ip().to_canonical()) {
                 Some(guest) => drop(spawn_local(begin(shard.clone(), socket, guest, api.clone()))),
-                None => turn_away(socket),
+                None => bouncer.turn_away(socket),
             },
             // Out of file descriptors, or the peer is gone: others can still be served.
             Err(error) => {

@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod backends;
 mod bounded;
 mod bus;
 mod changes;
+mod commands;
 mod connections;
 mod convergence;
+mod edge;
 mod exactly_once;
 mod fuzz_corpus;
 mod http;
@@ -18,6 +21,7 @@ mod lane;
 mod members;
 mod no_hole;
 mod operators;
+mod pages;
 mod poison;
 mod policies;
 mod presence;
@@ -30,4 +34,5 @@ mod rooms;
 mod sessions;
 mod store;
 mod support;
+mod unfollowed;
 mod writes;

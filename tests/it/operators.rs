@@ -85,20 +85,43 @@ fn expressions(json: &Value, found: &mut String) {
     }
 }
 
-#[tokio::test]
-async fn every_metric_that_dashboards_and_alerts_use_exists() {
-    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
-    let read = |path: &str| std::fs::read_to_string(deploy.join(path)).unwrap();
-    let mut used = String::new();
-    for line in read("prometheus/alerts.yml").lines() {
-        // Prose names metrics too, and rightly so.
-        used.push_str(line);
-        used.push('\n');
+/// What a selector asks of a hub's own labels: `metric{label="value"}`, its alternatives one by one.
+fn asked_labels(text: &str) -> BTreeSet<(String, String)> {
+    let mut asked = BTreeSet::new();
+    for (at, _) in text.match_indices("syncline_") {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, rest) = text[at..].split_at(text[at..].find(|c| !word(c)).unwrap_or_default());
+        let Some((matchers, _)) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}'))
+        else {
+            continue;
+        };
+        for matcher in matchers.split(',') {
+            let (label, values) = matcher.split_once('=').unwrap();
+            let label = label.trim().trim_end_matches('!');
+            // What Prometheus adds, and the bounds of buckets.
+            if !["instance", "job", "le"].contains(&label) {
+                let values = values.trim_start_matches('~').trim_matches('"').split('|');
+                let asked_of = |value| (name.to_owned(), format!("{label}=\"{value}\""));
+                asked.extend(values.map(asked_of));
+            }
+        }
     }
-    let dashboard = serde_json::from_str(&read("grafana/dashboards/syncline.json")).unwrap();
+    asked
+}
+
+fn deployed(path: &str) -> String {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    std::fs::read_to_string(deploy.join(path)).unwrap()
+}
+
+#[tokio::test]
+async fn every_metric_and_label_that_dashboards_and_alerts_use_exists() {
+    let alerts = deployed("prometheus/alerts.yml"); // prose names metrics too, and rightly so
+    let mut used = alerts + &deployed("prometheus/alerts_test.yml");
+    let dashboard = serde_json::from_str(&deployed("grafana/dashboards/syncline.json")).unwrap();
     expressions(&dashboard, &mut used);
-    let used = names(&used);
-    assert!(used.len() > 15, "the files were not understood: {used:?}");
+    let (used, asked) = (names(&used), asked_labels(&used));
+    assert!(used.len() > 15 && asked.len() > 5, "not understood: {used:?} {asked:?}");
 
     let hub = TestHub::start().await;
     reqwest::get(hub.http("/v1/none")).await.unwrap();
@@ -108,6 +131,23 @@ async fn every_metric_that_dashboards_and_alerts_use_exists() {
     let exposed = names(&text);
     let missing: Vec<_> = used.difference(&exposed).collect();
     assert!(missing.is_empty(), "not exposed: {missing:?}");
+    for (metric, label) in asked {
+        let mut series = text.lines().filter_map(|line| line.strip_prefix(&*metric));
+        let is_there = series.any(|rest| rest.starts_with('{') && rest.contains(&label));
+        assert!(is_there, "{metric} never has {label}");
+    }
     assert!(text.contains("syncline_bus_link_up 1"), "a local bus is up");
     hub.stop().await;
+}
+
+#[test]
+fn every_alarm_has_a_case_in_which_it_rings() {
+    let (alerts, cases) =
+        (deployed("prometheus/alerts.yml"), deployed("prometheus/alerts_test.yml"));
+    let named = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let named: Vec<_> = named.collect();
+    assert!(named.len() > 15, "not understood: {named:?}");
+    for alert in named {
+        assert!(cases.contains(&format!("alertname=\"{alert}\"")), "{alert} never rings in a test");
+    }
 }

@@ -8,6 +8,7 @@ pub(crate) mod copies;
 pub(crate) mod crowd;
 pub(crate) mod device;
 pub(crate) mod hub;
+pub(crate) mod nginx;
 pub(crate) mod online;
 pub(crate) mod plan;
 pub(crate) mod postgres;

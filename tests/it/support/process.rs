@@ -139,7 +139,7 @@ impl Drop for Process {
 
 /// Below the ports the kernel gives to outgoing connections, so that an instance finds its own free when
 /// it comes back.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = rand::rng().random_range(10_000..30_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
