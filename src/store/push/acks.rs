@@ -23,7 +23,7 @@ const CANCEL_DELIVERIES: &str =
 const CANCEL_OF_DEVICE: &str = cancel_deliveries!(
     "acknowledged",
     "project = $1 AND user_id = $2 AND evt_seq <= $3
-      AND token_id IN (SELECT id FROM push_tokens WHERE client = $4)"
+      AND token_id IN (SELECT id FROM push_tokens WHERE user_id = $2 AND client = $4)"
 );
 
 impl Store {
