@@ -278,7 +278,9 @@ async fn test(
             writeln!(out, "{}", device_line(device))?;
         }
         writeln!(out, "{} devices, provider {}", devices.len(), provider.name())?;
-        if !test.dry_run {
+        if test.dry_run {
+            writeln!(out, "nothing was sent (--dry-run)")?;
+        } else {
             let nid =
                 store.arm_test(&test.project, user, Lane::High, &test.title, &test.body).await?;
             writeln!(out, "armed {nid}; a running instance sends it")?;

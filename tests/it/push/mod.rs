@@ -20,7 +20,9 @@ mod leases;
 mod limits;
 mod reports;
 mod schedules;
+mod stand_in;
 mod words;
+mod workers;
 
 /// A stand-in on a free port.
 pub(crate) async fn stand_in() -> StandIn {
