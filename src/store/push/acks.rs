@@ -5,11 +5,13 @@ use super::cancel::{Canceled, Counts, cancel, cancel_deliveries, cancel_intents}
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 
 const UPSERT_CURSOR: &str = "
-    INSERT INTO device_cursors (user_id, client, project, acked, active, last_seen)
-    VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO device_cursors (user_id, client, project, acked, seen, active, last_seen)
+    VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN $4 ELSE 0 END, $5, $6)
     ON CONFLICT (user_id, client, project) DO UPDATE SET
         acked = CASE WHEN excluded.acked > device_cursors.acked
                 THEN excluded.acked ELSE device_cursors.acked END,
+        seen = CASE WHEN excluded.seen > device_cursors.seen
+                THEN excluded.seen ELSE device_cursors.seen END,
         active = excluded.active, last_seen = excluded.last_seen";
 
 const CANCEL_INTENTS: &str = cancel_intents!(

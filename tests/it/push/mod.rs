@@ -16,6 +16,7 @@ mod bad_days;
 mod credentials;
 mod crowd;
 mod devices;
+mod gathered;
 mod leases;
 mod limits;
 mod reports;

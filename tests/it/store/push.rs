@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::support::plan::{commit, notifying, project, set};
 use crate::support::site::Site;
 
+mod content;
 mod instances;
 mod tokens;
 
