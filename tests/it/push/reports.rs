@@ -115,8 +115,11 @@ async fn an_operator_tries_and_mends_pushes_from_the_command_line() {
     let (ok, text) = run(&hub, &["push", "test", "--user", "ana", "--dry-run"]).await;
     assert!(ok && text.contains("client=phone") && text.contains("nothing was sent"), "{text}");
     assert_eq!(number(&hub, "SELECT count(*) FROM push_intents").await, 0, "nor armed");
-    let (ok, text) = run(&hub, &["push", "test", "--user", "ana", "--project", "p"]).await;
-    assert!(ok && text.contains("armed"), "{text}");
+    let (ok, text) = run(&hub, &["push", "test", "--user", "bo", "--wait-receipt"]).await;
+    assert!(!ok && text.contains("not sent: done (no device)"), "{text}");
+    let arm = ["push", "test", "--user", "ana", "--project", "p", "--wait-receipt"];
+    let (ok, text) = run(&hub, &arm).await;
+    assert!(ok && text.contains("armed") && text.contains("expo: handed"), "{text}");
     sent(&stand_in, 3).await;
     settled(&hub).await;
 
