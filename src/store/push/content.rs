@@ -74,18 +74,30 @@ pub struct Content {
     pub cursors: Vec<Cursor>,
 }
 
-/// The notifications `$1`, and those that each of them leads.
-const MEMBERS: &str = "
-    SELECT m.leader, COALESCE(i.evt_seq, n.evt_seq) AS evt_seq, n.title, n.body, n.data, n.link, n.template, n.vars,
-        n.entity_type, n.read_at, COALESCE(i.expires_at > NOW_MS, TRUE) AS in_time,
-        (SELECT COALESCE(s.role, '') FROM memberships s
-            WHERE s.project = n.project AND s.user_id = n.user_id) AS standing
-    FROM (SELECT value->>0 AS leader, value->>0 AS nid FROM ROWS($1)
-        UNION ALL
-        SELECT leader, nid FROM push_intents
-            WHERE leader IS NOT NULL AND leader IN (SELECT value->>0 FROM ROWS($1))) m
-    JOIN notifications n ON n.nid = m.nid LEFT JOIN push_intents i ON i.nid = m.nid
-    ORDER BY n.nid";
+/// What is read of each. Two statements rather than one with a `UNION`: for that PostgreSQL starts workers, which takes
+/// longer than all else.
+macro_rules! members {
+    ($from:literal) => {
+        concat!(
+            "
+    SELECT r.nid AS leader, COALESCE(i.evt_seq, n.evt_seq) AS evt_seq, n.title, n.body, n.data, n.link, n.template,
+        n.vars, n.entity_type, n.read_at, COALESCE(i.expires_at > NOW_MS, TRUE) AS in_time,
+        (SELECT COALESCE(m.role, '') FROM memberships m
+            WHERE m.project = n.project AND m.user_id = n.user_id) AS standing
+    FROM (SELECT value->>0 AS nid FROM ROWS($1)) r ",
+            $from
+        )
+    };
+}
+
+/// The notifications themselves.
+const OWN: &str =
+    members!("JOIN notifications n ON n.nid = r.nid LEFT JOIN push_intents i ON i.nid = n.nid");
+
+/// Those that they lead.
+const LED: &str = members!(
+    "JOIN push_intents i ON i.leader = r.nid JOIN notifications n ON n.nid = i.nid ORDER BY n.nid"
+);
 
 const UNREAD: &str = "
     SELECT user_id, entity_type, count,
@@ -97,8 +109,9 @@ const UNREAD: &str = "
 
 /// `$1` are users and projects.
 const CURSORS: &str = "
-    SELECT user_id, client, project, acked, seen FROM device_cursors
-    WHERE user_id IN (SELECT value->>0 FROM ROWS($1)) AND project IN (SELECT value->>1 FROM ROWS($1))";
+    SELECT c.user_id, c.client, c.project, c.acked, c.seen
+    FROM (SELECT value->>0 AS user_id, value->>1 AS project FROM ROWS($1)) u
+    JOIN device_cursors c ON c.user_id = u.user_id AND c.project = u.project";
 
 impl Content {
     /// How far what was claimed is known already: seen by its user, or stored on its device.
@@ -127,7 +140,11 @@ impl Store {
         let (nids, users) = (value::json_text(&nids), value::json_text(&users));
         type Read = (Vec<Member>, Vec<Unread>, Vec<Cursor>);
         let read: Result<Read, sqlx::Error> = on_reader!(self, |db| async {
-            let members = sqlx::query_as(dialect.sql(MEMBERS)).bind(&nids).fetch_all(db).await?;
+            // The one that leads is the latest.
+            let mut members: Vec<Member> =
+                sqlx::query_as(dialect.sql(LED)).bind(&nids).fetch_all(db).await?;
+            let own = sqlx::query_as(dialect.sql(OWN)).bind(&nids).fetch_all(db).await?;
+            members.extend(own);
             let unread = sqlx::query_as(dialect.sql(UNREAD)).bind(&users).fetch_all(db).await?;
             let cursors = sqlx::query_as(dialect.sql(CURSORS)).bind(&users).fetch_all(db).await?;
             Ok((members, unread, cursors))
