@@ -1,29 +1,24 @@
 //! `syncline push …`: tries pushes out, shows what waits and what became of the rest. Works on the store
 //! the configuration names, beside the instances that run.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
-use tokio::time::{Instant, sleep};
+use anyhow::Context;
+use clap::Subcommand;
 
 use crate::config::Config;
-use crate::id::{ProjectId, UserId};
-use crate::protocol::notify::Lane;
 use crate::protocol::op::Fields;
-use crate::push::provider::{Envelope, Fate, Message, PushProvider, Receipt};
 use crate::push::summary::Summary;
 use crate::push::{expo, providers};
 use crate::store::Store;
 use crate::store::push::Device;
 use crate::templates::Templates;
 
-/// How often a receipt is asked for.
-const ASK: Duration = Duration::from_secs(2);
+mod test;
+
+use test::Test;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Push {
@@ -90,35 +85,6 @@ Example:
     },
 }
 
-#[derive(Debug, Args)]
-#[group(skip)]
-pub(crate) struct Test {
-    /// A user: armed like any other push
-    #[arg(long, required_unless_present_any = ["device", "token"])]
-    user: Option<UserId>,
-    /// The project it is shown under
-    #[arg(long, default_value = "test")]
-    project: ProjectId,
-    /// A device, by its number
-    #[arg(long, conflicts_with_all = ["user", "token"])]
-    device: Option<i64>,
-    /// A token of the configured provider
-    #[arg(long, conflicts_with_all = ["user", "device"])]
-    token: Option<String>,
-    /// The title
-    #[arg(long, default_value = "Test")]
-    title: String,
-    /// The text
-    #[arg(long, default_value = "It works.")]
-    body: String,
-    /// Show what would be sent and to whom, and send nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Wait until the provider says what became of it (device and token only)
-    #[arg(long)]
-    wait_receipt: bool,
-}
-
 /// Does what the command asks.
 pub(crate) async fn push(
     config: &Config,
@@ -130,7 +96,7 @@ pub(crate) async fn push(
     }
     let store = Store::open(&config.store).await.context("store.url")?;
     match command {
-        Push::Test(test) => return self::test(&store, config, test, out).await,
+        Push::Test(test) => return test::test(&store, config, test, out).await,
         Push::Stats { within, project, json } => {
             let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
             let summaries = Summary::of(&store.push_stats(within, &project).await?);
@@ -263,93 +229,4 @@ async fn queue(store: &Store, json: bool, out: &mut impl Write) -> anyhow::Resul
         )?;
     }
     Ok(())
-}
-
-async fn test(
-    store: &Store,
-    config: &Config,
-    test: Test,
-    out: &mut impl Write,
-) -> anyhow::Result<ExitCode> {
-    let provider = providers(&config.push)?[0].clone();
-    if let Some(user) = &test.user {
-        let devices = store.devices(user).await?;
-        for device in &devices {
-            writeln!(out, "{}", device_line(device))?;
-        }
-        writeln!(out, "{} devices, provider {}", devices.len(), provider.name())?;
-        if !test.dry_run {
-            let nid =
-                store.arm_test(&test.project, user, Lane::High, &test.title, &test.body).await?;
-            writeln!(out, "armed {nid}; a running instance sends it")?;
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let token = match (test.device, &test.token) {
-        (Some(id), _) => store.device(id).await?.with_context(|| format!("no device {id}"))?.token,
-        (None, Some(token)) => token.clone(),
-        (None, None) => bail!("name a user, a device or a token"),
-    };
-    if let Err(form) = provider.check(&token) {
-        bail!("{form}");
-    }
-    send(&provider, &test, token, out).await
-}
-
-async fn send(
-    provider: &Arc<dyn PushProvider>,
-    test: &Test,
-    token: String,
-    out: &mut impl Write,
-) -> anyhow::Result<ExitCode> {
-    let nid = uuid::Uuid::now_v7().to_string();
-    let message = Message {
-        collapse: nid.clone(),
-        nid,
-        user: String::new(),
-        project: test.project.to_string(),
-        seq: 0,
-        lane: Lane::High,
-        title: test.title.clone(),
-        body: test.body.clone(),
-        badge: 1,
-        link: None,
-        data: None,
-        category: None,
-        report: String::new(),
-    };
-    if test.dry_run {
-        writeln!(out, "{}", serde_json::to_string_pretty(&message)?)?;
-        writeln!(out, "nothing was sent (--dry-run)")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let envelope = Envelope { token, ttl: Duration::from_secs(3600), message };
-    let fates = provider.send(&[envelope]).await?;
-    let ticket = match fates.into_iter().next() {
-        Some(Fate::Accepted(ticket)) => ticket,
-        Some(Fate::Refused(failure)) => {
-            writeln!(out, "refused: {}", failure.code)?;
-            return Ok(ExitCode::FAILURE);
-        }
-        None => bail!("the provider said nothing"),
-    };
-    writeln!(out, "accepted")?;
-    let Some(ticket) = ticket.filter(|_| test.wait_receipt) else { return Ok(ExitCode::SUCCESS) };
-    let deadline = Instant::now() + Duration::from_secs(30 * 60);
-    while Instant::now() < deadline {
-        let receipts: HashMap<String, Receipt> =
-            provider.receipts(std::slice::from_ref(&ticket)).await?;
-        match receipts.get(&ticket) {
-            Some(Receipt::Handed) => {
-                writeln!(out, "handed over to the device's platform")?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            Some(Receipt::Failed(failure)) => {
-                writeln!(out, "did not get there: {}", failure.code)?;
-                return Ok(ExitCode::FAILURE);
-            }
-            None => sleep(ASK).await,
-        }
-    }
-    bail!("no receipt within 30 minutes");
 }

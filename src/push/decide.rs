@@ -1,7 +1,7 @@
 //! What becomes of a push that is due: a pure function of what the store shows.
 //!
-//! Read, too late, not theirs to read any more, quiet hours, gathered, capped, or sent to each device in its language. Critical ones
-//! know neither quiet hours nor caps nor gathering.
+//! Read, too late, not theirs to read any more, quiet hours, gathered, capped, or sent to each device. Critical ones
+//! know neither quiet hours nor caps nor gathering. What is said is made when it is sent: [`words`](super::words).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,9 +16,8 @@ use crate::config;
 use crate::config::push::{QuietAction, millis};
 use crate::localtime;
 use crate::protocol::notify::Lane;
-use crate::protocol::op::Fields;
-use crate::store::push::{Decided, Device, Due, NO_ACCESS, NewDelivery, Unread, View};
-use crate::templates::{SUMMARY, Templates, Text, cut};
+use crate::store::push::{Decided, Device, Due, NO_ACCESS, NO_CHANGE, NewDelivery, View};
+use crate::templates::Templates;
 
 /// Why an intent waits for the end of quiet hours.
 const QUIET: &str = "quiet hours";
@@ -160,6 +159,8 @@ impl Policy {
         if end == SENT {
             decided.windows.push(window);
             others = ("done", "gathered");
+            let led = members.iter().filter(|due| due.id != leader.id);
+            decided.gathered.extend(led.map(|due| (due.id, leader.nid.clone())));
         }
         decided.ended.extend(members.iter().map(|due| {
             let (state, reason) = if due.id == leader.id { end } else { others };
@@ -185,15 +186,16 @@ impl Policy {
                 return ("suppressed", "cap");
             }
         }
+        let last = last_change(members);
         let known: HashSet<&str> = self.providers.iter().map(|p| p.name()).collect();
         if known.contains(log::NAME) {
-            decided.deliveries.push(self.delivery(view, due, members, key, None));
+            decided.deliveries.push(self.delivery(due, members, key, None));
         } else {
             let devices = view.devices.get(&due.user_id).map_or(&[][..], Vec::as_slice);
             let devices = devices.iter().filter(|d| known.contains(d.provider.as_str()));
             let (silent, loud): (Vec<_>, Vec<_>) = devices.partition(|device| {
                 let cursor = (due.user_id.clone(), device.client.clone(), due.project.clone());
-                view.acked.get(&cursor).is_some_and(|seq| *seq >= due.evt_seq)
+                view.acked.get(&cursor).is_some_and(|seq| *seq >= last)
             });
             if loud.is_empty() {
                 let nobody = ("done", "no device");
@@ -202,7 +204,7 @@ impl Policy {
             let deliveries = loud.into_iter().map(Some);
             decided
                 .deliveries
-                .extend(deliveries.map(|device| self.delivery(view, due, members, key, device)));
+                .extend(deliveries.map(|device| self.delivery(due, members, key, device)));
         }
         if capped {
             decided.counted.push(due.user_id.clone());
@@ -210,27 +212,25 @@ impl Policy {
         SENT
     }
 
+    /// For one device; what it says is made when it is sent.
     fn delivery(
         &self,
-        view: &View,
         due: &Due,
         members: &[&Due],
         key: &str,
         device: Option<&Device>,
     ) -> NewDelivery {
-        let text = self.words(due, members, device.and_then(|d| d.locale.as_deref()));
         let message = Message {
             nid: due.nid.clone(),
             user: due.user_id.clone(),
             project: due.project.clone(),
-            // What no acknowledgement disarms is about no change.
-            seq: if due.evt_seq == i64::MAX { 0 } else { due.evt_seq },
+            seq: if due.evt_seq == NO_CHANGE { 0 } else { due.evt_seq },
             lane: lane(due),
-            title: text.title,
-            body: text.body,
-            badge: self.badge(view, &due.user_id),
-            link: due.link.clone().filter(|link| self.may_open(link)),
-            data: due.data.as_deref().and_then(|data| serde_json::from_str(data).ok()),
+            title: due.title.clone(),
+            body: due.body.clone(),
+            badge: 1,
+            link: None,
+            data: None,
             category: due.category.clone(),
             collapse: collapse(due, key),
             report: device.map_or_else(String::new, |d| self.signer.report(&due.nid, d.id)),
@@ -239,67 +239,22 @@ impl Policy {
             nid: due.nid.clone(),
             project: due.project.clone(),
             user: due.user_id.clone(),
-            evt_seq: due.evt_seq,
+            evt_seq: last_change(members),
             lane: due.lane.clone(),
             provider: device.map_or(log::NAME, |_| expo::NAME),
             token: device.map(|device| device.id),
             category: due.category.clone(),
             payload: serde_json::to_string(&message).expect("a message has string keys"),
-            expires_at: due.expires_at,
+            // As long as one of them is of use.
+            expires_at: members.iter().map(|due| due.expires_at).max().unwrap_or(due.expires_at),
             created_at: due.created_at,
         }
     }
+}
 
-    /// What they have not read and may, at least the one at hand.
-    fn badge(&self, view: &View, user: &str) -> i64 {
-        let unread = view.unread.get(user).map_or(&[][..], Vec::as_slice);
-        let told = |u: &&Unread| {
-            self.access.told(u.standing.as_deref(), u.entity_type.as_deref()).is_some()
-        };
-        unread.iter().filter(told).map(|unread| unread.count).sum::<i64>().clamp(1, 999)
-    }
-
-    /// The text in the device's language, for one notification or for several.
-    fn words(&self, due: &Due, members: &[&Due], locale: Option<&str>) -> Text {
-        let vars: Fields = due
-            .vars
-            .as_deref()
-            .and_then(|vars| serde_json::from_str(vars).ok())
-            .unwrap_or_default();
-        let one = |count| {
-            let name = due.template.as_deref()?;
-            // What cannot be filled was reported when it was armed; the text made then stands.
-            self.templates.render(name, locale, &vars, count).ok()
-        };
-        let plain = || Text { title: due.title.clone(), body: due.body.clone() };
-        let count = members.len();
-        if count <= 1 {
-            return one(1).unwrap_or_else(plain);
-        }
-        let own = |due: &&Due| due.template == members[0].template;
-        if members.iter().all(own)
-            && due.template.as_deref().is_some_and(|name| self.templates.has_many(name))
-            && let Some(text) = one(count)
-        {
-            return text;
-        }
-        let latest = one(1).unwrap_or_else(plain);
-        let summary = self.templates.render(SUMMARY, locale, &Fields::new(), count);
-        summary.map_or_else(
-            |_| plain(),
-            |text| Text {
-                title: text.title,
-                body: if text.body.is_empty() { cut(latest.title, 200) } else { text.body },
-            },
-        )
-    }
-
-    /// Whether an app may be told to open this.
-    fn may_open(&self, link: &str) -> bool {
-        link.split_once(':').is_some_and(|(scheme, _)| {
-            self.config.link_schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme))
-        })
-    }
+/// Only whose acknowledgement disarms all of them.
+fn last_change(members: &[&Due]) -> i64 {
+    members.iter().map(|due| due.evt_seq).max().unwrap_or(NO_CHANGE)
 }
 
 /// What is gathered with what: its key, or with all that waited for the morning.
@@ -323,4 +278,4 @@ fn collapse(due: &Due, key: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use reqwest::{StatusCode, header};
 use serde::Serialize;
 
@@ -76,13 +78,13 @@ impl Expo {
             request.body(body)
         };
         let mut response = request.send().await.map_err(|error| broken(&error))?;
-        let (status, wait) = (response.status(), retry_after(&response));
+        let (status, wait) = (response.status(), retry_after(response.headers()));
         let mut text = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
             text.extend_from_slice(&chunk);
             if text.len() > ANSWER {
                 let what = "the answer is too long".into();
-                return Err(RequestError::Broken { what, ambiguous: true });
+                return Err(RequestError::Broken { what, ambiguous: true, wait });
             }
         }
         Ok((status, wait, String::from_utf8_lossy(&text).into_owned()))
@@ -105,13 +107,19 @@ fn broken(error: &reqwest::Error) -> RequestError {
     } else {
         "the connection broke"
     };
-    RequestError::Broken { what: what.into(), ambiguous }
+    RequestError::Broken { what: what.into(), ambiguous, wait: None }
 }
 
-/// Seconds; a date is not worth reading, the breaker waits anyway.
-fn retry_after(response: &reqwest::Response) -> Option<Duration> {
-    let value = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(value.trim().parse().ok()?))
+/// How long the service asks to wait: seconds, or a date. That is by the service's own clock, if it tells it.
+fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    let asked = text(header::RETRY_AFTER)?.trim();
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| rfc2822::DateTimeParser::new().parse_timestamp(text).ok();
+    let now = text(header::DATE).and_then(date).unwrap_or_else(Timestamp::now);
+    Some(Duration::try_from(date(asked)?.duration_since(now)).unwrap_or_default())
 }
 
 impl PushProvider for Expo {
@@ -165,5 +173,29 @@ impl PushProvider for Expo {
             let (status, wait, text) = self.post("getReceipts", &body).await?;
             wire::receipts(status, wait, &text)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_asks_to_wait_in_seconds_or_until_a_date() {
+        let wait = |asked: &'static str, date: Option<&'static str>| {
+            let mut headers = header::HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static(asked));
+            if let Some(date) = date {
+                headers.insert(header::DATE, header::HeaderValue::from_static(date));
+            }
+            retry_after(&headers).map(|wait| wait.as_secs())
+        };
+        let now = Some("Thu, 26 Nov 2026 18:59:00 GMT");
+        assert_eq!(wait(" 120 ", now), Some(120));
+        assert_eq!(wait("Thu, 26 Nov 2026 19:00:30 GMT", now), Some(90));
+        assert_eq!(wait("Thu, 26 Nov 2026 18:00:00 GMT", now), Some(0), "it is over");
+        assert!(wait("Thu, 26 Nov 2099 19:00:30 GMT", None) > Some(1_000_000), "by our own clock");
+        assert_eq!((wait("soon", now), wait("-3", now)), (None, None));
+        assert_eq!(retry_after(&header::HeaderMap::new()), None);
     }
 }

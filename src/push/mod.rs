@@ -2,7 +2,7 @@
 //!
 //! [`Acks`] gathers what clients have stored and tells the store, which cancels what those
 //! acknowledgements answer; [`Live`] tells it who has a connection. [`dispatcher`] takes what comes due,
-//! [`decide`] says what becomes of it, [`sender`] brings it to a [`provider`], [`receipts`] asks what became
+//! [`decide`] says what becomes of it, [`sender`] brings it to a [`provider`] in the `words` of that moment, [`receipts`] asks what became
 //! of it, `census` counts what waits. Intents are armed in the transaction of the change; nothing here is called by the engine.
 //! `docs/PUSH.md` tells the story.
 
@@ -33,6 +33,7 @@ pub mod sign;
 pub mod stand_in;
 pub mod summary;
 mod wake;
+mod words;
 
 pub use acks::Acks;
 pub use live::Live;
@@ -95,8 +96,7 @@ pub fn spawn(hub: &Hub, shutdown: &Shutdown) {
             store: hub.store.clone(),
             provider: provider.clone(),
             manners: manners.clone(),
-            config: policy.config.clone(),
-            access: policy.access.clone(),
+            policy: policy.clone(),
             instance: hub.instance,
             metrics: hub.metrics.clone(),
             wake: wake.clone(),

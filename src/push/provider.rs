@@ -10,8 +10,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::config::push::millis;
 use crate::protocol::notify::Lane;
-use crate::store::push::GateSettings;
+use crate::store::push::{GateSettings, Outcome};
 
 /// What a person's device is to show, without a word about how it gets there. Kept in the queue as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,8 +102,10 @@ pub enum RequestError {
         what: String,
         /// Whether the messages may have been taken.
         ambiguous: bool,
+        /// How long it asks to wait, if it says so.
+        wait: Option<Duration>,
     },
-    /// Too much at once.
+    /// Too much at once, and how long it asks to wait.
     #[error("the provider asks to slow down")]
     Slower(Option<Duration>),
     /// Our credentials are not accepted.
@@ -114,6 +117,24 @@ pub enum RequestError {
     /// The provider refuses the request as it is. One of its messages may be at fault.
     #[error("the provider refuses the request: {0}")]
     Invalid(String),
+}
+
+/// The shortest and the longest time that is waited because a provider asks for it, in milliseconds.
+const WAIT_MS: (i64, i64) = (100, 300_000);
+
+impl RequestError {
+    /// What it means for the gate, what happened first: whoever asks to wait is waited for, `open_ms` if it does not
+    /// say how long.
+    pub(super) fn outcomes(&self, open_ms: i64) -> Vec<Outcome> {
+        let slower = |ms: i64| Outcome::Slower(ms.clamp(WAIT_MS.0, WAIT_MS.1));
+        match self {
+            Self::Broken { wait: Some(wait), .. } => vec![Outcome::Broken, slower(millis(*wait))],
+            Self::Broken { wait: None, .. } => vec![Outcome::Broken],
+            Self::Slower(wait) => vec![slower(wait.map_or(open_ms, millis))],
+            Self::Credentials(_) => vec![Outcome::Credentials],
+            Self::Mixed(_) | Self::Invalid(_) => vec![Outcome::Answered],
+        }
+    }
 }
 
 /// What a receipt says.

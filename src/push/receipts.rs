@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::provider::{Failure, FailureKind, Manners, PushProvider, Receipt, RequestError};
+use super::provider::{Failure, FailureKind, Manners, PushProvider, Receipt};
 use super::sender::{HELD_MS, note, note_held};
 use crate::config;
 use crate::config::push::millis;
-use crate::store::push::{Awaiting, Outcome, ReceiptVerdict};
+use crate::store::push::{Awaiting, ReceiptVerdict};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
@@ -50,7 +50,7 @@ impl Receipts {
             return Ok(0);
         }
         let tickets: Vec<String> = due.iter().map(|awaiting| awaiting.ticket.clone()).collect();
-        let (outcome, verdicts) = match self.provider.receipts(&tickets).await {
+        let (outcomes, verdicts) = match self.provider.receipts(&tickets).await {
             Ok(receipts) => {
                 let verdict = |awaiting: &Awaiting| {
                     (awaiting.id, self.verdict(awaiting, receipts.get(&awaiting.ticket)))
@@ -60,23 +60,15 @@ impl Receipts {
                     Receipt::Handed => None,
                 });
                 note_held(&self.metrics, name, failed);
-                (None, due.iter().map(verdict).collect())
+                (Vec::new(), due.iter().map(verdict).collect())
             }
             Err(error) => {
                 tracing::warn!(provider = name, %error, "a request for receipts failed");
-                let outcome = match error {
-                    RequestError::Slower(wait) => {
-                        Outcome::Slower(wait.map_or(gate.open_ms, millis).clamp(100, 300_000))
-                    }
-                    RequestError::Credentials(_) => Outcome::Credentials,
-                    RequestError::Broken { .. } => Outcome::Broken,
-                    RequestError::Mixed(_) | RequestError::Invalid(_) => Outcome::Answered,
-                };
                 // The lease brings them back.
-                (Some(outcome), Vec::new())
+                (error.outcomes(gate.open_ms), Vec::new())
             }
         };
-        let report = self.store.settle_receipts(name, gate, outcome, &verdicts).await?;
+        let report = self.store.settle_receipts(name, gate, &outcomes, &verdicts).await?;
         note(&self.metrics, name, &report);
         Ok(due.len())
     }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::provider::{Envelope, Message};
-use crate::auth::Access;
-use crate::store::push::{Claimed, NO_ACCESS, Outcome, Settled, Settlement};
+use super::decide::Policy;
+use super::provider::Envelope;
+use crate::store::push::{Claimed, Content, Outcome, Settled, Settlement};
 
 /// What is left of a claim, and what became of the rest.
 pub(super) struct Round {
@@ -66,38 +66,37 @@ impl Round {
     }
 }
 
-/// The envelopes of what can be read, has a token still and may be told; the rest is settled.
+/// The envelopes of what is still to be told and has a token; the rest is settled.
 pub(super) fn open(
-    access: &Access,
+    policy: &Policy,
+    content: &Content,
     part: Vec<Claimed>,
     round: &mut Round,
 ) -> (Vec<Envelope>, Vec<Claimed>) {
     let mut envelopes = Vec::with_capacity(part.len());
     let mut kept = Vec::with_capacity(part.len());
     for claimed in part {
-        // It may have waited for long, and the world changed meanwhile.
-        if access.told(claimed.standing.as_deref(), claimed.entity_type.as_deref()).is_none() {
-            round.settle(&claimed, Settlement::Withheld { reason: NO_ACCESS });
-            continue;
-        }
-        let message: Result<Message, _> = serde_json::from_str(&claimed.payload);
-        let ttl = Duration::from_millis(u64::try_from(claimed.ttl).unwrap_or(0));
-        match (message, claimed.token_id, &claimed.token) {
-            (Ok(message), None, _) => {
-                envelopes.push(Envelope { token: String::new(), ttl, message });
+        match envelope(policy, content, &claimed) {
+            Ok(envelope) => {
+                envelopes.push(envelope);
                 kept.push(claimed);
             }
-            (Ok(message), Some(_), Some(token)) => {
-                envelopes.push(Envelope { token: token.clone(), ttl, message });
-                kept.push(claimed);
-            }
-            (Ok(_), Some(_), None) => {
-                round.settle(&claimed, Settlement::Withheld { reason: "removed" });
-            }
-            (Err(_), ..) => {
-                round.settle(&claimed, Settlement::Failed { error: "unreadable".into() });
-            }
+            Err(fate) => round.settle(&claimed, fate),
         }
     }
     (envelopes, kept)
+}
+
+fn envelope(policy: &Policy, content: &Content, claimed: &Claimed) -> Result<Envelope, Settlement> {
+    let withheld = |reason| Settlement::Withheld { reason };
+    let message = serde_json::from_str(&claimed.payload)
+        .map_err(|_| Settlement::Failed { error: "unreadable".into() })?;
+    let message = policy.say(claimed, message, content).map_err(withheld)?;
+    let token = match (claimed.token_id, &claimed.token) {
+        (None, _) => String::new(),
+        (Some(_), Some(token)) => token.clone(),
+        (Some(_), None) => return Err(withheld("removed")),
+    };
+    let ttl = Duration::from_millis(u64::try_from(claimed.ttl).unwrap_or(0));
+    Ok(Envelope { token, ttl, message })
 }

@@ -9,11 +9,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::decide::Policy;
 use super::provider::{Failure, FailureKind, Fate, Manners, PushProvider, RequestError};
 use super::round::{Round, open};
 use super::wake::Wake;
-use crate::auth::Access;
-use crate::config;
 use crate::config::push::millis;
 use crate::id::InstanceId;
 use crate::protocol::notify::Lane;
@@ -35,8 +34,7 @@ pub struct Sender {
     pub(super) store: Store,
     pub(super) provider: Arc<dyn PushProvider>,
     pub(super) manners: Manners,
-    pub(super) config: config::Push,
-    pub(super) access: Arc<Access>,
+    pub(super) policy: Arc<Policy>,
     pub(super) instance: InstanceId,
     pub(super) metrics: Arc<Metrics>,
     pub(super) wake: Wake,
@@ -47,7 +45,7 @@ impl Sender {
     /// Sends critical pushes, or the others, until told to stop; finishes what is under way.
     pub async fn run(self, critical: bool, stop: CancellationToken) {
         let lanes = if critical { &Lane::ALL[..1] } else { &Lane::ALL[..] };
-        let linger = if critical { Duration::ZERO } else { self.config.linger };
+        let linger = if critical { Duration::ZERO } else { self.policy.config.linger };
         let (mut bell, requests) = (self.wake.listen(), TaskTracker::new());
         while !stop.is_cancelled() {
             bell.mark_unchanged();
@@ -56,13 +54,13 @@ impl Sender {
                 Err(error) => {
                     self.metrics.store_errors.inc();
                     tracing::warn!(%error, "cannot look for pushes to send");
-                    self.config.poll
+                    self.policy.config.poll
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => break,
                 Ok(()) = bell.changed() => sleep(linger).await,
-                () = sleep(pause.min(self.config.poll)) => {}
+                () = sleep(pause.min(self.policy.config.poll)) => {}
             }
         }
         requests.close();
@@ -77,16 +75,16 @@ impl Sender {
     ) -> Result<Duration, StoreError> {
         loop {
             let Ok(slot) = self.in_flight.clone().acquire_owned().await else {
-                return Ok(self.config.poll);
+                return Ok(self.policy.config.poll);
             };
-            let lease = millis(self.config.lease);
+            let lease = millis(self.policy.config.lease);
             let (name, gate) = (self.provider.name(), self.manners.gate);
             let owner = self.instance.to_string();
             let claimed = self.store.claim_deliveries(name, lanes, gate, lease, &owner).await?;
             if claimed.is_empty() {
                 drop(slot);
                 let Some(next) = self.store.next_delivery(name).await? else {
-                    return Ok(self.config.poll);
+                    return Ok(self.policy.config.poll);
                 };
                 // Due and not to be had: the rate. A token comes every 1000 / rate ms.
                 let token = (40_000 / i64::from(gate.rate.max(1))).clamp(5, 1000);
@@ -139,7 +137,7 @@ impl Sender {
         if left.is_empty() {
             return true;
         }
-        let lease = millis(self.config.lease);
+        let lease = millis(self.policy.config.lease);
         let held = self.insist(|| self.store.renew_deliveries(&left, lease)).await;
         let Some(held) = held else { return false };
         round.keep(&held.into_iter().collect());
@@ -168,7 +166,14 @@ impl Sender {
 
     /// One request, and what its answer means for each of its deliveries.
     async fn request(&self, part: Vec<Claimed>, round: &mut Round) {
-        let (envelopes, part) = open(&self.access, part, round);
+        let Some(content) = self.insist(|| self.store.content(&part)).await else {
+            // Nobody knows what to say; nothing was sent.
+            let error = "the store does not answer";
+            let later = |claimed| self.again(claimed, error, false, Outcome::Answered, None);
+            part.iter().for_each(|claimed| round.settle(claimed, later(claimed)));
+            return;
+        };
+        let (envelopes, part) = open(&self.policy, &content, part, round);
         if part.is_empty() {
             return;
         }
@@ -201,19 +206,18 @@ impl Sender {
             }
             Err(error) => {
                 tracing::warn!(provider = self.provider.name(), %error, "a push request failed");
-                let (outcome, ambiguous, wait) = match &error {
-                    RequestError::Broken { ambiguous, .. } => (Outcome::Broken, *ambiguous, None),
-                    RequestError::Slower(wait) => {
-                        let ms = wait.map_or(self.manners.gate.open_ms, millis).clamp(100, 300_000);
-                        (Outcome::Slower(ms), false, Some(ms))
-                    }
-                    _ => (Outcome::Credentials, false, None),
-                };
-                round.outcomes.push(outcome);
+                let outcomes = error.outcomes(self.manners.gate.open_ms);
+                let ambiguous = matches!(error, RequestError::Broken { ambiguous: true, .. });
+                let wait = outcomes.iter().find_map(|outcome| match outcome {
+                    Outcome::Slower(ms) => Some(*ms),
+                    _ => None,
+                });
                 for claimed in &part {
-                    let fate = self.again(claimed, &error.to_string(), ambiguous, outcome, wait);
+                    let fate =
+                        self.again(claimed, &error.to_string(), ambiguous, outcomes[0], wait);
                     round.settle(claimed, fate);
                 }
+                round.outcomes.extend(outcomes);
             }
         }
     }
@@ -246,13 +250,15 @@ impl Sender {
         wait: Option<i64>,
     ) -> Settlement {
         let error: String = error.chars().take(200).collect();
-        let once =
-            claimed.category.as_ref().is_some_and(|c| self.config.drop_ambiguous.contains(c));
+        let once = claimed
+            .category
+            .as_ref()
+            .is_some_and(|c| self.policy.config.drop_ambiguous.contains(c));
         if ambiguous && once {
             return Settlement::Failed { error: AMBIGUOUS.into() };
         }
         let counts = outcome == Outcome::Broken;
-        if counts && claimed.attempt >= i64::from(self.config.attempts) {
+        if counts && claimed.attempt >= i64::from(self.policy.config.attempts) {
             return Settlement::Failed { error };
         }
         let delay = match wait {

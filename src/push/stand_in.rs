@@ -13,15 +13,19 @@ use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use flate2::read::GzDecoder;
 use futures_util::stream;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::clock;
 
 mod script;
 
@@ -233,7 +237,7 @@ async fn send(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -> Re
 /// The answer of one who does not even look at the request.
 fn misbehave(how: &Behaviour, tally: &mut Tally) -> Option<Response> {
     match how {
-        Behaviour::Status { status, retry_after } => {
+        Behaviour::Status { status, retry_after, dated } => {
             tally.log.refused += 1;
             let mut response = if *status == 429 {
                 error(429, "TOO_MANY_REQUESTS", &Value::Null)
@@ -241,7 +245,8 @@ fn misbehave(how: &Behaviour, tally: &mut Tally) -> Option<Response> {
                 html(*status)
             };
             if let Some(seconds) = retry_after {
-                response.headers_mut().insert(header::RETRY_AFTER, (*seconds).into());
+                let wait = if *dated { date_in(*seconds) } else { (*seconds).into() };
+                response.headers_mut().insert(header::RETRY_AFTER, wait);
             }
             Some(response)
         }
@@ -249,6 +254,14 @@ fn misbehave(how: &Behaviour, tally: &mut Tally) -> Option<Response> {
         Behaviour::NotJson => Some("OK".into_response()),
         _ => None,
     }
+}
+
+/// In so many seconds, as headers say it.
+fn date_in(seconds: u32) -> HeaderValue {
+    let at = Timestamp::from_millisecond(clock::now_ms() + 1000 * i64::from(seconds));
+    let date = at.and_then(|at| rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&at));
+    let date = date.ok().and_then(|date| date.try_into().ok());
+    date.unwrap_or_else(|| HeaderValue::from_static(""))
 }
 
 /// Why the service would not take these messages.

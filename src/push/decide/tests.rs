@@ -10,7 +10,7 @@ const NIGHT: i64 = 1_795_728_600_000;
 /// 07:00 the next morning there.
 const MORNING: i64 = 1_795_759_200_000;
 
-fn policy(change: impl FnOnce(&mut config::Push)) -> Policy {
+pub(in crate::push) fn policy(change: impl FnOnce(&mut config::Push)) -> Policy {
     let mut config = config::Push::default();
     change(&mut config);
     let expo: Arc<dyn PushProvider> = Arc::new(expo::Expo::new(&config.expo).unwrap());
@@ -95,8 +95,8 @@ fn the_morning_brings_what_the_night_held_back_in_one_push() {
     let mut held = vec![night[0].clone(), night[1].clone()];
     held.iter_mut().for_each(|due| due.reason = Some(QUIET.into()));
     let decided = policy.decide(&view(MORNING, held));
-    assert_eq!(titles(&decided), ["2 neue Mitteilungen"]);
-    assert_eq!(decided.ended.len(), 2);
+    assert_eq!(decided.deliveries.len(), 1);
+    assert_eq!((decided.ended.len(), &decided.gathered), (2, &vec![(1, "n2".into())]));
 }
 
 #[test]
@@ -148,12 +148,26 @@ fn what_is_gathered_ends_as_the_one_that_stands_for_it() {
     view.counts.insert("ana".into(), 1);
     let decided = capped.decide(&view);
     assert_eq!(ends(&decided), [(1, "done", "gathered"), (2, "done", "gathered"), (3, "done", "")]);
+    assert_eq!(decided.gathered, [(1, "n3".into()), (2, "n3".into())]);
     assert_eq!((decided.windows.len(), decided.counted.len()), (1, 1), "one push for three");
 
     view.devices.clear();
     let decided = policy(|_| {}).decide(&view);
     assert_eq!(ends(&decided), all("done", "no device"));
     assert_eq!((decided.windows.len(), decided.counted.len()), (0, 0));
+}
+
+#[test]
+fn a_gathered_push_lasts_as_long_as_the_last_of_it() {
+    let keyed = |id, seq, expires_at| Due {
+        collapse: Some("k".into()),
+        evt_seq: seq,
+        expires_at,
+        ..due(id, Lane::High)
+    };
+    let view = view(0, vec![keyed(1, 9, 60_000), keyed(2, 7, 30_000)]);
+    let delivery = policy(|_| {}).decide(&view).deliveries.remove(0);
+    assert_eq!((delivery.nid.as_str(), delivery.evt_seq, delivery.expires_at), ("n2", 9, 60_000));
 }
 
 #[test]
@@ -195,7 +209,7 @@ fn a_schedule_waits_for_the_persons_own_clock_and_then_for_who_is_connected() {
     assert_eq!(policy.decide(&view).announced, [(1, MORNING + 5000)]);
     assert!(policy.decide(&view).deliveries.is_empty());
     // It names no change: there is none whose acknowledgement would have disarmed it.
-    view.due = vec![Due { evt_seq: i64::MAX, ..due(1, Lane::High) }];
+    view.due = vec![Due { evt_seq: NO_CHANGE, ..due(1, Lane::High) }];
     let message = policy.decide(&view).deliveries.remove(0).payload;
     assert_eq!(serde_json::from_str::<serde_json::Value>(&message).unwrap()["seq"], 0);
 }

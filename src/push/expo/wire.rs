@@ -158,7 +158,7 @@ struct Details {
 /// The answer's data, or what is wrong with the request.
 fn data(status: StatusCode, wait: Option<Duration>, text: &str) -> Result<Value, RequestError> {
     let answer: Option<Answer> = serde_json::from_str(text).ok();
-    let broken = |what: String| RequestError::Broken { what, ambiguous: true };
+    let broken = |what: String| RequestError::Broken { what, ambiguous: true, wait };
     if status == StatusCode::TOO_MANY_REQUESTS {
         return Err(RequestError::Slower(wait));
     }
@@ -176,6 +176,7 @@ fn data(status: StatusCode, wait: Option<Duration>, text: &str) -> Result<Value,
                 RequestError::Broken {
                     what: format!("status {}", status.as_u16()),
                     ambiguous: false,
+                    wait,
                 }
             }
             status => RequestError::Invalid(format!("status {}", status.as_u16())),
@@ -224,7 +225,7 @@ pub(super) fn tickets(
     // Without one ticket each nobody can tell whose is whose.
     if tickets.len() != count {
         let what = format!("{} tickets for {count} messages", tickets.len());
-        return Err(RequestError::Broken { what, ambiguous: true });
+        return Err(RequestError::Broken { what, ambiguous: true, wait: None });
     }
     let fate = |ticket: Value| match serde_json::from_value::<Ticket>(ticket) {
         Ok(Ticket { status, id: Some(id), .. }) if status == "ok" => Fate::Accepted(Some(id)),
@@ -244,7 +245,7 @@ pub(super) fn receipts(
 ) -> Result<HashMap<String, Receipt>, RequestError> {
     let Value::Object(receipts) = data(status, wait, text)? else {
         let what = "the receipts are not an object".into();
-        return Err(RequestError::Broken { what, ambiguous: false });
+        return Err(RequestError::Broken { what, ambiguous: false, wait: None });
     };
     let read = |(id, receipt): (String, Value)| {
         let receipt: Ticket = serde_json::from_value(receipt).ok()?;

@@ -47,6 +47,9 @@ pub enum Behaviour {
         /// Seconds to wait, as a header.
         #[serde(default)]
         retry_after: Option<u32>,
+        /// As a date instead.
+        #[serde(default)]
+        dated: bool,
     },
     /// It is accepted, and answered with a page that says 504.
     AcceptThen504,

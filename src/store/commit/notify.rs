@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::super::push::nid;
+use super::super::push::{NO_CHANGE, nid};
 use super::super::{Audience, NewNotification, StoreError, value};
 use super::write::column;
 use super::{Decision, Tx};
@@ -27,7 +27,7 @@ const NOTIFICATIONS: &str = "
 const INTENTS: &str = "
     INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at,
         created_at, expires_at, grace, local_time)
-    SELECT nid, project, user_id, CASE WHEN at IS NULL THEN evt_seq ELSE 9223372036854775807 END,
+    SELECT nid, project, user_id, CASE WHEN at IS NULL THEN evt_seq ELSE $2 END,
         lane, CASE WHEN at IS NULL THEN 'waiting' ELSE 'scheduled' END,
         CASE WHEN at IS NOT NULL THEN due
             WHEN EXISTS (SELECT 1 FROM live_users u JOIN live_instances i ON i.instance = u.instance
@@ -149,7 +149,11 @@ pub(super) async fn arm(tx: &mut Tx, rows: &[(&str, &NewNotification)]) -> Resul
             (value::json_text(&notifications), value::json_text(&intents));
         on_tx!(tx, |db| {
             sqlx::query(dialect.sql(NOTIFICATIONS)).bind(notifications).execute(&mut *db).await?;
-            sqlx::query(dialect.sql(INTENTS)).bind(intents).execute(&mut *db).await?;
+            sqlx::query(dialect.sql(INTENTS))
+                .bind(intents)
+                .bind(NO_CHANGE)
+                .execute(&mut *db)
+                .await?;
         });
     }
     Ok(())

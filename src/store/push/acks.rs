@@ -4,12 +4,16 @@ use super::super::{Store, StoreError, value};
 use super::cancel::{Canceled, Counts, cancel, cancel_deliveries, cancel_intents};
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 
+/// Nobody has seen what is not there yet, whatever a client says that counts by the sequence of before a restore.
 const UPSERT_CURSOR: &str = "
-    INSERT INTO device_cursors (user_id, client, project, acked, active, last_seen)
-    VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO device_cursors (user_id, client, project, acked, seen, active, last_seen)
+    VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN COALESCE((SELECT CASE WHEN head_seq < $4 THEN head_seq ELSE $4 END
+        FROM sync_head WHERE project = $3), 0) ELSE 0 END, $5, $6)
     ON CONFLICT (user_id, client, project) DO UPDATE SET
         acked = CASE WHEN excluded.acked > device_cursors.acked
                 THEN excluded.acked ELSE device_cursors.acked END,
+        seen = CASE WHEN excluded.seen > device_cursors.seen
+                THEN excluded.seen ELSE device_cursors.seen END,
         active = excluded.active, last_seen = excluded.last_seen";
 
 const CANCEL_INTENTS: &str = cancel_intents!(
@@ -23,7 +27,7 @@ const CANCEL_DELIVERIES: &str =
 const CANCEL_OF_DEVICE: &str = cancel_deliveries!(
     "acknowledged",
     "project = $1 AND user_id = $2 AND evt_seq <= $3
-      AND token_id IN (SELECT id FROM push_tokens WHERE client = $4)"
+      AND token_id IN (SELECT id FROM push_tokens WHERE user_id = $2 AND client = $4)"
 );
 
 impl Store {

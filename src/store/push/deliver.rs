@@ -28,17 +28,23 @@ pub struct Claimed {
     pub nid: String,
     /// The project.
     pub project: String,
+    /// The user.
+    pub user_id: String,
     /// How urgent.
     pub lane: String,
     /// What kind it is.
     pub category: Option<String>,
     /// The device.
     pub token_id: Option<i64>,
+    /// Its installation.
+    pub client: Option<String>,
+    /// Its language.
+    pub locale: Option<String>,
     /// Its token, now.
     pub token: Option<String>,
     /// The provider's project the token belongs to, once known.
     pub scope: Option<String>,
-    /// The message, as JSON.
+    /// What of the message was known when it was decided on, as JSON.
     pub payload: String,
     /// Which attempt this is, from 1.
     pub attempt: i64,
@@ -46,10 +52,6 @@ pub struct Claimed {
     pub ttl: i64,
     /// When its event was.
     pub created_at: i64,
-    /// The type of the entity it is about; empty if it is about none.
-    pub entity_type: Option<String>,
-    /// What is stored of the user in the project now, as in [`Due`](super::Due).
-    pub standing: Option<String>,
 }
 
 /// What the provider said of one delivery.
@@ -94,7 +96,7 @@ pub enum Settlement {
         /// What the provider said.
         error: String,
     },
-    /// It was not sent: its user may not be told any more, or not on this device.
+    /// It was not sent: its user knows already, or may not be told any more, or not on this device.
     Withheld {
         /// Why.
         reason: &'static str,
@@ -121,14 +123,13 @@ const CLAIM: &str = "
         WHERE state IN ('queued', 'retry') AND provider = $3 AND lane = $4 AND next_at <= NOW_MS
           AND expires_at > NOW_MS
         ORDER BY next_at LIMIT $5 SKIP_LOCKED)
-    RETURNING id, fence, nid, project, lane, category, token_id, payload, attempt, created_at,
+    RETURNING id, fence, nid, project, user_id, lane, category, token_id, payload, attempt, created_at,
         expires_at - NOW_MS AS ttl,
-        (SELECT entity_type FROM notifications n WHERE n.nid = push_deliveries.nid) AS entity_type,
-        (SELECT COALESCE(m.role, '') FROM memberships m WHERE m.project = push_deliveries.project
-            AND m.user_id = push_deliveries.user_id) AS standing,
         (SELECT token FROM push_tokens t WHERE t.id = push_deliveries.token_id
             AND t.user_id = push_deliveries.user_id) AS token,
-        (SELECT scope FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS scope";
+        (SELECT scope FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS scope,
+        (SELECT client FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS client,
+        (SELECT locale FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS locale";
 
 const RENEW: &str = "
     UPDATE push_deliveries SET next_at = NOW_MS + $2, sent_at = NOW_MS

@@ -62,23 +62,24 @@ pub struct Device {
     pub last_success_at: Option<i64>,
 }
 
-/// Whatever holds the same token or is the same installation is replaced.
+/// A token is in one place: whoever else has it, and the same user's other installation, lose it. An installation has
+/// one token; it is its user's alone, so who names another's takes nothing from them.
 const CANCEL_REPLACED: &str = cancel_deliveries!(
     "moved",
-    "token_id IN (SELECT id FROM push_tokens
-        WHERE ((provider = $1 AND token_hash = $2) OR (client = $3 AND provider = $1))
-          AND (user_id <> $4 OR token_hash <> $2))"
+    "token_id IN (SELECT id FROM push_tokens WHERE provider = $1
+        AND ((token_hash = $2 AND user_id <> $4) OR (user_id = $4 AND client = $3 AND token_hash <> $2)))"
 );
 
 const DELETE_REPLACED: &str = "
-    DELETE FROM push_tokens WHERE (provider = $1 AND token_hash = $2 AND client <> $3)
-        OR (client = $3 AND provider = $1 AND token_hash <> $2)";
+    DELETE FROM push_tokens WHERE provider = $1
+        AND ((token_hash = $2 AND (user_id <> $4 OR client <> $3))
+            OR (user_id = $4 AND client = $3 AND token_hash <> $2))";
 
 const REGISTER: &str = "
     INSERT INTO push_tokens (user_id, client, provider, platform, token, token_hash, locale, tz,
         app_version, model, state, state_at, registered_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'active', NOW_MS, NOW_MS)
-    ON CONFLICT (client, provider) DO UPDATE SET user_id = excluded.user_id,
+    ON CONFLICT (user_id, client, provider) DO UPDATE SET
         platform = excluded.platform, token = excluded.token, token_hash = excluded.token_hash,
         locale = excluded.locale, tz = excluded.tz, app_version = excluded.app_version,
         model = excluded.model, state = 'active', reason = NULL, state_at = excluded.state_at,
@@ -118,9 +119,8 @@ pub(super) fn hash(token: &str) -> String {
 }
 
 impl Store {
-    /// Registers a device for a user, with all there is to know of it. A token, and an installation, belong
-    /// to whoever registered them last: what was queued for the one before is canceled. Returns the
-    /// device's number.
+    /// Registers a device for a user, with all there is to know of it. A token belongs to whoever registered it
+    /// last: what was queued for the one before is canceled. Returns the device's number.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -138,12 +138,9 @@ impl Store {
             let replaced =
                 sqlx::query_as(dialect.sql(CANCEL_REPLACED)).bind(&r.provider).bind(&hash);
             cancel!(tx, counts, replaced.bind(r.client.as_str()).bind(user.as_str()));
-            sqlx::query(dialect.sql(DELETE_REPLACED))
-                .bind(&r.provider)
-                .bind(&hash)
-                .bind(r.client.as_str())
-                .execute(&mut *tx)
-                .await?;
+            let replaced = sqlx::query(dialect.sql(DELETE_REPLACED)).bind(&r.provider).bind(&hash);
+            let replaced = replaced.bind(r.client.as_str()).bind(user.as_str());
+            replaced.execute(&mut *tx).await?;
             let id = sqlx::query_scalar(dialect.sql(REGISTER))
                 .bind(user.as_str())
                 .bind(r.client.as_str())

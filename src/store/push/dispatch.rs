@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::super::{Store, StoreError, value};
+use super::nid::nid;
 use super::stats::{Counts, UPSERT_STATS};
 use super::view::{Due, View};
 use crate::protocol::notify::Lane;
@@ -20,7 +21,7 @@ pub struct NewDelivery {
     pub project: String,
     /// The user.
     pub user: String,
-    /// The change it is about.
+    /// The last change it is about, or [`NO_CHANGE`](super::NO_CHANGE).
     pub evt_seq: i64,
     /// How urgent.
     pub lane: String,
@@ -30,7 +31,7 @@ pub struct NewDelivery {
     pub token: Option<i64>,
     /// What kind it is.
     pub category: Option<String>,
-    /// The message, as JSON.
+    /// What of the message does not change any more, as JSON.
     pub payload: String,
     /// When it is of no use any more.
     pub expires_at: i64,
@@ -43,6 +44,8 @@ pub struct NewDelivery {
 pub struct Decided {
     /// Intents that end: which, how, why.
     pub ended: Vec<(i64, &'static str, &'static str)>,
+    /// Intents among them that are told in the push of another: which, and the notification that leads.
+    pub gathered: Vec<(i64, String)>,
     /// Intents that wait on: which, until when, why.
     pub deferred: Vec<(i64, i64, &'static str)>,
     /// Scheduled ones whose time has come: which, and until when their acknowledgement is waited for.
@@ -65,8 +68,9 @@ const LOCK_SCHEDULED: &str = "
     ORDER BY not_before LIMIT $1 SKIP_LOCKED";
 
 const END: &str = "
-    UPDATE push_intents SET state = r.state, reason = r.reason, updated_at = NOW_MS
-    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, value->>2 AS reason FROM ROWS($1)) r
+    UPDATE push_intents SET state = r.state, reason = r.reason, leader = r.leader, updated_at = NOW_MS
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, value->>2 AS reason, value->>3 AS leader
+        FROM ROWS($1)) r
     WHERE push_intents.id = r.id";
 
 /// One whose own time is still to come is of use for as long after that time. One that was due, and waits for
@@ -78,14 +82,19 @@ const DEFER: &str = "
         value->>2 AS reason FROM ROWS($1)) r
     WHERE push_intents.id = r.id";
 
-const ANNOUNCE: &str = "
-    UPDATE push_intents SET state = 'waiting', not_before = r.until, updated_at = NOW_MS, created_at = NOW_MS
-    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS until FROM ROWS($1)) r
-    WHERE push_intents.id = r.id";
-
-const SHOW: &str = "
-    UPDATE notifications SET hidden = 0, created_at = NOW_MS WHERE nid IN (SELECT i.nid FROM push_intents i
-        WHERE i.id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1)))";
+/// Nobody has seen it yet, so nobody knows it by its old name; the new one puts it where it is now in an inbox.
+const ANNOUNCE: [&str; 2] = [
+    "
+    UPDATE push_intents SET state = 'waiting', nid = r.nid, not_before = r.until, updated_at = NOW_MS,
+        created_at = NOW_MS
+    FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS until, value->>3 AS nid
+        FROM ROWS($1)) r
+    WHERE push_intents.id = r.id",
+    "
+    UPDATE notifications SET hidden = 0, nid = r.nid, created_at = NOW_MS
+    FROM (SELECT value->>2 AS was, value->>3 AS nid FROM ROWS($1)) r
+    WHERE notifications.nid = r.was",
+];
 
 const DELIVER: &str = "
     INSERT INTO push_deliveries (nid, project, user_id, evt_seq, lane, provider, token_id, category,
@@ -171,7 +180,8 @@ impl Store {
             if !ids.is_empty() {
                 view = look!(tx, dialect, ids);
                 decided = decide(&view);
-                for (sql, rows) in decided.texts(&view) {
+                let shown = decided.shown(&mut view);
+                for (sql, rows) in decided.texts(&view, &shown) {
                     sqlx::query(dialect.sql(sql)).bind(rows).execute(&mut *tx).await?;
                 }
             }
@@ -181,9 +191,24 @@ impl Store {
     }
 }
 
+/// What is announced: the intent, until when it waits, what the notification was called, and what it is now.
+type Shown = (i64, i64, String, String);
+
 impl Decided {
+    /// Gives what is announced its name, in the view as well.
+    fn shown(&self, view: &mut View) -> Vec<Shown> {
+        let until: HashMap<i64, i64> = self.announced.iter().copied().collect();
+        let mut shown = Vec::with_capacity(until.len());
+        for due in &mut view.due {
+            let Some(until) = until.get(&due.id) else { continue };
+            let was = std::mem::replace(&mut due.nid, nid(view.now, due.id));
+            shown.push((due.id, *until, was, due.nid.clone()));
+        }
+        shown
+    }
+
     /// The statements that make it so, each with its rows; none without rows.
-    fn texts(&self, view: &View) -> Vec<(&'static str, String)> {
+    fn texts(&self, view: &View, shown: &[Shown]) -> Vec<(&'static str, String)> {
         let mut texts = Vec::new();
         let mut push = |sql, rows: Vec<serde_json::Value>| {
             if !rows.is_empty() {
@@ -191,10 +216,15 @@ impl Decided {
             }
         };
         use serde_json::json;
-        push(END, self.ended.iter().map(|row| json!(row)).collect());
+        let leaders: HashMap<i64, &str> =
+            self.gathered.iter().map(|(id, leader)| (*id, leader.as_str())).collect();
+        let end =
+            |(id, state, reason): &(i64, &str, &str)| json!([id, state, reason, leaders.get(id)]);
+        push(END, self.ended.iter().map(end).collect());
         push(DEFER, self.deferred.iter().map(|row| json!(row)).collect());
-        push(SHOW, self.announced.iter().map(|row| json!(row)).collect());
-        push(ANNOUNCE, self.announced.iter().map(|row| json!(row)).collect());
+        for text in ANNOUNCE {
+            push(text, shown.iter().map(|row| json!(row)).collect());
+        }
         let delivery = |d: &NewDelivery| {
             json!([
                 d.nid,

@@ -1,6 +1,7 @@
 //! A user's inbox: what they were notified of and may still read, in the projects their token grants.
 
 use super::super::{Store, StoreError, value};
+use super::NO_CHANGE;
 use super::cancel::{Counts, cancel, cancel_deliveries, cancel_intents, write_counts};
 use super::nid::nid;
 use crate::id::{EntityType, ProjectId, UserId};
@@ -114,9 +115,20 @@ const SEEN: &str = seen_in!(
     WHERE user_id = $2 AND hidden = 0 AND seen_at IS NULL AND ($3 = '' OR nid <= $3) AND"
 );
 
+/// A push goes on as long as one of those it tells of is not read.
 const CANCEL_READ: [&str; 2] = [
     cancel_intents!("read", "state = 'waiting' AND nid IN (SELECT value->>0 FROM ROWS($1))"),
-    cancel_deliveries!("read", "nid IN (SELECT value->>0 FROM ROWS($1))"),
+    cancel_deliveries!(
+        "read",
+        "nid IN (SELECT value->>0 FROM ROWS($1)
+            UNION ALL
+            SELECT leader FROM push_intents
+                WHERE leader IS NOT NULL AND nid IN (SELECT value->>0 FROM ROWS($1)))
+      AND NOT EXISTS (SELECT 1 FROM notifications n
+            WHERE n.nid = push_deliveries.nid AND n.read_at IS NULL)
+      AND NOT EXISTS (SELECT 1 FROM push_intents i JOIN notifications n ON n.nid = i.nid
+            WHERE i.leader = push_deliveries.nid AND n.read_at IS NULL)"
+    ),
 ];
 
 const FIND_SCHEDULED: &str = "
@@ -136,11 +148,10 @@ const TEST_NOTIFICATION: &str = "
     INSERT INTO notifications (nid, project, user_id, evt_seq, title, body, lane, created_at, entity_type)
     VALUES ($1, $2, $3, 0, $4, $5, $6, NOW_MS, '')";
 
-/// Answers to no acknowledgement: it is about no change.
 const TEST_INTENT: &str = "
     INSERT INTO push_intents (nid, project, user_id, evt_seq, lane, state, not_before, updated_at,
         created_at, expires_at)
-    VALUES ($1, $2, $3, 9223372036854775807, $4, 'waiting', NOW_MS, NOW_MS, NOW_MS, NOW_MS + 3600000)";
+    VALUES ($1, $2, $3, $5, $4, 'waiting', NOW_MS, NOW_MS, NOW_MS, NOW_MS + 3600000)";
 
 /// The rows of [`seen_in`].
 fn rows(reads: &[Reads]) -> String {
@@ -273,7 +284,7 @@ impl Store {
             let notification = notification.bind(&*title).bind(&*body).bind(l);
             notification.execute(&mut *tx).await?;
             let intent = sqlx::query(dialect.sql(TEST_INTENT)).bind(&nid).bind(p).bind(u).bind(l);
-            intent.execute(&mut *tx).await?;
+            intent.bind(NO_CHANGE).execute(&mut *tx).await?;
             nid
         });
         self.armed.notify_one();

@@ -3,7 +3,7 @@
 //! They are armed by [`Store::commit`](super::Store::commit), in the transaction of the change they are
 //! about. [`dispatch`](super::Store::dispatch) turns what is due into one delivery per device;
 //! `deliver` gives deliveries to one worker at a time, under a lease and a fence, within the rate all
-//! instances share ([`Gate`]); `receipts` asks what became of them, `cancel` ends what nobody has to be told any more,
+//! instances share ([`Gate`]); `content` is what they tell of then; `receipts` asks what became of them, `cancel` ends what nobody has to be told any more,
 //! `tend` looks after what is left. All times are the database's.
 
 #[macro_use]
@@ -12,6 +12,7 @@ mod aftermath;
 mod view;
 mod acks;
 pub(in crate::store) mod cancel;
+mod content;
 mod deliver;
 mod devices;
 mod dispatch;
@@ -25,6 +26,7 @@ mod stats;
 mod tend;
 
 pub use cancel::Canceled;
+pub use content::{Content, Cursor, Member, Unread};
 pub use deliver::{AMBIGUOUS, Claimed, NO_ACCESS, Report, Settled, Settlement};
 pub use devices::{Device, Registration};
 pub use dispatch::{Decided, NewDelivery};
@@ -35,4 +37,7 @@ pub use receipts::{Awaiting, ReceiptVerdict};
 pub use recent::Recent;
 pub use stats::{QueueLine, Stat};
 pub use tend::{NoRetry, Reaped};
-pub use view::{Due, Unread, View};
+pub use view::{Due, View};
+
+/// The position of what is about no change: no acknowledgement disarms it.
+pub const NO_CHANGE: i64 = i64::MAX;

@@ -114,7 +114,7 @@ impl Store {
         Ok(rows)
     }
 
-    /// Writes what receipts said; `outcome` is how the request for them ended.
+    /// Writes what receipts said, and what it means for the gate if the request for them went wrong.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -122,7 +122,7 @@ impl Store {
         &self,
         provider: &str,
         settings: GateSettings,
-        outcome: Option<Outcome>,
+        outcomes: &[Outcome],
         verdicts: &[(i64, ReceiptVerdict)],
     ) -> Result<Report, StoreError> {
         let dialect = self.dialect();
@@ -130,8 +130,8 @@ impl Store {
         let report = in_transaction!(self, |tx| {
             let mut report = Report::default();
             let (now, mut gate) = lock_gate!(tx, dialect, provider);
-            if let Some(outcome) = outcome {
-                report.opened = gate.ended(now, outcome, settings);
+            for outcome in outcomes {
+                report.opened |= gate.ended(now, *outcome, settings);
             }
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;

@@ -26,13 +26,23 @@ pub struct Recent {
     pub accepted_at: Option<i64>,
 }
 
-const RECENT: &str = "
+macro_rules! recent {
+    ($which:literal) => {
+        concat!(
+            "
     SELECT n.nid, n.user_id, n.title, n.lane, n.created_at, COALESCE(d.state, i.state) AS state,
         COALESCE(d.error, i.reason) AS reason, d.provider, d.accepted_at
     FROM notifications n JOIN push_intents i ON i.nid = n.nid
     LEFT JOIN push_deliveries d ON d.nid = n.nid
-    WHERE n.project = $1 AND n.hidden = 0
-    ORDER BY n.nid DESC LIMIT $2";
+    WHERE ",
+            $which
+        )
+    };
+}
+
+const RECENT: &str = recent!("n.project = $1 AND n.hidden = 0 ORDER BY n.nid DESC LIMIT $2");
+
+const OF_ONE: &str = recent!("n.nid = $1 ORDER BY d.id");
 
 impl Store {
     /// The latest pushes of a project, the latest first. Reads the inbox backwards until it has `limit` of the
@@ -49,6 +59,18 @@ impl Store {
         let rows: Result<_, sqlx::Error> = on_reader!(self, |db| {
             let query = sqlx::query_as(dialect.sql(RECENT)).bind(project.as_str());
             query.bind(i64::from(limit)).fetch_all(db).await
+        });
+        Ok(rows?)
+    }
+
+    /// What has become of the pushes of one notification so far.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn pushes_of(&self, nid: &str) -> Result<Vec<Recent>, StoreError> {
+        let dialect = self.dialect();
+        let rows: Result<_, sqlx::Error> = on_reader!(self, |db| {
+            sqlx::query_as(dialect.sql(OF_ONE)).bind(nid).fetch_all(db).await
         });
         Ok(rows?)
     }

@@ -136,8 +136,7 @@ impl Store {
         Ok(due)
     }
 
-    /// Gives a failed delivery another chance, with what it said when it was decided on. Whether its user may
-    /// still be told is asked again when it is sent.
+    /// Gives a failed delivery another chance. Whether its user is still to be told is asked again when it is sent.
     ///
     /// # Errors
     /// See [`StoreError`]; within, why it is not tried again.

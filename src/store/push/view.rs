@@ -18,7 +18,7 @@ pub struct Due {
     pub project: String,
     /// Who is to hear of it.
     pub user_id: String,
-    /// The change whose acknowledgement disarms it; the greatest number if none does.
+    /// The change whose acknowledgement disarms it, or [`NO_CHANGE`](super::NO_CHANGE).
     pub evt_seq: i64,
     /// How urgent.
     pub lane: String,
@@ -59,19 +59,6 @@ pub struct Due {
     pub standing: Option<String>,
 }
 
-/// What somebody has not read in a project, of one type.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Unread {
-    /// Who.
-    pub user_id: String,
-    /// The type of the entities.
-    pub entity_type: Option<String>,
-    /// What is stored of them in the project.
-    pub standing: Option<String>,
-    /// How many.
-    pub count: i64,
-}
-
 /// What a decision is made on.
 #[derive(Debug, Default)]
 pub struct View {
@@ -83,8 +70,6 @@ pub struct View {
     pub devices: HashMap<String, Vec<Device>>,
     /// What installations have stored: by user, installation and project.
     pub acked: HashMap<(String, String, String), i64>,
-    /// What each user has not read.
-    pub unread: HashMap<String, Vec<Unread>>,
     /// When something was last pushed: by user, project and collapse key.
     pub windows: HashMap<(String, String, String), i64>,
     /// Pushes to each user in the last 60 minutes, the one that has begun included.
@@ -110,14 +95,6 @@ pub(super) const ACKED: &str = "
     SELECT user_id, client, project, acked FROM device_cursors
     WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
 
-pub(super) const UNREAD: &str = "
-    SELECT user_id, entity_type, count,
-        (SELECT COALESCE(m.role, '') FROM memberships m
-            WHERE m.project = n.project AND m.user_id = n.user_id) AS standing
-    FROM (SELECT user_id, project, entity_type, count(*) AS count FROM notifications
-        WHERE read_at IS NULL AND hidden = 0 AND user_id IN (SELECT value->>0 FROM ROWS($1))
-        GROUP BY user_id, project, entity_type) n";
-
 pub(super) const WINDOWS: &str = "
     SELECT user_id, project, collapse, sent_at FROM push_windows
     WHERE user_id IN (SELECT value->>0 FROM ROWS($1))";
@@ -136,7 +113,7 @@ macro_rules! look {
     ($tx:ident, $dialect:ident, $ids:ident) => {{
         use $crate::store::push::devices::Device;
         use $crate::store::push::view as sql;
-        use $crate::store::push::view::{Unread, View};
+        use $crate::store::push::view::View;
         macro_rules! of {
             ($sql:ident, $rows:ident) => {
                 sqlx::query_as($dialect.sql(sql::$sql)).bind(&$rows).fetch_all(&mut *$tx).await?
@@ -150,10 +127,6 @@ macro_rules! look {
         let devices: Vec<Device> = of!(DEVICES, users);
         for device in devices {
             view.devices.entry(device.user_id.clone()).or_default().push(device);
-        }
-        let unread: Vec<Unread> = of!(UNREAD, users);
-        for unread in unread {
-            view.unread.entry(unread.user_id.clone()).or_default().push(unread);
         }
         let acked: Vec<(String, String, String, i64)> = of!(ACKED, users);
         view.acked = acked.into_iter().map(|(u, c, p, seq)| ((u, c, p), seq)).collect();

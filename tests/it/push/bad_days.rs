@@ -136,7 +136,7 @@ async fn a_breaker_tries_again_by_itself() {
 async fn a_request_to_slow_down_is_obeyed_and_costs_no_attempt() {
     let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
     register(&hub, "ana", "phone", json!({})).await;
-    let slower = |retry_after| Behaviour::Status { status: 429, retry_after };
+    let slower = |retry_after| Behaviour::Status { status: 429, retry_after, dated: false };
     stand_in.script(next(&[slower(Some(1)), slower(None), Behaviour::ErrorsWithOk]));
     publish(&hub, &[notify("ana", "t", "high")]).await;
     eventually("told to wait a second", || async { number(&hub, RETRY).await == 1 }).await;
@@ -149,6 +149,36 @@ async fn a_request_to_slow_down_is_obeyed_and_costs_no_attempt() {
     assert_eq!(stand_in.log().requests - stand_in.log().receipts_asked.min(1), 4);
     assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 1);
     assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_provider_that_says_how_long_is_given_that_time() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    let broken = |after, dated| Behaviour::Status { status: 503, retry_after: Some(after), dated };
+    let waits = [(120, false, 120_000), (200, true, 200_000), (1_000_000, false, 300_000)];
+    for (tries, (after, dated, held_for)) in waits.into_iter().enumerate() {
+        stand_in.script(next(&[broken(after, dated)]));
+        if tries == 0 {
+            publish(&hub, &[notify("ana", "t", "high")]).await;
+        } else {
+            hub.hub().store.reopen_gate("expo").await.unwrap();
+        }
+        let attempts = "SELECT attempt FROM push_deliveries WHERE state = 'retry'";
+        eventually("it is told to wait", || async {
+            stand_in.log().refused == tries + 1 && number(&hub, RETRY).await == 1
+        })
+        .await;
+        assert_eq!(number(&hub, attempts).await, tries as i64 + 1, "it was an attempt");
+        let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
+        let waits = gate.reopens(now).unwrap_or(now) - now;
+        assert!((held_for - 60_000..=held_for).contains(&waits), "everybody waits: {waits} ms");
+        let itself = number(&hub, "SELECT next_at - sent_at FROM push_deliveries").await;
+        assert!(itself > held_for - 60_000, "{itself} ms");
+    }
+    hub.hub().store.reopen_gate("expo").await.unwrap();
+    sent(&stand_in, 1).await;
     hub.stop().await;
 }
 
@@ -195,7 +225,7 @@ async fn what_was_accepted_and_not_answered_comes_again_under_the_same_name() {
 async fn an_answer_that_is_no_answer_is_tried_again() {
     let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
     register(&hub, "ana", "phone", json!({})).await;
-    let page = |status| Behaviour::Status { status, retry_after: None };
+    let page = |status| Behaviour::Status { status, retry_after: None, dated: false };
     stand_in.script(next(&[Behaviour::NotJson, page(500), page(404)]));
     publish(&hub, &[notify("ana", "t", "critical")]).await;
     eventually("it gets through", || async {

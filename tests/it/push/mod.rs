@@ -16,11 +16,14 @@ mod bad_days;
 mod credentials;
 mod crowd;
 mod devices;
+mod gathered;
 mod leases;
 mod limits;
 mod reports;
 mod schedules;
+mod stand_in;
 mod words;
+mod workers;
 
 /// A stand-in on a free port.
 pub(crate) async fn stand_in() -> StandIn {

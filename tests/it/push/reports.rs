@@ -109,9 +109,18 @@ async fn an_operator_tries_and_mends_pushes_from_the_command_line() {
     assert!(ok && text.contains("handed over"), "{text}");
     let (ok, text) = run(&hub, &["push", "test", "--token", "nonsense"]).await;
     assert!(!ok && text.contains("looks like"), "{text}");
-    let (ok, text) = run(&hub, &["push", "test", "--user", "ana", "--project", "p"]).await;
-    assert!(ok && text.contains("armed"), "{text}");
-    sent(&stand_in, 2).await;
+    let (ok, text) = run(&hub, &["push", "test", "--token", &expo("bare"), "--wait-receipt"]).await;
+    assert!(ok && text.contains("accepted") && text.contains("handed over"), "{text}");
+    assert_eq!(stand_in.sent()[1].to, expo("bare"));
+    let (ok, text) = run(&hub, &["push", "test", "--user", "ana", "--dry-run"]).await;
+    assert!(ok && text.contains("client=phone") && text.contains("nothing was sent"), "{text}");
+    assert_eq!(number(&hub, "SELECT count(*) FROM push_intents").await, 0, "nor armed");
+    let (ok, text) = run(&hub, &["push", "test", "--user", "bo", "--wait-receipt"]).await;
+    assert!(!ok && text.contains("not sent: done (no device)"), "{text}");
+    let arm = ["push", "test", "--user", "ana", "--project", "p", "--wait-receipt"];
+    let (ok, text) = run(&hub, &arm).await;
+    assert!(ok && text.contains("armed") && text.contains("expo: handed"), "{text}");
+    sent(&stand_in, 3).await;
     settled(&hub).await;
 
     stand_in.script(|script| script.down = true);
@@ -125,7 +134,7 @@ async fn an_operator_tries_and_mends_pushes_from_the_command_line() {
     stand_in.script(|script| script.down = false);
     let (ok, text) = run(&hub, &["push", "retry"]).await;
     assert!(ok && text.contains("breakers closed"), "{text}");
-    sent(&stand_in, 3).await;
+    sent(&stand_in, 4).await;
     settled(&hub).await;
     let (ok, text) = run(&hub, &["push", "stats"]).await;
     assert!(ok && text.contains("p high expo: sent 2"), "{text}");

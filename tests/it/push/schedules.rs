@@ -91,3 +91,34 @@ async fn on_each_clock_it_is_of_use_for_as_long() {
         .await;
     hub.stop().await;
 }
+
+#[tokio::test]
+async fn a_scheduled_one_is_in_the_inbox_where_it_became_due() {
+    let (hub, _stand_in) = hub_and_stand_in(|_| {}).await;
+    let mut later = notify("ana", "later", "normal");
+    later["send_at"] = json!(4_000_000_000_000_i64);
+    publish(&hub, &[later]).await;
+    publish(&hub, &["a", "b", "c"].map(|title| notify("ana", title, "normal"))).await;
+    let page = async |query: &str| {
+        let (_, inbox) = get(&hub, "ana", &format!("/v1/notifications?limit=2{query}")).await;
+        let shown = inbox["notifications"].as_array().unwrap().clone();
+        let titles: Vec<_> =
+            shown.iter().map(|n| n["title"].as_str().unwrap().to_owned()).collect();
+        (titles, inbox["unread"].clone(), shown)
+    };
+    let (first, unread, shown) = page("").await;
+    assert_eq!((first, unread), (vec!["c".into(), "b".into()], json!(3)));
+
+    change(&hub, "UPDATE push_intents SET not_before = 0 WHERE state = 'scheduled'").await;
+    eventually("it is shown", || async { page("").await.1 == 4 }).await;
+    // Who is just reading on finds neither it nor anything twice, and has read no more than they saw.
+    let at = |n: usize| shown[n]["nid"].as_str().unwrap();
+    assert_eq!(page(&format!("&before={}", at(1))).await.0, ["a"]);
+    let up_to = json!({ "up_to": at(0) });
+    let (_, answer) = super::post(&hub, "ana", "/v1/notifications/read-all", &up_to).await;
+    assert_eq!(answer, json!({ "read": 3 }));
+    let (first, unread, _) = page("").await;
+    assert_eq!((first, unread), (vec!["later".into(), "c".into()], json!(1)));
+    assert_eq!(page("&unread=true").await.0, ["later"]);
+    hub.stop().await;
+}

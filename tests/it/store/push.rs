@@ -15,19 +15,18 @@ use uuid::Uuid;
 use crate::support::plan::{commit, notifying, project, set};
 use crate::support::site::Site;
 
+mod content;
 mod instances;
+mod tokens;
 
 on_both_engines!(
     an_acknowledgement_cancels_what_waits,
     who_has_no_connection_is_not_waited_for,
     two_workers_never_hold_the_same_push,
     a_lost_lease_is_taken_over_and_fenced,
-    a_token_belongs_to_who_registered_it_last,
-    a_dead_token_is_disabled_unless_it_came_back,
     an_inbox_is_paged_counted_and_read,
     the_latest_pushes_are_told_with_what_became_of_them,
     an_acknowledgement_from_the_background_spares_one_device,
-    tokens_that_nobody_uses_are_disabled,
 );
 
 const SETTINGS: GateSettings = GateSettings { rate: 100_000, batch: 7, open_ms: 1000 };
@@ -140,27 +139,6 @@ async fn an_acknowledgement_from_the_background_spares_one_device(site: Site) {
     assert_eq!(tokens, [Some("t2")], "the other device is told");
 }
 
-async fn tokens_that_nobody_uses_are_disabled(site: Site) {
-    const DAY: i64 = 86_400_000;
-    let store = site.open().await;
-    let ben = user("ben");
-    for client in ["old", "reached", "new"] {
-        store.register_device(&ben, &phone(client, client)).await.unwrap();
-    }
-    let now = store.now_ms().await.unwrap();
-    let (old, lately) = (now - 100 * DAY, now - DAY);
-    site.run(&format!("UPDATE push_tokens SET registered_at = {old} WHERE client <> 'new'")).await;
-    site.run(&format!(
-        "UPDATE push_tokens SET last_success_at = {lately} WHERE client = 'reached'"
-    ))
-    .await;
-    assert_eq!(store.disable_idle_devices(90 * DAY).await.unwrap(), 1);
-    let states: Vec<_> =
-        store.devices(&ben).await.unwrap().into_iter().map(|d| (d.state, d.reason)).collect();
-    let active = || ("active".to_owned(), None);
-    assert_eq!(states, [("disabled".to_owned(), Some("idle".to_owned())), active(), active()]);
-}
-
 async fn who_has_no_connection_is_not_waited_for(site: Site) {
     let store = site.open().await;
     let (here, there) = (InstanceId(Uuid::new_v4()), InstanceId(Uuid::new_v4()));
@@ -247,56 +225,6 @@ async fn a_lost_lease_is_taken_over_and_fenced(site: Site) {
     assert_eq!(settle(&second).await, 2, "sent, and handed over: there is no receipt");
     assert_eq!(settle(&second).await, 0, "once");
     assert_eq!(claim(0).await, None);
-}
-
-async fn a_token_belongs_to_who_registered_it_last(site: Site) {
-    let store = site.open().await;
-    store.begin_gate("expo").await.unwrap();
-    let (ben, ana) = (user("ben"), user("ana"));
-    let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
-    assert_eq!(store.register_device(&ben, &phone("phone", "t1")).await.unwrap(), device);
-    arm(&store, "p", 1).await;
-    store.dispatch(9, &to_device(device)).await.unwrap();
-    store.register_device(&ana, &phone("phone", "t1")).await.unwrap();
-    assert_eq!(store.devices(&ben).await.unwrap(), []);
-    assert_eq!(store.devices(&ana).await.unwrap().len(), 1);
-    let claim = async || store.claim_deliveries("expo", &SEND, SETTINGS, 1, "w").await.unwrap();
-    assert_eq!(claim().await, [], "what was ben's is not ana's");
-
-    store.register_device(&ana, &phone("tablet", "t1")).await.unwrap();
-    let clients: Vec<_> =
-        store.devices(&ana).await.unwrap().into_iter().map(|d| d.client).collect();
-    assert_eq!(clients, ["tablet"], "one token is on one device");
-    store.register_device(&ana, &phone("tablet", "t2")).await.unwrap();
-    let tokens: Vec<_> = store.devices(&ana).await.unwrap().into_iter().map(|d| d.token).collect();
-    assert_eq!(tokens, ["t2"], "one device has one token");
-    assert_eq!(store.remove_device(&ben, None, Some(&"tablet".parse().unwrap())).await.unwrap(), 0);
-    assert_eq!(store.remove_device(&ana, None, Some(&"tablet".parse().unwrap())).await.unwrap(), 1);
-}
-
-async fn a_dead_token_is_disabled_unless_it_came_back(site: Site) {
-    let store = site.open().await;
-    store.begin_gate("expo").await.unwrap();
-    let ben = user("ben");
-    for back in [false, true] {
-        let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
-        arm(&store, if back { "p" } else { "q" }, 1).await;
-        store.dispatch(9, &to_device(device)).await.unwrap();
-        let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
-        if back {
-            // The clock has moved on when it registers again.
-            let sent = store.gate("expo").await.unwrap().1;
-            while store.gate("expo").await.unwrap().1 <= sent {
-                tokio::task::yield_now().await;
-            }
-            store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
-        }
-        let fate = Settlement::Dead { error: "DeviceNotRegistered".into() };
-        let settled = [Settled { id: held[0].id, fence: held[0].fence, fate }];
-        store.settle("expo", SETTINGS, &[Outcome::Answered], &settled).await.unwrap();
-        let state = &store.devices(&ben).await.unwrap()[0].state;
-        assert_eq!(state, if back { "active" } else { "disabled" });
-    }
 }
 
 async fn an_inbox_is_paged_counted_and_read(site: Site) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use syncline::app;
 use syncline::id::Seq;
@@ -19,8 +18,8 @@ use crate::support::site::Site;
 
 on_both_engines!(a_store_of_the_first_release_is_read_as_it_was_meant);
 
-/// The migrations of the first release.
-const FIRST: [&str; 3] = ["0001_log.sql", "0002_push.sql", "0003_revocations.sql"];
+/// The last migration of the first release.
+const FIRST: i64 = 3;
 
 const EPOCH_A: &str = "0b8f5c9e-6f1a-4c39-9d4e-2a7f2d1f8a10";
 const EPOCH_B: &str = "11111111-6f1a-4c39-9d4e-2a7f2d1f8a10";
@@ -67,33 +66,13 @@ const ROWS: &str = r#"
 /// The first release's schema, filled.
 async fn first_release(site: &Site) {
     let sqlite = site.config.url.starts_with("sqlite:");
-    let engine = if sqlite { "sqlite" } else { "postgres" };
-    let first = site.directory.path().join("first");
-    std::fs::create_dir_all(&first).unwrap();
-    for file in FIRST {
-        std::fs::copy(format!("migrations/{engine}/{file}"), first.join(file)).unwrap();
-    }
-    let migrator = Migrator::new(first).await.unwrap();
     let hash = hex::encode(Sha256::digest(OP));
     let hash = if sqlite { format!("x'{hash}'") } else { format!(r"'\x{hash}'") };
     let rows = ROWS.replace("{epoch_a}", EPOCH_A).replace("{epoch_b}", EPOCH_B);
     let rows = rows.replace("{hash}", &hash).replace("{verdict}", VERDICT);
     let rows = rows.replace("{true}", if sqlite { "1" } else { "TRUE" });
-    let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(rows));
-    if sqlite {
-        let file = site.config.url.strip_prefix("sqlite:").unwrap();
-        std::fs::create_dir_all(std::path::Path::new(file).parent().unwrap()).unwrap();
-        let url = format!("{}?mode=rwc", site.config.url);
-        let mut db = SqliteConnection::connect(&url).await.unwrap();
-        migrator.run(&mut db).await.unwrap();
-        rows.execute(&mut db).await.unwrap();
-        db.close().await.unwrap();
-    } else {
-        let mut db = PgConnection::connect(&site.config.url).await.unwrap();
-        migrator.run(&mut db).await.unwrap();
-        rows.execute(&mut db).await.unwrap();
-        db.close().await.unwrap();
-    }
+    site.migrate_to(FIRST).await;
+    site.run(&rows).await;
 }
 
 async fn a_store_of_the_first_release_is_read_as_it_was_meant(site: Site) {

@@ -1,7 +1,9 @@
 //! A place where stores can be opened: an empty directory, or an empty database.
 
+use std::path::Path;
 use std::time::Duration;
 
+use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use syncline::config;
 use syncline::store::Store;
@@ -41,6 +43,25 @@ impl Site {
         } else {
             let mut db = PgConnection::connect(&self.config.url).await.unwrap();
             statements.execute(&mut db).await.unwrap();
+            db.close().await.unwrap();
+        }
+    }
+
+    /// The schema as it was up to this migration.
+    pub(crate) async fn migrate_to(&self, last: i64) {
+        let sqlite = self.config.url.strip_prefix("sqlite:");
+        let files = format!("migrations/{}", if sqlite.is_some() { "sqlite" } else { "postgres" });
+        let mut migrator = Migrator::new(Path::new(&files)).await.unwrap();
+        migrator.migrations.to_mut().retain(|migration| migration.version <= last);
+        if let Some(file) = sqlite {
+            std::fs::create_dir_all(Path::new(file).parent().unwrap()).unwrap();
+            let url = format!("{}?mode=rwc", self.config.url);
+            let mut db = SqliteConnection::connect(&url).await.unwrap();
+            migrator.run(&mut db).await.unwrap();
+            db.close().await.unwrap();
+        } else {
+            let mut db = PgConnection::connect(&self.config.url).await.unwrap();
+            migrator.run(&mut db).await.unwrap();
             db.close().await.unwrap();
         }
     }
