@@ -32,7 +32,7 @@ pub enum EventError {
     #[error("the event notifies more users than `limits.notify_users` ({0})")]
     TooManyRecipients(usize),
     /// Not JSON, a member of the wrong form, or an unknown one.
-    #[error("the event is malformed: {0}")]
+    #[error("the event is malformed: {}", json::reason(.0))]
     Malformed(#[from] serde_json::Error),
     /// A value that a reader could not read as it was written, or beyond a limit of fields.
     #[error("{}", .0.message)]

@@ -38,6 +38,7 @@ use crate::id::{EntityId, EntityKey, EntityType, ProjectId, Room, UserId};
 use crate::presence::PresencePage;
 use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
+use crate::protocol::json::reason;
 use crate::protocol::op::{EntityState, StoredVerdict};
 use crate::quota::Kind;
 use crate::store::{EntityRow, StoreError};
@@ -238,7 +239,7 @@ pub(super) async fn decision(decided: oneshot::Receiver<engine::Verdicts>) -> en
 /// A body as JSON, with a plain error.
 pub(super) fn json<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
     serde_json::from_str(body).map_err(|error| {
-        Refusal::new(ErrorCode::BadRequest, format!("the body is malformed: {error}"))
+        Refusal::new(ErrorCode::BadRequest, format!("the body is malformed: {}", reason(&error)))
     })
 }
 

@@ -20,6 +20,20 @@ pub fn check(raw: &RawValue) -> Result<(), Refusal> {
     scan(raw.get().as_bytes()).map_err(|problem| Refusal::new(ErrorCode::BadRequest, problem))
 }
 
+/// What is wrong with a text, without the values in it: errors are shown and logged where what people write is not.
+pub fn reason(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    for what in ["invalid type: ", "invalid value: "] {
+        if let Some(rest) = told.strip_prefix(what)
+            && let Some((found, expected)) = rest.rsplit_once(", expected ")
+        {
+            let kind = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            return format!("{what}{kind}, expected {expected}");
+        }
+    }
+    told
+}
+
 /// The text is known to be JSON, so that only what the syntax leaves open is looked at.
 fn scan(json: &[u8]) -> Result<(), &'static str> {
     let (mut at, mut depth) = (0, 0_usize);
@@ -97,6 +111,20 @@ mod tests {
 
     fn verdict(text: &str) -> Result<(), Refusal> {
         check(&RawValue::from_string(text.to_owned()).unwrap())
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_the_value() {
+        for (text, told) in [
+            (
+                r#""se\"cret\", expected 5""#,
+                "invalid type: string, expected u8 at line 1 column 24",
+            ),
+            ("[]", "invalid type: sequence, expected u8 at line 1 column 0"),
+            ("777", "invalid value: integer, expected u8 at line 1 column 3"),
+        ] {
+            assert_eq!(reason(&serde_json::from_str::<u8>(text).unwrap_err()), told);
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod push;
 mod quota;
 mod rolling;
 mod rooms;
+mod secrecy;
 mod sessions;
 mod store;
 mod support;
