@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::super::{Store, StoreError, value};
 use super::GateSettings;
 use super::aftermath::{Aftermath, WRITE_GATE};
-use super::gate::Outcome;
+use super::gate::{Outcome, Word};
 use crate::protocol::notify::Lane;
 
 /// Why one of a category that nobody should get twice is not sent again: it may have arrived.
@@ -261,7 +261,7 @@ impl Store {
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
             let after = tell(provider, &settled, &fates, &mut report);
-            let verdict = gate.judge(now, after.outcomes, after.died());
+            let verdict = gate.judge(now, Word::Ticket, after.outcomes, after.died());
             report.spike = verdict.tripped;
             write_aftermath!(tx, dialect, provider, after, verdict, gate);
             report

@@ -4,7 +4,7 @@ use super::super::{Store, StoreError, value};
 use super::aftermath::Aftermath;
 use super::cancel::{Counts, write_counts};
 use super::deliver::Report;
-use super::gate::{GateSettings, Outcome};
+use super::gate::{GateSettings, Outcome, Word};
 
 /// A delivery whose receipt is due.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -83,8 +83,14 @@ fn tell(provider: &str, settled: &[SettledRow], report: &mut Report) -> Aftermat
         after.counts.add(project, lane, provider, event, reason, 1);
         report.events.push((lane.clone(), event, reason.to_owned()));
         match &**state {
-            "handed" => after.alive.extend(token.map(|token| [token])),
-            "dead_token" => after.dead.extend(token.map(|token| (token, *sent_at))),
+            "handed" => {
+                after.alive.extend(token.map(|token| [token]));
+                after.outcomes += 1;
+            }
+            "dead_token" => {
+                after.dead.extend(token.map(|token| (token, *sent_at)));
+                after.outcomes += 1;
+            }
             _ => {}
         }
     }
@@ -136,8 +142,7 @@ impl Store {
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
             let after = tell(provider, &settled, &mut report);
-            // The outcomes were counted when they were accepted; of these only the dead are new.
-            let verdict = gate.judge(now, 0, after.died());
+            let verdict = gate.judge(now, Word::Receipt, after.outcomes, after.died());
             report.spike = verdict.tripped;
             write_aftermath!(tx, dialect, provider, after, verdict, gate);
             report

@@ -15,6 +15,7 @@ mod arming;
 mod bad_days;
 mod credentials;
 mod crowd;
+mod dead_tokens;
 mod devices;
 mod leases;
 mod limits;
