@@ -295,8 +295,9 @@ fn tell(
                 if state == "handed" {
                     after.counts.add(project, lane, provider, "handed", "", 1);
                     report.events.push((lane.clone(), "handed", String::new()));
+                    // A ticket says nothing of the device; the receipt will.
+                    after.alive.extend(token.map(|token| [token]));
                 }
-                after.alive.extend(token.map(|token| [token]));
                 after.outcomes += 1;
             }
             Settlement::Dead { .. } => {
