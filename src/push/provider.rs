@@ -116,6 +116,19 @@ pub enum RequestError {
     Invalid(String),
 }
 
+impl RequestError {
+    /// The provider's own word for it, if it has one.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Broken { what, .. } | Self::Credentials(what) | Self::Invalid(what) => {
+                what.clone()
+            }
+            Self::Slower(_) | Self::Mixed(_) => self.to_string(),
+        }
+    }
+}
+
 /// What a receipt says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receipt {

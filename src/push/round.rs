@@ -14,7 +14,6 @@ pub(super) struct Round {
     pub(super) settled: Vec<Settled>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) scopes: Vec<(i64, String)>,
-    pub(super) regrouped: bool,
 }
 
 impl Round {
@@ -29,7 +28,6 @@ impl Round {
             settled: Vec::new(),
             outcomes: Vec::new(),
             scopes: Vec::new(),
-            regrouped: false,
         }
     }
 
@@ -46,7 +44,14 @@ impl Round {
         self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
     }
 
-    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone.
+    /// Halves a request, until what is at fault stands alone.
+    pub(super) fn halve(&mut self, mut part: Vec<Claimed>) {
+        let right = part.split_off(part.len() / 2);
+        self.parts.extend([part, right]);
+    }
+
+    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone, and if that is
+    /// all of them it takes trying.
     pub(super) fn regroup(&mut self, part: Vec<Claimed>, groups: &HashMap<String, Vec<String>>) {
         let owner: HashMap<&str, &str> = groups
             .iter()
@@ -61,8 +66,11 @@ impl Round {
             }
             parts.entry(scope).or_default().push(claimed);
         }
-        self.regrouped = true;
-        self.parts.extend(parts.into_values());
+        let mut parts: Vec<_> = parts.into_values().collect();
+        match parts.pop() {
+            Some(whole) if parts.is_empty() => self.halve(whole),
+            last => self.parts.extend(parts.into_iter().chain(last)),
+        }
     }
 }
 

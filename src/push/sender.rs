@@ -184,20 +184,17 @@ impl Sender {
                     round.settle(claimed, self.fate(claimed, fate));
                 }
             }
-            Err(RequestError::Mixed(groups)) if !round.regrouped => {
+            Err(RequestError::Mixed(groups)) if part.len() > 1 => {
                 round.outcomes.push(Outcome::Answered);
                 round.regroup(part, &groups);
             }
             Err(RequestError::Invalid(what)) => {
                 round.outcomes.push(Outcome::Answered);
-                if part.len() == 1 {
-                    round.settle(&part[0], Settlement::Failed { error: what });
-                } else {
-                    // One of them is at fault: halve until it stands alone.
-                    let mut left = part;
-                    let right = left.split_off(left.len() / 2);
-                    round.parts.extend([left, right]);
-                }
+                round.halve(part);
+            }
+            Err(error @ (RequestError::Mixed(_) | RequestError::Invalid(_))) => {
+                round.outcomes.push(Outcome::Answered);
+                round.settle(&part[0], Settlement::Failed { error: error.reason() });
             }
             Err(error) => {
                 tracing::warn!(provider = self.provider.name(), %error, "a push request failed");

@@ -261,9 +261,12 @@ fn refuse(list: &[Value], tally: &mut Tally) -> Option<Response> {
     if !tally.within_rate(tokens.len()) {
         return Some(error(429, "TOO_MANY_REQUESTS", &Value::Null));
     }
-    let projects = tally.script.projects_of(&tokens);
+    let mut projects = tally.script.projects_of(&tokens);
     if projects.len() > 1 {
         tally.log.mixed += 1;
+        for named in projects.values_mut() {
+            named.retain(|token| !tally.script.unnamed.contains(token));
+        }
         return Some(error(400, "PUSH_TOO_MANY_EXPERIENCE_IDS", &json!(projects)));
     }
     let spoilt = |message| recipients(message).is_empty() || tally.script.is_invalid(message);

@@ -243,6 +243,36 @@ async fn a_token_of_another_project_and_a_spoilt_message_stop_nobody_else() {
 }
 
 #[tokio::test]
+async fn projects_that_the_provider_does_not_tell_apart_are_halved() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.linger = Duration::from_millis(300);
+    })
+    .await;
+    for n in 0..5 {
+        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
+    }
+    stand_in.script(|script| {
+        for (n, project) in [(2, "@b/app"), (3, "@c/app"), (4, "@c/app")] {
+            script.projects.insert(expo(&format!("d{n}")), project.into());
+            script.unnamed.push(expo(&format!("d{n}")));
+        }
+    });
+    let all: Vec<_> = (0..5).map(|n| notify(&format!("u{n}"), "t", "normal")).collect();
+    publish(&hub, &all).await;
+    let sent = sent(&stand_in, 5).await;
+    settled(&hub).await;
+    let to: HashSet<_> = sent.iter().map(|sent| sent.to.clone()).collect();
+    assert_eq!((to.len(), stand_in.sent().len()), (5, 5), "all of them, each once");
+    let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
+    assert!(
+        !gate.credentials && gate.reopens(now).is_none(),
+        "nothing is wrong with the credentials"
+    );
+    assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_big_whatever_is_cut_stops_nobody_else() {
     let stand_in = stand_in().await;
     let config = config::Expo { base_url: stand_in.url(), ..config::Expo::default() };
