@@ -313,7 +313,7 @@ pub(super) fn note_held<'f>(
 
 /// Full jitter: anything up to the doubled pause, so that what failed together does not come back together.
 /// `random` is from 0 to 1.
-fn back_off(attempt: i64, lane: &str, random: f64) -> i64 {
+pub(super) fn back_off(attempt: i64, lane: &str, random: f64) -> i64 {
     let (first, longest) =
         if lane == Lane::Critical.as_str() { BACK_OFF_CRITICAL } else { BACK_OFF };
     let doubled = first.saturating_mul(1_i64 << (attempt - 1).clamp(0, 20));

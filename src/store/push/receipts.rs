@@ -7,7 +7,7 @@ use super::deliver::Report;
 use super::gate::{GateSettings, Outcome, Word};
 
 /// A delivery whose receipt is due.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Awaiting {
     /// Its number.
     pub id: i64,
