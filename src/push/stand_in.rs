@@ -295,6 +295,9 @@ async fn receipts(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -
     if ids.len() > RECEIPTS {
         return error(400, "PUSH_TOO_MANY_RECEIPTS", &Value::Null);
     }
+    if ids.iter().any(String::is_empty) {
+        return error(400, "VALIDATION_ERROR", &Value::Null);
+    }
     tally.log.receipts_asked += ids.len();
     let receipts: HashMap<&String, Value> =
         ids.iter().filter_map(|id| Some((id, tally.receipt(id)?))).collect();

@@ -19,6 +19,8 @@ pub struct Awaiting {
     pub attempt: i64,
     /// How urgent.
     pub lane: String,
+    /// Milliseconds since it was accepted.
+    pub age: i64,
 }
 
 /// What a receipt says.
@@ -42,7 +44,8 @@ const CLAIM: &str = "
     UPDATE push_deliveries SET next_at = NOW_MS + $1
     WHERE id IN (SELECT id FROM push_deliveries WHERE state = 'accepted' AND provider = $2
         AND next_at <= NOW_MS ORDER BY next_at LIMIT $3 SKIP_LOCKED)
-    RETURNING id, COALESCE(ticket, '') AS ticket, asked, attempt, lane";
+    RETURNING id, COALESCE(ticket, '') AS ticket, asked, attempt, lane,
+        NOW_MS - COALESCE(accepted_at, NOW_MS) AS age";
 
 const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state, next_at = NOW_MS + r.delay, asked = push_deliveries.asked + r.asked,

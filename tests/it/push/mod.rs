@@ -19,6 +19,7 @@ mod dead_tokens;
 mod devices;
 mod leases;
 mod limits;
+mod receipts;
 mod reports;
 mod schedules;
 mod words;
