@@ -40,6 +40,15 @@ impl Round {
         }
     }
 
+    /// Leaves all that was not sent to others, at once.
+    pub(super) fn give_back(&mut self) {
+        for claimed in std::mem::take(&mut self.parts).iter().flatten() {
+            let error = "the instance stopped before it was sent".into();
+            let again = Settlement::Retry { delay: 0, error, ambiguous: false, counts: false };
+            self.settle(claimed, again);
+        }
+    }
+
     pub(super) fn settle(&mut self, claimed: &Claimed, fate: Settlement) {
         self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
     }

@@ -17,6 +17,7 @@ mod credentials;
 mod crowd;
 mod dead_tokens;
 mod devices;
+mod drain;
 mod leases;
 mod limits;
 mod receipts;
