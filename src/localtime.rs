@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use jiff::civil::{DateTime, Time};
+use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 
 /// A wall-clock time before it is anywhere: the clock of UTC+14 gets there first.
@@ -11,6 +12,14 @@ const FIRST_OFFSET_MS: i64 = 14 * 3600 * 1000;
 #[must_use]
 pub fn is_zone(name: &str) -> bool {
     TimeZone::get(name).is_ok()
+}
+
+/// Whether `text` is a date and a time such as `2026-12-01T09:00`, on nobody's clock yet.
+#[must_use]
+pub fn is_local(text: &str) -> bool {
+    let on_no_clock =
+        |it: &Pieces<'_>| it.offset().is_none() && it.time_zone_annotation().is_none();
+    Pieces::parse(text).is_ok_and(|it| it.time().is_some() && on_no_clock(&it))
 }
 
 /// When a time such as `2026-12-01T09:00` comes in a zone, in milliseconds since the Unix epoch. A time
@@ -74,6 +83,10 @@ mod tests {
             earliest("2026-12-01T09:00").unwrap()
         );
         assert_eq!(instant("soon", "UTC"), None);
+        assert!(is_local("2026-12-01T09:00") && is_local("2026-12-01 09:00:30"));
+        let elsewhere = ["2026-12-01T09:00Z", "2026-12-01T09:00+02:00", "2026-12-01T09:00[UTC]"];
+        assert!(!elsewhere.into_iter().any(is_local));
+        assert!(!["2026-12-01", "09:00", "2026-13-01T09:00", ""].into_iter().any(is_local));
         assert_eq!(instant("2026-12-01T09:00", "Mars/Olympus"), None);
     }
 

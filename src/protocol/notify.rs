@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{ErrorCode, Refusal};
 use super::op::Fields;
 use crate::id::{RoleName, UserId};
+use crate::localtime;
 
 /// Roles named.
 const ROLES: usize = 32;
@@ -60,7 +61,7 @@ impl Lane {
 /// When a notification is due, if not at once.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum SendAt {
     /// Milliseconds since the Unix epoch.
     At(i64),
@@ -159,6 +160,20 @@ impl Notify {
                 return refuse(format!("`notify.{name}` must have at most {most} characters"));
             }
         }
+        // A time that cannot be read would be now, for everybody.
+        if let Some(SendAt::Local { local, tz }) = &self.send_at {
+            let tz = tz.as_deref().unwrap_or("UTC");
+            if !localtime::is_zone(tz) {
+                return refuse("`notify.send_at.tz` must be a zone such as `Europe/Berlin`".into());
+            }
+            if !localtime::is_local(local) || localtime::instant(local, tz).is_none() {
+                return refuse(
+                    "`notify.send_at.local` must be a date and a time such as `2026-12-01T09:00`, \
+                    without an offset"
+                        .into(),
+                );
+            }
+        }
         let (data, vars, link) = (bytes(&self.data), bytes(&self.vars), bytes(&self.link));
         for (name, bytes, most) in [("data", data, DATA), ("vars", vars, VARS)] {
             if bytes > most {
@@ -204,6 +219,14 @@ mod tests {
         check(json!({"members": true, "template": "sos", "vars": {"a": 1}})).unwrap();
         check(json!({"roles": ["lead"], "title": "t", "send_at": {"local": "2026-12-01T09:00"}}))
             .unwrap();
+        let at = |local: &str, tz: Option<&str>| {
+            let send_at = json!({"local": local, "tz": tz});
+            json!({"users": ["bo"], "title": "t", "send_at": send_at})
+        };
+        for (local, tz) in [("2026-12-01T09:00:30", None), ("2026-12-01 09:00", Some("Asia/Tokyo"))]
+        {
+            check(at(local, tz)).unwrap();
+        }
         for (notify, reason) in [
             (json!({"title": "t"}), "needs `users`"),
             (json!({"users": ["bo"]}), "needs a `title`"),
@@ -226,6 +249,19 @@ mod tests {
             (json!({"users": ["bo"], "title": "t", "ttl": 0}), "`notify.ttl`"),
             (json!({"users": ["bo"], "title": "t", "collapse": ""}), "`notify.collapse`"),
             (json!({"users": ["bo"], "title": "t", "collapes": "x"}), "unknown field"),
+            (
+                json!({"users": ["bo"], "title": "t", "send_at": {"local": "2026-12-01T09:00", "zone": "UTC"}}),
+                "SendAt",
+            ),
+            (at("9 o'clock", None), "`notify.send_at.local`"),
+            (at("9999-12-31T23:59", None), "`notify.send_at.local`"),
+            (at("2026-13-01T09:00", None), "`notify.send_at.local`"),
+            (at("2026-12-01", None), "`notify.send_at.local`"),
+            (at("2026-12-01T09:00Z", None), "`notify.send_at.local`"),
+            (at("2026-12-01T09:00+02:00", Some("Europe/Berlin")), "`notify.send_at.local`"),
+            (at("2026-12-01T09:00[Europe/Berlin]", None), "`notify.send_at.local`"),
+            (at("2026-12-01T09:00", Some("Europe/Belrin")), "`notify.send_at.tz`"),
+            (at("2026-12-01T09:00", Some("")), "`notify.send_at.tz`"),
         ] {
             let error = check(notify.clone()).unwrap_err();
             assert!(error.contains(reason), "{notify}: {error}");

@@ -42,7 +42,7 @@ impl Dispatcher {
     pub async fn run(self, stop: CancellationToken) {
         let (mut tend_at, mut forget_at) = (Instant::now(), Instant::now() + TEND);
         loop {
-            let pause = match self.dispatch_due().await {
+            let pause = match self.dispatch_due(&stop).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     self.metrics.store_errors.inc();
@@ -75,9 +75,9 @@ impl Dispatcher {
         }
     }
 
-    /// Decides on everything due; returns how long nothing more is.
-    async fn dispatch_due(&self) -> Result<Duration, StoreError> {
-        loop {
+    /// Decides on everything due, unless told to stop; returns how long nothing more is.
+    async fn dispatch_due(&self, stop: &CancellationToken) -> Result<Duration, StoreError> {
+        while !stop.is_cancelled() {
             let decide = |view: &View| self.policy.decide(view);
             let (view, decided) = self.store.dispatch(BATCH, &decide).await?;
             for (_, state, _) in &decided.ended {

@@ -135,6 +135,17 @@ impl RequestError {
             Self::Mixed(_) | Self::Invalid(_) => vec![Outcome::Answered],
         }
     }
+
+    /// The provider's own word for it, if it has one.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Broken { what, .. } | Self::Credentials(what) | Self::Invalid(what) => {
+                what.clone()
+            }
+            Self::Slower(_) | Self::Mixed(_) => self.to_string(),
+        }
+    }
 }
 
 /// What a receipt says.

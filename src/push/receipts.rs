@@ -1,15 +1,16 @@
 //! Asks providers what became of what they accepted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::provider::{Failure, FailureKind, Manners, PushProvider, Receipt};
-use super::sender::{HELD_MS, note, note_held};
+use super::provider::{Failure, FailureKind, Manners, PushProvider, Receipt, RequestError};
+use super::sender::{HELD_MS, back_off, note, note_held};
 use crate::config;
 use crate::config::push::millis;
-use crate::store::push::{Awaiting, ReceiptVerdict};
+use crate::store::push::{Awaiting, Outcome, ReceiptVerdict};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
@@ -26,7 +27,7 @@ impl Receipts {
     /// Runs until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.ask_due().await {
+            match self.ask_due(&stop).await {
                 Ok(asked) if asked == self.manners.receipts as usize => continue,
                 Ok(_) => {}
                 Err(error) => {
@@ -38,7 +39,8 @@ impl Receipts {
         }
     }
 
-    async fn ask_due(&self) -> Result<usize, StoreError> {
+    /// Asks for what is due, as much as one request holds; returns how many that were.
+    async fn ask_due(&self, stop: &CancellationToken) -> Result<usize, StoreError> {
         let (name, gate) = (self.provider.name(), self.manners.gate);
         let (open, now) = self.store.gate(name).await?;
         if open.reopens(now).is_some() {
@@ -49,52 +51,121 @@ impl Receipts {
         if due.is_empty() {
             return Ok(0);
         }
-        let tickets: Vec<String> = due.iter().map(|awaiting| awaiting.ticket.clone()).collect();
-        let (outcomes, verdicts) = match self.provider.receipts(&tickets).await {
+        let (count, mut parts) = (due.len(), vec![due]);
+        while let Some(part) = parts.pop() {
+            let (outcomes, verdicts) = self.ask(part, &mut parts).await;
+            let report = self.store.settle_receipts(name, gate, &outcomes, &verdicts).await?;
+            note(&self.metrics, name, &report);
+            // The lease brings back what is left.
+            let troubled = outcomes.iter().any(|outcome| *outcome != Outcome::Answered);
+            if troubled || stop.is_cancelled() {
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    /// One request: how it ended, if that is news, and what became of its deliveries. What has to be asked for
+    /// again at once is added to `parts`.
+    async fn ask(
+        &self,
+        mut part: Vec<Awaiting>,
+        parts: &mut Vec<Vec<Awaiting>>,
+    ) -> (Vec<Outcome>, Vec<(i64, ReceiptVerdict)>) {
+        let (name, gate) = (self.provider.name(), self.manners.gate);
+        let steps = &self.manners.receipts_after;
+        let tickets: Vec<String> = part.iter().map(|awaiting| awaiting.ticket.clone()).collect();
+        match self.provider.receipts(&tickets).await {
             Ok(receipts) => {
-                let verdict = |awaiting: &Awaiting| {
-                    (awaiting.id, self.verdict(awaiting, receipts.get(&awaiting.ticket)))
-                };
                 let failed = receipts.values().filter_map(|receipt| match receipt {
                     Receipt::Failed(failure) => Some(failure),
                     Receipt::Handed => None,
                 });
                 note_held(&self.metrics, name, failed);
-                (Vec::new(), due.iter().map(verdict).collect())
+                let judge = |awaiting: &Awaiting| {
+                    let receipt = receipts.get(&awaiting.ticket);
+                    let attempts = self.config.attempts;
+                    (awaiting.id, verdict(awaiting, receipt, steps, attempts, rand::random()))
+                };
+                (Vec::new(), part.iter().map(judge).collect())
+            }
+            Err(RequestError::Invalid(_)) if part.len() > 1 => {
+                // One of them is at fault: halve until it stands alone.
+                let right = part.split_off(part.len() / 2);
+                parts.extend([part, right]);
+                (vec![Outcome::Answered], Vec::new())
             }
             Err(error) => {
                 tracing::warn!(provider = name, %error, "a request for receipts failed");
-                // The lease brings them back.
-                (error.outcomes(gate.open_ms), Vec::new())
-            }
-        };
-        let report = self.store.settle_receipts(name, gate, &outcomes, &verdicts).await?;
-        note(&self.metrics, name, &report);
-        Ok(due.len())
-    }
-
-    fn verdict(&self, awaiting: &Awaiting, receipt: Option<&Receipt>) -> ReceiptVerdict {
-        match receipt {
-            Some(Receipt::Handed) => ReceiptVerdict::Handed,
-            Some(Receipt::Failed(Failure { kind, code })) => match kind {
-                FailureKind::DeadToken => ReceiptVerdict::Dead(code.clone()),
-                FailureKind::Permanent => ReceiptVerdict::Failed(code.clone()),
-                FailureKind::Transient if awaiting.attempt >= i64::from(self.config.attempts) => {
-                    ReceiptVerdict::Failed(code.clone())
-                }
-                FailureKind::Transient => ReceiptVerdict::Retry(1000, code.clone()),
-                FailureKind::Credentials => ReceiptVerdict::Retry(HELD_MS, code.clone()),
-            },
-            None => {
-                let steps = &self.manners.receipts_after;
-                let at = usize::try_from(awaiting.asked).unwrap_or(usize::MAX);
-                match (steps.get(at), steps.get(at.saturating_add(1))) {
-                    (Some(this), Some(next)) => {
-                        ReceiptVerdict::NotReady(millis(next.saturating_sub(*this)))
-                    }
-                    _ => ReceiptVerdict::Missing,
-                }
+                let outcomes = error.outcomes(gate.open_ms);
+                let refused = outcomes == [Outcome::Answered];
+                let missing = part.iter().filter(|awaiting| refused || is_over(awaiting, steps));
+                let missing = missing.map(|awaiting| (awaiting.id, ReceiptVerdict::Missing));
+                (outcomes, missing.collect())
             }
         }
+    }
+}
+
+/// Whether a receipt that could not be had is not worth asking for again: once the last time to ask is over by as
+/// much as the first took.
+fn is_over(awaiting: &Awaiting, steps: &[Duration]) -> bool {
+    let (first, last) = (steps.first(), steps.last());
+    let end = first.zip(last).map_or(0, |(first, last)| millis(*first + *last));
+    awaiting.age >= end
+}
+
+/// What a receipt means for its delivery. `random` is from 0 to 1.
+fn verdict(
+    awaiting: &Awaiting,
+    receipt: Option<&Receipt>,
+    steps: &[Duration],
+    attempts: u32,
+    random: f64,
+) -> ReceiptVerdict {
+    match receipt {
+        Some(Receipt::Handed) => ReceiptVerdict::Handed,
+        Some(Receipt::Failed(Failure { kind, code })) => match kind {
+            FailureKind::DeadToken => ReceiptVerdict::Dead(code.clone()),
+            FailureKind::Permanent => ReceiptVerdict::Failed(code.clone()),
+            FailureKind::Transient if awaiting.attempt >= i64::from(attempts) => {
+                ReceiptVerdict::Failed(code.clone())
+            }
+            FailureKind::Transient => {
+                let pause = back_off(awaiting.attempt, &awaiting.lane, random);
+                ReceiptVerdict::Retry(pause, code.clone())
+            }
+            FailureKind::Credentials => ReceiptVerdict::Retry(HELD_MS, code.clone()),
+        },
+        None => {
+            let at = usize::try_from(awaiting.asked).unwrap_or(usize::MAX);
+            match (steps.get(at), steps.get(at.saturating_add(1))) {
+                (Some(this), Some(next)) => {
+                    ReceiptVerdict::NotReady(millis(next.saturating_sub(*this)))
+                }
+                _ => ReceiptVerdict::Missing,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_receipt_asks_to_send_again_comes_back_with_jitter_and_ever_later() {
+        let failure = Failure { kind: FailureKind::Transient, code: "ProviderError".into() };
+        let receipt = Receipt::Failed(failure);
+        let pause = |attempt, lane: &str, random| {
+            let awaiting = Awaiting { attempt, lane: lane.into(), ..Awaiting::default() };
+            match verdict(&awaiting, Some(&receipt), &[], 8, random) {
+                ReceiptVerdict::Retry(pause, _) => Some(pause),
+                _ => None,
+            }
+        };
+        assert_eq!([1, 2, 5].map(|n| pause(n, "high", 1.0)), [1000, 2000, 16_000].map(Some));
+        assert_eq!((pause(5, "high", 0.25), pause(5, "critical", 1.0)), (Some(4000), Some(8000)));
+        assert_eq!(pause(8, "high", 1.0), None, "that was the last attempt");
     }
 }

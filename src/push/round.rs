@@ -14,7 +14,6 @@ pub(super) struct Round {
     pub(super) settled: Vec<Settled>,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) scopes: Vec<(i64, String)>,
-    pub(super) regrouped: bool,
 }
 
 impl Round {
@@ -29,7 +28,6 @@ impl Round {
             settled: Vec::new(),
             outcomes: Vec::new(),
             scopes: Vec::new(),
-            regrouped: false,
         }
     }
 
@@ -42,11 +40,27 @@ impl Round {
         }
     }
 
+    /// Leaves all that was not sent to others, at once.
+    pub(super) fn give_back(&mut self) {
+        for claimed in std::mem::take(&mut self.parts).iter().flatten() {
+            let error = "the instance stopped before it was sent".into();
+            let again = Settlement::Retry { delay: 0, error, ambiguous: false, counts: false };
+            self.settle(claimed, again);
+        }
+    }
+
     pub(super) fn settle(&mut self, claimed: &Claimed, fate: Settlement) {
         self.settled.push(Settled { id: claimed.id, fence: claimed.fence, fate });
     }
 
-    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone.
+    /// Halves a request, until what is at fault stands alone.
+    pub(super) fn halve(&mut self, mut part: Vec<Claimed>) {
+        let right = part.split_off(part.len() / 2);
+        self.parts.extend([part, right]);
+    }
+
+    /// Sends each project's tokens apart, and remembers whose they are. Those nobody named go alone, and if that is
+    /// all of them it takes trying.
     pub(super) fn regroup(&mut self, part: Vec<Claimed>, groups: &HashMap<String, Vec<String>>) {
         let owner: HashMap<&str, &str> = groups
             .iter()
@@ -61,8 +75,11 @@ impl Round {
             }
             parts.entry(scope).or_default().push(claimed);
         }
-        self.regrouped = true;
-        self.parts.extend(parts.into_values());
+        let mut parts: Vec<_> = parts.into_values().collect();
+        match parts.pop() {
+            Some(whole) if parts.is_empty() => self.halve(whole),
+            last => self.parts.extend(parts.into_iter().chain(last)),
+        }
     }
 }
 

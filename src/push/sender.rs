@@ -49,7 +49,7 @@ impl Sender {
         let (mut bell, requests) = (self.wake.listen(), TaskTracker::new());
         while !stop.is_cancelled() {
             bell.mark_unchanged();
-            let pause = match self.send_due(lanes, &requests).await {
+            let pause = match self.send_due(lanes, &requests, &stop).await {
                 Ok(pause) => pause,
                 Err(error) => {
                     self.metrics.store_errors.inc();
@@ -67,14 +67,17 @@ impl Sender {
         requests.wait().await;
     }
 
-    /// Starts requests as long as there is something to send and it may be; returns when to look again.
+    /// Starts requests as long as there is something to send, it may be, and nobody says stop; returns when to
+    /// look again.
     async fn send_due(
         &self,
         lanes: &'static [Lane],
         requests: &TaskTracker,
+        stop: &CancellationToken,
     ) -> Result<Duration, StoreError> {
         loop {
-            let Ok(slot) = self.in_flight.clone().acquire_owned().await else {
+            let slot = stop.run_until_cancelled(self.in_flight.clone().acquire_owned()).await;
+            let Some(Ok(slot)) = slot else {
                 return Ok(self.policy.config.poll);
             };
             let lease = millis(self.policy.config.lease);
@@ -91,9 +94,9 @@ impl Sender {
                 let wait = if next > 0 { next } else { token };
                 return Ok(Duration::from_millis(u64::try_from(wait).unwrap_or(0)));
             }
-            let sender = self.clone();
+            let (sender, stop) = (self.clone(), stop.clone());
             requests.spawn(async move {
-                sender.deliver(claimed).await;
+                sender.deliver(claimed, &stop).await;
                 sender.wake.ring();
                 drop(slot);
             });
@@ -102,12 +105,16 @@ impl Sender {
 
     /// Sends what was claimed, request by request, and writes what became of each before the next. A claim may
     /// take many, one after another (tokens of several projects, a message that spoils its request), so each
-    /// begins with a whole lease for all that is left: no other worker takes what is still to be sent.
-    async fn deliver(&self, claimed: Vec<Claimed>) {
+    /// begins with a whole lease for all that is left: no other worker takes what is still to be sent. What has not
+    /// been when the instance is to stop is given back.
+    async fn deliver(&self, claimed: Vec<Claimed>, stop: &CancellationToken) {
         let mut round = Round::new(claimed);
         let mut part = round.parts.pop();
         while let Some(deliveries) = part {
             self.request(deliveries, &mut round).await;
+            if stop.is_cancelled() {
+                round.give_back();
+            }
             // Otherwise the lease brings back what is left.
             if !self.write(&mut round).await || !self.renew(&mut round).await {
                 return;
@@ -189,20 +196,17 @@ impl Sender {
                     round.settle(claimed, self.fate(claimed, fate));
                 }
             }
-            Err(RequestError::Mixed(groups)) if !round.regrouped => {
+            Err(RequestError::Mixed(groups)) if part.len() > 1 => {
                 round.outcomes.push(Outcome::Answered);
                 round.regroup(part, &groups);
             }
-            Err(RequestError::Invalid(what)) => {
+            Err(RequestError::Invalid(_)) if part.len() > 1 => {
                 round.outcomes.push(Outcome::Answered);
-                if part.len() == 1 {
-                    round.settle(&part[0], Settlement::Failed { error: what });
-                } else {
-                    // One of them is at fault: halve until it stands alone.
-                    let mut left = part;
-                    let right = left.split_off(left.len() / 2);
-                    round.parts.extend([left, right]);
-                }
+                round.halve(part);
+            }
+            Err(error @ (RequestError::Mixed(_) | RequestError::Invalid(_))) => {
+                round.outcomes.push(Outcome::Answered);
+                round.settle(&part[0], Settlement::Failed { error: error.reason() });
             }
             Err(error) => {
                 tracing::warn!(provider = self.provider.name(), %error, "a push request failed");
@@ -322,7 +326,7 @@ pub(super) fn note_held<'f>(
 
 /// Full jitter: anything up to the doubled pause, so that what failed together does not come back together.
 /// `random` is from 0 to 1.
-fn back_off(attempt: i64, lane: &str, random: f64) -> i64 {
+pub(super) fn back_off(attempt: i64, lane: &str, random: f64) -> i64 {
     let (first, longest) =
         if lane == Lane::Critical.as_str() { BACK_OFF_CRITICAL } else { BACK_OFF };
     let doubled = first.saturating_mul(1_i64 << (attempt - 1).clamp(0, 20));

@@ -274,9 +274,12 @@ fn refuse(list: &[Value], tally: &mut Tally) -> Option<Response> {
     if !tally.within_rate(tokens.len()) {
         return Some(error(429, "TOO_MANY_REQUESTS", &Value::Null));
     }
-    let projects = tally.script.projects_of(&tokens);
+    let mut projects = tally.script.projects_of(&tokens);
     if projects.len() > 1 {
         tally.log.mixed += 1;
+        for named in projects.values_mut() {
+            named.retain(|token| !tally.script.unnamed.contains(token));
+        }
         return Some(error(400, "PUSH_TOO_MANY_EXPERIENCE_IDS", &json!(projects)));
     }
     let spoilt = |message| recipients(message).is_empty() || tally.script.is_invalid(message);
@@ -304,6 +307,9 @@ async fn receipts(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -
     let ids: Vec<String> = serde_json::from_value(body["ids"].clone()).unwrap_or_default();
     if ids.len() > RECEIPTS {
         return error(400, "PUSH_TOO_MANY_RECEIPTS", &Value::Null);
+    }
+    if ids.iter().any(String::is_empty) {
+        return error(400, "VALIDATION_ERROR", &Value::Null);
     }
     tally.log.receipts_asked += ids.len();
     let receipts: HashMap<&String, Value> =

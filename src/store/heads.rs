@@ -71,7 +71,14 @@ impl Store {
     /// See [`StoreError`].
     pub async fn set_epoch(&self, project: &ProjectId, epoch: Epoch) -> Result<bool, StoreError> {
         const SET: &str = "UPDATE sync_head SET epoch = $2 WHERE project = $1";
-        let set = execute!(self, sqlx::query(SET).bind(project.as_str()).bind(epoch.to_string()));
+        // What devices have acknowledged of the sequence before says nothing of this one.
+        const FORGET: &str = "DELETE FROM device_cursors WHERE project = $1";
+        let set = in_transaction!(self, |tx| {
+            let set = sqlx::query(SET).bind(project.as_str()).bind(epoch.to_string());
+            let set = set.execute(&mut *tx).await?.rows_affected();
+            sqlx::query(FORGET).bind(project.as_str()).execute(&mut *tx).await?;
+            set
+        });
         Ok(set > 0)
     }
 

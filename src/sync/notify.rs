@@ -155,7 +155,8 @@ impl Notices {
     }
 }
 
-/// None if it is due at once: also for a time that cannot be read, because late is worse than early.
+/// None if it is due at once. So is a time that cannot be read, because late is worse than early; `Notify::check`
+/// has refused those.
 fn schedule(at: &SendAt, now_ms: i64) -> Option<Schedule> {
     let schedule = match at {
         SendAt::At(ms) => Schedule { at: *ms, local: None },

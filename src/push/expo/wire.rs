@@ -141,6 +141,8 @@ struct Problem {
     code: String,
     #[serde(default)]
     details: Value,
+    #[serde(default, rename = "isTransient")]
+    transient: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -154,6 +156,10 @@ struct Ticket {
 struct Details {
     error: Option<String>,
 }
+
+/// What is wrong with a request for good, whatever the status beside it.
+const REFUSALS: [&str; 3] =
+    ["VALIDATION_ERROR", "PUSH_TOO_MANY_NOTIFICATIONS", "PUSH_TOO_MANY_RECEIPTS"];
 
 /// The answer's data, or what is wrong with the request.
 fn data(status: StatusCode, wait: Option<Duration>, text: &str) -> Result<Value, RequestError> {
@@ -198,6 +204,13 @@ fn data(status: StatusCode, wait: Option<Duration>, text: &str) -> Result<Value,
         }
         ("", Some(data)) if status.is_success() => Ok(data),
         ("", _) if status.is_success() => Err(broken("the answer has no data".into())),
+        // A request that was fine, and an error of the service's own.
+        (code, _)
+            if problem.is_some_and(|p| p.transient)
+                || (status.is_success() && !REFUSALS.contains(&code)) =>
+        {
+            Err(broken(short(code)))
+        }
         (code, _) => Err(RequestError::Invalid(if code.is_empty() {
             format!("status {}", status.as_u16())
         } else {
@@ -396,6 +409,12 @@ mod tests {
         assert_eq!(read(429, "", 1), Err(RequestError::Slower(None)));
         let twice = r#"{"errors":[{"code":"TOO_MANY_REQUESTS","message":"m","isTransient":true}]}"#;
         assert_eq!(read(200, twice, 1), Err(RequestError::Slower(None)));
+        let transient =
+            r#"{"errors":[{"code":"INTERNAL_SERVER_ERROR","message":"m","isTransient":true}]}"#;
+        assert!(broken(read(200, transient, 1)) && broken(read(400, transient, 1)));
+        let unknown = r#"{"errors":[{"code":"SOMETHING_NEW","message":"m"}]}"#;
+        assert!(broken(read(200, unknown, 1)), "nothing is wrong with the request");
+        assert_eq!(read(400, unknown, 1), Err(RequestError::Invalid("SOMETHING_NEW".into())));
         let wrong = |r: Result<_, _>| matches!(r, Err(RequestError::Credentials(_)));
         assert!(wrong(read(401, r#"{"error":"invalid_token"}"#, 1)));
         assert!(wrong(read(403, r#"{"errors":[{"code":"UNAUTHORIZED","message":"m"}]}"#, 1)));
@@ -407,7 +426,9 @@ mod tests {
         }
         for code in ["VALIDATION_ERROR", "PUSH_TOO_MANY_NOTIFICATIONS"] {
             let text = format!(r#"{{"errors":[{{"code":"{code}","message":"m"}}]}}"#);
-            assert_eq!(read(400, &text, 1), Err(RequestError::Invalid(code.into())));
+            for status in [200, 400] {
+                assert_eq!(read(status, &text, 1), Err(RequestError::Invalid(code.into())));
+            }
         }
     }
 

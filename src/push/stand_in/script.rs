@@ -30,6 +30,8 @@ pub struct Script {
     pub receipt_delay: u32,
     /// The project of each token; those not named belong to one.
     pub projects: HashMap<String, String>,
+    /// Tokens left out when it says which belong to which project.
+    pub unnamed: Vec<String>,
     /// Tokens that spoil the request they are in.
     pub invalid: Vec<String>,
     /// Recipients a second; more are answered with 429. None is no limit.

@@ -33,8 +33,9 @@ const CANCEL_OF_DEVICE: &str = cancel_deliveries!(
 impl Store {
     /// Records that an installation, seen at `now_ms`, has stored everything up to `seq`; what it acknowledged only
     /// rises. If it is `active`, a person has seen it: the user's pushes up to there are canceled
-    /// unless a worker already sends them. If not, only this installation is spared. Returns what was
-    /// canceled, to be counted ([`Store::count_canceled`]).
+    /// unless a worker already sends them. If not, only this installation is spared. A position beyond the head
+    /// says nothing: the store was restored from a backup since, and of what is there now nobody can tell what
+    /// was seen. Returns what was canceled, to be counted ([`Store::count_canceled`]).
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -73,6 +74,10 @@ impl Store {
         active: bool,
         now_ms: i64,
     ) -> Result<Canceled, StoreError> {
+        let heads = self.heads(std::slice::from_ref(project)).await?;
+        if heads.first().is_none_or(|(.., head)| seq > *head) {
+            return Ok(Canceled::default());
+        }
         let (dialect, seq) = (self.dialect(), value::from_seq(seq));
         let client = client.map(ClientId::as_str);
         let counts = in_transaction!(self, |tx| {

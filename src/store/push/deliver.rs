@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::super::{Store, StoreError, value};
 use super::GateSettings;
 use super::aftermath::{Aftermath, WRITE_GATE};
-use super::gate::Outcome;
+use super::gate::{Outcome, Word};
 use crate::protocol::notify::Lane;
 
 /// Why one of a category that nobody should get twice is not sent again: it may have arrived.
@@ -262,7 +262,7 @@ impl Store {
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
             let after = tell(provider, &settled, &fates, &mut report);
-            let verdict = gate.judge(now, after.outcomes, after.died());
+            let verdict = gate.judge(now, Word::Ticket, after.outcomes, after.died());
             report.spike = verdict.tripped;
             write_aftermath!(tx, dialect, provider, after, verdict, gate);
             report
@@ -296,8 +296,9 @@ fn tell(
                 if state == "handed" {
                     after.counts.add(project, lane, provider, "handed", "", 1);
                     report.events.push((lane.clone(), "handed", String::new()));
+                    // A ticket says nothing of the device; the receipt will.
+                    after.alive.extend(token.map(|token| [token]));
                 }
-                after.alive.extend(token.map(|token| [token]));
                 after.outcomes += 1;
             }
             Settlement::Dead { .. } => {

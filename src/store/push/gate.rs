@@ -44,6 +44,37 @@ pub enum Outcome {
     Credentials,
 }
 
+/// What a provider said of tokens: with its tickets at once, or with receipts, long after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// Whether it takes a push.
+    Ticket,
+    /// What became of it.
+    Receipt,
+}
+
+/// How many tokens were alive or dead in a window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+struct Toll {
+    since: i64,
+    outcomes: u32,
+    dead: u32,
+}
+
+impl Toll {
+    /// Counts, in a new window if the last is over. Returns whether so many died that it cannot be true.
+    fn count(&mut self, now: i64, outcomes: u32, dead: u32) -> bool {
+        if now.saturating_sub(self.since) > DEAD_WINDOW_MS {
+            *self = Self { since: now, ..Self::default() };
+        }
+        self.outcomes = self.outcomes.saturating_add(outcomes);
+        self.dead = self.dead.saturating_add(dead);
+        let share = f64::from(self.dead) / f64::from(self.outcomes.max(1));
+        self.outcomes >= DEAD_ENOUGH && share > DEAD_SHARE
+    }
+}
+
 /// The shared state of one provider.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default)]
@@ -63,9 +94,8 @@ pub struct Gate {
     probing: bool,
     /// Whether the credentials are at fault.
     pub credentials: bool,
-    dead_at: i64,
-    outcomes: u32,
-    dead: u32,
+    tickets: Toll,
+    receipts: Toll,
     /// Until then dead tokens are only suspected.
     pub suspicious_until: i64,
 }
@@ -182,21 +212,21 @@ impl Gate {
     }
 
     /// Counts what the provider said of tokens. Returns whether dead ones may be disabled; `tripped` if
-    /// so many died that something else must be wrong.
-    pub fn judge(&mut self, now: i64, outcomes: u32, dead: u32) -> DeadTokens {
-        if now.saturating_sub(self.dead_at) > DEAD_WINDOW_MS {
-            (self.dead_at, self.outcomes, self.dead) = (now, 0, 0);
-        }
-        self.outcomes = self.outcomes.saturating_add(outcomes);
-        self.dead = self.dead.saturating_add(dead);
-        let share = f64::from(self.dead) / f64::from(self.outcomes.max(1));
-        if self.outcomes >= DEAD_ENOUGH && share > DEAD_SHARE {
-            let tripped = self.suspicious_until <= now;
-            self.suspicious_until = now.saturating_add(DEAD_WINDOW_MS);
-            return DeadTokens { since: self.dead_at, suspicious: true, tripped };
-        }
+    /// so many died that something else must be wrong. Receipts are measured by receipts: what was accepted is
+    /// long out of its window when they come.
+    pub fn judge(&mut self, now: i64, word: Word, outcomes: u32, dead: u32) -> DeadTokens {
+        let toll = match word {
+            Word::Ticket => &mut self.tickets,
+            Word::Receipt => &mut self.receipts,
+        };
+        let too_many = toll.count(now, outcomes, dead);
+        let since = toll.since;
         let suspicious = self.suspicious_until > now;
-        DeadTokens { since: self.dead_at, suspicious, tripped: false }
+        if too_many {
+            self.suspicious_until = now.saturating_add(DEAD_WINDOW_MS);
+        }
+        let tripped = too_many && !suspicious;
+        DeadTokens { since, suspicious: suspicious || too_many, tripped }
     }
 }
 
@@ -306,13 +336,28 @@ mod tests {
     #[test]
     fn a_spike_of_dead_tokens_is_not_believed() {
         let mut gate = Gate::default();
-        assert!(!gate.judge(0, 49, 49).suspicious, "too few to tell");
-        let spike = gate.judge(10, 1, 0);
+        let tickets = |gate: &mut Gate, now, all, dead| gate.judge(now, Word::Ticket, all, dead);
+        assert!(!tickets(&mut gate, 0, 49, 49).suspicious, "too few to tell");
+        let spike = tickets(&mut gate, 10, 1, 0);
         assert!(spike.suspicious && spike.tripped);
-        assert!(!gate.judge(20, 1, 1).tripped, "told once");
+        assert!(!tickets(&mut gate, 20, 1, 1).tripped, "told once");
         let mut calm = Gate::default();
-        assert!(!calm.judge(0, 1000, 150).suspicious);
-        assert!(gate.judge(500_000, 1, 1).suspicious);
-        assert!(!gate.judge(1_200_021, 1, 1).suspicious, "it is over");
+        assert!(!tickets(&mut calm, 0, 1000, 150).suspicious);
+        assert!(tickets(&mut gate, 500_000, 1, 1).suspicious);
+        assert!(!tickets(&mut gate, 1_200_021, 1, 1).suspicious, "it is over");
+    }
+
+    #[test]
+    fn receipts_are_measured_by_receipts() {
+        let mut gate = Gate::default();
+        let now = 2 * DEAD_WINDOW_MS;
+        assert!(!gate.judge(now, Word::Ticket, 1000, 0).suspicious);
+        assert!(!gate.judge(now + 10, Word::Receipt, 49, 10).suspicious, "too few to tell");
+        let spike = gate.judge(now + 20, Word::Receipt, 1, 1);
+        assert!(
+            spike.tripped && spike.since == now + 10,
+            "more than a fifth, however many were accepted"
+        );
+        assert!(gate.judge(now + 30, Word::Ticket, 1, 1).suspicious, "whoever says so");
     }
 }

@@ -4,10 +4,10 @@ use super::super::{Store, StoreError, value};
 use super::aftermath::Aftermath;
 use super::cancel::{Counts, write_counts};
 use super::deliver::Report;
-use super::gate::{GateSettings, Outcome};
+use super::gate::{GateSettings, Outcome, Word};
 
 /// A delivery whose receipt is due.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Awaiting {
     /// Its number.
     pub id: i64,
@@ -19,6 +19,8 @@ pub struct Awaiting {
     pub attempt: i64,
     /// How urgent.
     pub lane: String,
+    /// Milliseconds since it was accepted.
+    pub age: i64,
 }
 
 /// What a receipt says.
@@ -42,7 +44,8 @@ const CLAIM: &str = "
     UPDATE push_deliveries SET next_at = NOW_MS + $1
     WHERE id IN (SELECT id FROM push_deliveries WHERE state = 'accepted' AND provider = $2
         AND next_at <= NOW_MS ORDER BY next_at LIMIT $3 SKIP_LOCKED)
-    RETURNING id, COALESCE(ticket, '') AS ticket, asked, attempt, lane";
+    RETURNING id, COALESCE(ticket, '') AS ticket, asked, attempt, lane,
+        NOW_MS - COALESCE(accepted_at, NOW_MS) AS age";
 
 const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state, next_at = NOW_MS + r.delay, asked = push_deliveries.asked + r.asked,
@@ -56,15 +59,15 @@ const SETTLE: &str = "
     RETURNING push_deliveries.state, project, lane, COALESCE(push_deliveries.error, '') AS error,
         token_id, COALESCE(sent_at, 0) AS sent_at";
 
-/// Once each, whatever is said again.
+/// Once each, whatever is said again. Who can say it was sent it, and may be faster than what the provider says.
 const RECEIVED: &str = "
     UPDATE push_deliveries SET received_at = NOW_MS
-    WHERE nid = $1 AND token_id = $2 AND received_at IS NULL AND accepted_at IS NOT NULL
+    WHERE nid = $1 AND token_id = $2 AND received_at IS NULL AND sent_at IS NOT NULL
     RETURNING project, lane, provider";
 
 const OPENED: &str = "
     UPDATE push_deliveries SET opened_at = NOW_MS
-    WHERE nid = $1 AND token_id = $2 AND opened_at IS NULL AND accepted_at IS NOT NULL
+    WHERE nid = $1 AND token_id = $2 AND opened_at IS NULL AND sent_at IS NOT NULL
     RETURNING project, lane, provider";
 
 /// `state, project, lane, error, token_id, sent_at`
@@ -83,8 +86,14 @@ fn tell(provider: &str, settled: &[SettledRow], report: &mut Report) -> Aftermat
         after.counts.add(project, lane, provider, event, reason, 1);
         report.events.push((lane.clone(), event, reason.to_owned()));
         match &**state {
-            "handed" => after.alive.extend(token.map(|token| [token])),
-            "dead_token" => after.dead.extend(token.map(|token| (token, *sent_at))),
+            "handed" => {
+                after.alive.extend(token.map(|token| [token]));
+                after.outcomes += 1;
+            }
+            "dead_token" => {
+                after.dead.extend(token.map(|token| (token, *sent_at)));
+                after.outcomes += 1;
+            }
             _ => {}
         }
     }
@@ -136,8 +145,7 @@ impl Store {
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
             let after = tell(provider, &settled, &mut report);
-            // The outcomes were counted when they were accepted; of these only the dead are new.
-            let verdict = gate.judge(now, 0, after.died());
+            let verdict = gate.judge(now, Word::Receipt, after.outcomes, after.died());
             report.spike = verdict.tripped;
             write_aftermath!(tx, dialect, provider, after, verdict, gate);
             report

@@ -273,6 +273,36 @@ async fn a_token_of_another_project_and_a_spoilt_message_stop_nobody_else() {
 }
 
 #[tokio::test]
+async fn projects_that_the_provider_does_not_tell_apart_are_halved() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.linger = Duration::from_millis(300);
+    })
+    .await;
+    for n in 0..5 {
+        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
+    }
+    stand_in.script(|script| {
+        for (n, project) in [(2, "@b/app"), (3, "@c/app"), (4, "@c/app")] {
+            script.projects.insert(expo(&format!("d{n}")), project.into());
+            script.unnamed.push(expo(&format!("d{n}")));
+        }
+    });
+    let all: Vec<_> = (0..5).map(|n| notify(&format!("u{n}"), "t", "normal")).collect();
+    publish(&hub, &all).await;
+    let sent = sent(&stand_in, 5).await;
+    settled(&hub).await;
+    let to: HashSet<_> = sent.iter().map(|sent| sent.to.clone()).collect();
+    assert_eq!((to.len(), stand_in.sent().len()), (5, 5), "all of them, each once");
+    let (gate, now) = hub.hub().store.gate("expo").await.unwrap();
+    assert!(
+        !gate.credentials && gate.reopens(now).is_none(),
+        "nothing is wrong with the credentials"
+    );
+    assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_big_whatever_is_cut_stops_nobody_else() {
     let stand_in = stand_in().await;
     let config = config::Expo { base_url: stand_in.url(), ..config::Expo::default() };
@@ -298,70 +328,6 @@ async fn a_message_that_is_too_big_whatever_is_cut_stops_nobody_else() {
     let requests = stand_in.log().requests;
     assert_eq!(provider.send(&[envelope("b", 5000)]).await, Ok(vec![Fate::Refused(too_big)]));
     assert_eq!(stand_in.log().requests, requests, "there was nothing to ask");
-}
-
-#[tokio::test]
-async fn a_third_of_all_tokens_dead_at_once_is_not_believed() {
-    let (hub, stand_in) = hub_and_stand_in(|config| {
-        config.push.linger = Duration::from_millis(200);
-    })
-    .await;
-    let mut all = Vec::new();
-    for n in 0..100 {
-        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
-        all.push(notify(&format!("u{n}"), "t", "normal"));
-    }
-    stand_in.script(|script| {
-        let dead = (0..100).filter(|n| n % 3 == 0);
-        let dead = dead.map(|n| (expo(&format!("d{n}")), "DeviceNotRegistered".to_owned()));
-        script.tickets = dead.collect();
-    });
-    publish(&hub, &all).await;
-    settled(&hub).await;
-    assert_eq!(stand_in.sent().len(), 66);
-    assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'disabled'").await, 0);
-    assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'suspect'").await, 34);
-    assert_eq!(hub.metric("syncline_push_spikes_total"), 1.0);
-    eventually("operators see it", || async {
-        hub.metric("syncline_push_held{reason=\"dead_tokens\"}") == 1.0
-    })
-    .await;
-    // It was a mistake: they are alive.
-    stand_in.script(|script| script.tickets.clear());
-    publish(&hub, &all).await;
-    sent(&stand_in, 166).await;
-    eventually("believed again", || async {
-        number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'active'").await == 100
-    })
-    .await;
-    hub.stop().await;
-}
-
-#[tokio::test]
-async fn a_few_dead_tokens_are_disabled_and_get_nothing_more() {
-    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
-    register(&hub, "ana", "phone", json!({})).await;
-    register(&hub, "ana", "tablet", json!({})).await;
-    let dead = "DeviceNotRegistered".to_owned();
-    stand_in.script(|script| {
-        script.tickets.insert(expo("phone"), dead.clone());
-        script.receipts.insert(expo("tablet"), dead);
-        script.receipt_delay = 1;
-    });
-    publish(&hub, &[notify("ana", "t", "high")]).await;
-    eventually("one by its ticket, one by its receipt", || async {
-        number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'disabled'").await == 2
-    })
-    .await;
-    let accepted = stand_in.log().accepted;
-    publish(&hub, &[notify("ana", "t", "high")]).await;
-    settled(&hub).await;
-    assert_eq!(stand_in.log().accepted, accepted);
-    let reason = "SELECT count(*) FROM push_intents WHERE state = 'done' AND reason = 'no device'";
-    assert_eq!(number(&hub, reason).await, 1);
-    register(&hub, "ana", "phone", json!({})).await;
-    assert_eq!(number(&hub, "SELECT count(*) FROM push_tokens WHERE state = 'active'").await, 1);
-    hub.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

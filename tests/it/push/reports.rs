@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use syncline::push::stand_in::Behaviour;
 use syncline::store::push::NoRetry;
 use tokio::process::Command;
 
@@ -69,6 +70,31 @@ async fn receipts_reports_and_numbers_tell_one_story() {
     let (status, _) = post(&hub, "fine", "/v1/push/stats", &Value::Null).await;
     assert_eq!(status, 405);
     assert_eq!(super::get(&hub, "fine", "/v1/push/stats").await.0, 401, "for operators");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_that_is_faster_than_the_providers_answer_counts() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    register(&hub, "ana", "phone", json!({})).await;
+    stand_in.script(|script| script.next.push_back(Behaviour::AcceptThen504));
+    publish(&hub, &[notify("ana", "t", "high")]).await;
+    let unknown = "SELECT count(*) FROM push_deliveries
+        WHERE state = 'retry' AND ambiguous = 1 AND accepted_at IS NULL";
+    // Nobody tries it again meanwhile.
+    let put_off = "UPDATE push_deliveries SET next_at = next_at + 600000 WHERE state = 'retry'";
+    eventually("accepted, for all the hub knows not", || async {
+        super::change(&hub, put_off).await == 1
+    })
+    .await;
+    assert_eq!(number(&hub, unknown).await, 1);
+    let data = stand_in.sent().remove(0).message["data"].clone();
+    let report = json!({ "nid": data["nid"], "report": data["report"] }).to_string();
+    let opened = reqwest::Client::new().post(hub.http("/v1/push/opened")).body(report);
+    assert_eq!(opened.send().await.unwrap().status(), 204);
+    let (_, stats) = admin(&hub, "/v1/push/stats?project=p", None).await;
+    let numbers = ["delivered", "opened"].map(|key| stats[0][key].as_i64());
+    assert_eq!(numbers, [1, 1].map(Some), "{stats}");
     hub.stop().await;
 }
 

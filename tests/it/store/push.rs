@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::json;
-use syncline::id::{ClientId, InstanceId, Seq, UserId};
+use syncline::id::{ClientId, Epoch, InstanceId, Seq, UserId};
 use syncline::protocol::notify::Lane;
 use syncline::store::Store;
 use syncline::store::push::{
@@ -21,6 +21,7 @@ mod tokens;
 
 on_both_engines!(
     an_acknowledgement_cancels_what_waits,
+    what_belongs_to_another_sequence_acknowledges_nothing,
     who_has_no_connection_is_not_waited_for,
     two_workers_never_hold_the_same_push,
     a_lost_lease_is_taken_over_and_fenced,
@@ -112,6 +113,34 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
     let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
     assert_eq!(held.len(), 3);
     assert_eq!(ack(&ben, 5, true).await, 0, "a worker has them: the point of no return");
+}
+
+async fn what_belongs_to_another_sequence_acknowledges_nothing(site: Site) {
+    let store = site.open().await;
+    let (p, q, nothing, ben) = (project("p"), project("q"), project("empty"), user("ben"));
+    let client = ClientId::new("phone").unwrap();
+    arm(&store, "p", 2).await;
+    arm(&store, "q", 1).await;
+    let ack = async |project, seq| {
+        store.ack(project, &ben, &client, Seq(seq), true, 1200).await.unwrap().total()
+    };
+    let acked = async || {
+        let (view, _) = store.dispatch(100, &|_: &View| Decided::default()).await.unwrap();
+        let of = |project: &str| {
+            view.acked.get(&("ben".to_owned(), "phone".to_owned(), project.to_owned())).copied()
+        };
+        (view.due.len(), of("p"), of("q"))
+    };
+    // A client that was ahead of a backup comes back, and does not know yet.
+    assert_eq!(ack(&p, 3).await, 0, "nobody can have seen that");
+    assert_eq!(store.ack_unnamed(&p, &ben, Seq(i64::MAX as u64), 1200).await.unwrap().total(), 0);
+    assert_eq!(ack(&nothing, 1).await, 0);
+    assert_eq!(acked().await, (3, None, None));
+    assert_eq!((ack(&p, 1).await, ack(&q, 1).await), (1, 1));
+    assert_eq!(acked().await, (1, Some(1), Some(1)));
+    // What was acknowledged of the sequence before says nothing of this one.
+    assert!(store.set_epoch(&p, Epoch::random()).await.unwrap());
+    assert_eq!(acked().await, (1, None, Some(1)));
 }
 
 async fn an_acknowledgement_from_the_background_spares_one_device(site: Site) {
