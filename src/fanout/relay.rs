@@ -16,7 +16,7 @@ use crate::auth::{Access, Authenticator, Disconnect, Disconnects, RevocationEntr
 use crate::bus::{Bus, Topic};
 use crate::id::{Epoch, ProjectId, Room, Seq, UserId};
 use crate::presence::{Delta, Presence};
-use crate::protocol::conflict::ConflictState;
+use crate::protocol::conflict::{Conflict, ConflictState};
 use crate::protocol::frame;
 use crate::protocol::notify::Lane;
 use crate::protocol::op::{StoredVerdict, Verdict};
@@ -84,14 +84,19 @@ impl Relay {
             self.notification(&About { project: project.clone(), kind }, notification);
         }
         for Parked { conflict, .. } in &committed.conflicts {
-            // What a strategy decided at once is in the verdict.
-            if conflict.state != ConflictState::Closed
-                && let Ok(user) = UserId::new(&conflict.user)
-            {
-                let frame = ServerFrame::Conflict { project, conflict }.encode();
-                let kind = Some(conflict.entity.kind.clone());
-                self.to_user(&user, &About { project: project.clone(), kind }, &frame);
-            }
+            self.conflict(project, conflict);
+        }
+    }
+
+    /// Tells a user of a conflict that waits for them, or was resolved. What a strategy decided at once is in the
+    /// verdict.
+    pub fn conflict(&self, project: &ProjectId, conflict: &Conflict) {
+        if conflict.state != ConflictState::Closed
+            && let Ok(user) = UserId::new(&conflict.user)
+        {
+            let frame = ServerFrame::Conflict { project, conflict }.encode();
+            let kind = Some(conflict.entity.kind.clone());
+            self.to_user(&user, &About { project: project.clone(), kind }, &frame);
         }
     }
 

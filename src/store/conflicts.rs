@@ -151,6 +151,27 @@ impl Store {
         rows.into_iter().map(EntryAndEntity::read).collect()
     }
 
+    /// These conflicts; not those that are purged.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn conflicts_by_id(
+        &self,
+        project: &ProjectId,
+        ids: &[ConflictId],
+    ) -> Result<Vec<Conflict>, StoreError> {
+        const THESE: &str = "
+            SELECT c.* FROM ROWS($1) k CROSS JOIN conflict_log c
+            WHERE c.project = $2 AND c.id = k.value->>0 ORDER BY c.id";
+        let ids: Vec<_> = ids.iter().map(|id| [id]).collect();
+        let these = self.dialect().sql(THESE);
+        let rows: Vec<StoredConflict> = on_reader!(self, |db| {
+            let query = sqlx::query_as(these).bind(value::json_text(&ids)).bind(project.as_str());
+            query.fetch_all(db).await
+        })?;
+        rows.into_iter().map(|row| Ok(row.read()?.1.conflict)).collect()
+    }
+
     /// The conflicts about an entity, the newest first.
     ///
     /// # Errors

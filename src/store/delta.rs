@@ -246,3 +246,30 @@ fn read(rows: Vec<PageRow>) -> Result<DeltaPage<DeltaRow>, StoreError> {
     let rows = rows.into_iter().filter_map(PageRow::read).collect::<Result<_, _>>()?;
     Ok(DeltaPage { rows, ..head })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    /// How PostgreSQL reads a piece is tested by what it touches.
+    #[tokio::test]
+    async fn sqlite_reads_a_piece_from_the_index_in_its_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("hub.db").display());
+        let store = Store::open(&config::Store { url, ..Default::default() }).await.unwrap();
+        store.migrate().await.unwrap();
+        let Inner::Sqlite { readers, .. } = &store.inner else { unreachable!() };
+        for statement in [AFTER, KEYS] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let plan: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(explain).fetch_all(readers).await.unwrap();
+            let steps: Vec<_> = plan.into_iter().map(|(.., step)| step).collect();
+            let index = "INDEX entities_in_order (project=? AND version>?)";
+            assert!(steps.iter().any(|step| step.contains(index)), "{steps:#?}");
+            // Nothing else of any size is read: not the table as a whole, and not the log.
+            let tables = |step: &&String| step.contains("entities") || step.contains("changes");
+            assert_eq!(steps.iter().filter(tables).count(), 1, "{steps:#?}");
+        }
+    }
+}

@@ -106,6 +106,7 @@ pub struct Store {
     inner: Inner,
     /// Rung when this process armed a push.
     armed: Arc<Notify>,
+    repeats: Arc<commit::Repeats>,
 }
 
 /// The two engines.

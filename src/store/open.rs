@@ -41,7 +41,7 @@ impl Store {
                 ));
             }
         };
-        Ok(Self { inner, armed: Arc::default() })
+        Ok(Self { inner, armed: Arc::default(), repeats: Arc::default() })
     }
 
     /// Whether one commit should carry batches of several projects: SQLite has one writer for all of

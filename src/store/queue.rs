@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Store, StoreError, value};
+use super::{PendingOp, Store, StoreError, value};
 use crate::id::{OpId, ProjectId, Seq};
 use crate::protocol::op::Outcome;
 
@@ -14,12 +14,21 @@ pub struct Submitted {
     pub op_id: OpId,
     /// Who sent it.
     pub user: String,
-    /// The version it was made on.
-    pub base: Seq,
+    /// The version it was made on, 0 if that is none; nothing for a backend's, which is made on whatever is there.
+    pub base: Option<Seq>,
     /// What became of it.
     pub outcome: Outcome,
     /// When it was decided, in milliseconds since the Unix epoch.
     pub decided_at: i64,
+}
+
+/// As a column, the base of what acts on whatever is there; an older binary reads it as 0.
+const ANY_BASE: i64 = -1;
+
+/// The version an operation is made on, as a column. Who resolves a conflict decides on what they expect to find.
+pub(super) fn base(pending: &PendingOp) -> i64 {
+    let op = &pending.op;
+    if pending.upsert { ANY_BASE } else { value::from_seq(op.expected_version.unwrap_or(op.base)) }
 }
 
 /// `op_id, user_id, base, outcome, at`
@@ -60,7 +69,8 @@ impl Store {
         rows.into_iter()
             .map(|(op_id, user, base, outcome, decided_at)| {
                 let (op_id, outcome) = (value::name(&op_id)?, value::word(&outcome)?);
-                Ok(Submitted { op_id, user, base: value::seq(base), outcome, decided_at })
+                let base = (base != ANY_BASE).then(|| value::seq(base));
+                Ok(Submitted { op_id, user, base, outcome, decided_at })
             })
             .collect()
     }

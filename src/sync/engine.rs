@@ -4,7 +4,7 @@
 //! transaction among many operations and an idle one waits for nothing (no linger). SQLite has one writer,
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
-//! A verdict is answered only after its commit. A commit whose outcome is unknown is run again: stored
+//! A verdict is answered only after its commit, while the next group is on its way. A commit whose outcome is unknown is run again: stored
 //! verdicts make that safe, and `super::retold` tells what nobody was told of it.
 
 use std::sync::{Arc, PoisonError};
@@ -14,6 +14,7 @@ use dashmap::DashMap;
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::journal::{Journal, Kind, Request};
@@ -204,6 +205,16 @@ impl Engine {
     }
 }
 
+/// A group that was committed, and nobody was told of yet.
+struct Decided {
+    jobs: Vec<Job>,
+    /// One a project, of which `committed` tells in the same order.
+    batches: Vec<(ProjectId, Vec<PendingOp>)>,
+    committed: Vec<Committed>,
+    /// Whether the commit was run again.
+    again: bool,
+}
+
 impl Inner {
     /// Room for operations until they are answered; those larger than all there is take all of it.
     fn room_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -223,18 +234,26 @@ impl Inner {
 
     /// Commits a lane's groups until none is left; the lane exists exactly as long as this runs.
     async fn run(self: Arc<Self>, key: Option<ProjectId>) {
+        // What a group made true is told while the next one is committed, and before what that makes true.
+        let mut telling: Option<JoinHandle<()>> = None;
         loop {
             let group = self.next_group(&key);
-            if group.is_empty() {
+            let decided = if group.is_empty() { None } else { self.commit_group(group).await };
+            let told_before = telling.take();
+            let idle = decided.is_none() && told_before.is_none();
+            if let Some(told) = told_before {
+                // It ends early only if it panics, which is told elsewhere.
+                let _panicked = told.await;
+            }
+            telling = decided.map(|decided| tokio::spawn(self.clone().tell(decided)));
+            if idle {
                 let retired = self.lanes.remove_if(&key, |_, lane| {
                     lane.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.is_empty()
                 });
                 if retired.is_some() {
                     return;
                 }
-                continue;
             }
-            self.commit_group(group).await;
         }
     }
 
@@ -244,12 +263,13 @@ impl Inner {
         queue.next_group(&self.limits)
     }
 
-    async fn commit_group(&self, jobs: Vec<Job>) {
+    /// Commits jobs together; what was decided is to be told, unless they were answered one by one.
+    async fn commit_group(&self, jobs: Vec<Job>) -> Option<Decided> {
         // They were authorised when they came, and may have waited since.
         let (outdated, mut jobs) = jobs.into_iter().partition(|job| self.role_changed(job));
         turn_away(outdated, &role_changed());
         if jobs.is_empty() {
-            return;
+            return None;
         }
         // One batch a project; a stable sort keeps each project's order.
         jobs.sort_by(|a, b| a.project.cmp(&b.project));
@@ -262,12 +282,35 @@ impl Inner {
             }
         }
         match self.commit(&batches).await {
-            Ok(committed) => self.answer(jobs, committed),
+            Ok((committed, again)) => return Some(Decided { jobs, batches, committed, again }),
             Err(StoreError::Data(error)) => {
                 tracing::warn!(%error, "the store refused an operation's data; committing one by one");
                 self.commit_one_by_one(jobs, batches).await;
             }
             Err(error) => refuse(jobs, &error),
+        }
+        None
+    }
+
+    /// Tells everyone what became true, and those who asked what became of it.
+    async fn tell(self: Arc<Self>, decided: Decided) {
+        let Decided { jobs, batches, committed, again } = decided;
+        self.pass_on(&batches, &committed, again).await;
+        self.answer(jobs, committed);
+    }
+
+    async fn pass_on(
+        &self,
+        batches: &[(ProjectId, Vec<PendingOp>)],
+        committed: &[Committed],
+        again: bool,
+    ) {
+        for (one, (_, ops)) in committed.iter().zip(batches) {
+            self.relay.committed(one);
+            retold::verdicts(&self.relay, one, ops, again);
+            if again {
+                retold::tell(&self.store, &self.relay, one, ops).await;
+            }
         }
     }
 
@@ -277,11 +320,11 @@ impl Inner {
         job.role.as_deref().is_some_and(changed)
     }
 
-    /// Runs a commit until its outcome is known, or patience ends.
+    /// Runs a commit until its outcome is known, or patience ends; whether it was run again.
     async fn commit(
         &self,
         batches: &[(ProjectId, Vec<PendingOp>)],
-    ) -> Result<Vec<Committed>, StoreError> {
+    ) -> Result<(Vec<Committed>, bool), StoreError> {
         let rules = &self.rules;
         self.commit_with(batches, &|s, ops, now| plan::plan(s, ops, now, rules)).await
     }
@@ -290,7 +333,7 @@ impl Inner {
         &self,
         batches: &[(ProjectId, Vec<PendingOp>)],
         plan: &(dyn Fn(&crate::store::Snapshot, &[PendingOp], i64) -> crate::store::Effects + Sync),
-    ) -> Result<Vec<Committed>, StoreError> {
+    ) -> Result<(Vec<Committed>, bool), StoreError> {
         let batches: Vec<Batch<'_>> =
             batches.iter().map(|(project, ops)| Batch { project, ops }).collect();
         let ops = batches.iter().map(|batch| batch.ops.len()).sum::<usize>();
@@ -301,14 +344,7 @@ impl Inner {
             match self.store.commit(&batches, clock::now_ms(), plan).await {
                 Ok(committed) => {
                     self.metrics.group_ops.observe(ops as f64);
-                    for (one, batch) in committed.iter().zip(&batches) {
-                        self.relay.committed(one);
-                        retold::verdicts(&self.relay, one, batch.ops, again);
-                        if again {
-                            retold::tell(&self.store, &self.relay, one, batch.ops).await;
-                        }
-                    }
-                    return Ok(committed);
+                    return Ok((committed, again));
                 }
                 Err(error) if error.retryable() && Instant::now() + pause < deadline => {
                     again = true;
@@ -341,7 +377,8 @@ impl Inner {
                     other => other,
                 };
                 match committed {
-                    Ok(mut committed) => {
+                    Ok((mut committed, again)) => {
+                        self.pass_on(&one, &committed, again).await;
                         let next = committed.pop().expect("one batch gives one commit");
                         match &mut whole {
                             Some(whole) => whole.answers.extend(next.answers),

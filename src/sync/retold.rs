@@ -1,20 +1,29 @@
 //! What a commit made true that nobody was told: operations were tried again on behalf of a user, or its
 //! outcome was unknown, and when it was run again every operation had its verdict already, or the bus lost it.
 //!
-//! The changes are in the log, so the feed is made to look there. The notifications are in the store, and
-//! have to be sent as well: a client that sees the changes acknowledges them, and with that disarms pushes
+//! The changes are in the log, so the feed is made to look there. Conflicts that wait for their user are in the
+//! store, and so are the notifications, which have to be sent as well: a client that sees the changes acknowledges them, and with that disarms pushes
 //! of notifications it was never shown.
 
 use serde::Deserialize;
 
 use crate::fanout::{About, Relay};
-use crate::id::{ProjectId, Seq};
+use crate::id::{ConflictId, ProjectId, Seq};
 use crate::store::{Answer, Committed, NewNotification, PendingOp, Store};
 
 /// Passes on what an earlier try of this commit made true, if one did.
 pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, ops: &[PendingOp]) {
-    let Some(seqs) = untold(ops, &committed.answers) else { return };
+    let Some(Untold { seqs, conflicts }) = untold(ops, &committed.answers) else { return };
     relay.behind(&committed.project);
+    if !conflicts.is_empty() {
+        match store.conflicts_by_id(&committed.project, &conflicts).await {
+            Ok(found) => found.iter().for_each(|one| relay.conflict(&committed.project, one)),
+            Err(error) => {
+                let project = &committed.project;
+                tracing::warn!(%project, %error, "conflicts are left to their users' next sessions");
+            }
+        }
+    }
     for (about, notification) in notifications(store, &committed.project, &seqs).await {
         relay.notification(&about, &notification);
     }
@@ -36,8 +45,17 @@ pub(super) async fn notifications(
     }
 }
 
-/// Where the log has what an earlier try of a commit wrote; none if that was rolled back.
-fn untold(ops: &[PendingOp], answers: &[Answer]) -> Option<Vec<Seq>> {
+/// What an earlier try of a commit left behind.
+#[derive(Debug, Default, PartialEq)]
+struct Untold {
+    /// Where the log has it.
+    seqs: Vec<Seq>,
+    /// Entries of the conflict log.
+    conflicts: Vec<ConflictId>,
+}
+
+/// What an earlier try of a commit wrote; none if that was rolled back.
+fn untold(ops: &[PendingOp], answers: &[Answer]) -> Option<Untold> {
     // A transaction is whole: one new verdict, and there was no earlier one. But what is tried again and
     // rejected again has a new one at every run.
     let rolled_back =
@@ -45,17 +63,24 @@ fn untold(ops: &[PendingOp], answers: &[Answer]) -> Option<Vec<Seq>> {
     if ops.iter().zip(answers).any(rolled_back) {
         return None;
     }
-    let replayed = answers.iter().filter(|answer| matches!(answer, Answer::Replayed(_)));
-    Some(replayed.filter_map(seq).collect())
+    let mut untold = Untold::default();
+    for answer in answers.iter().filter(|answer| matches!(answer, Answer::Replayed(_))) {
+        let Traces { seq, conflict } = traces(answer);
+        untold.seqs.extend(seq);
+        untold.conflicts.extend(conflict);
+    }
+    Some(untold)
 }
 
-/// Where the log has the change of an applied operation.
-fn seq(answer: &Answer) -> Option<Seq> {
-    #[derive(Deserialize)]
-    struct Placed {
-        seq: Option<Seq>,
-    }
-    serde_json::from_str::<Placed>(answer.verdict().get()).ok()?.seq
+/// Where the store has what became of an operation.
+#[derive(Default, Deserialize)]
+struct Traces {
+    seq: Option<Seq>,
+    conflict: Option<ConflictId>,
+}
+
+fn traces(answer: &Answer) -> Traces {
+    serde_json::from_str(answer.verdict().get()).unwrap_or_default()
 }
 
 /// Tells users what became of operations of the failed lane: nobody waits for these answers but, perhaps, an
@@ -102,7 +127,7 @@ mod tests {
     #[test]
     fn what_is_rejected_again_hides_no_earlier_try() {
         let ops = [op(false), op(true), op(true)];
-        let told = |answers: [Answer; 3]| untold(&ops, &answers);
+        let told = |answers: [Answer; 3]| untold(&ops, &answers).map(|untold| untold.seqs);
         let tried_before = [replayed(7), new(None), replayed(8)];
         assert_eq!(told(tried_before), Some(vec![Seq(7), Seq(8)]));
         assert_eq!(told([new(Some(7)), new(None), new(Some(8))]), None, "it was rolled back");

@@ -41,14 +41,17 @@ fn seeds(usual: u64) -> impl Iterator<Item = u64> {
 #[tokio::test]
 async fn clients_converge_on_sqlite_whatever_the_seed() {
     for seed in seeds(200) {
-        World::new(Site::sqlite(), seed).await.run().await;
+        World::new(Arc::new(Site::sqlite()), seed).await.run().await;
     }
 }
 
 #[tokio::test]
 async fn clients_converge_on_postgres_whatever_the_seed() {
-    for seed in seeds(10) {
-        World::new(Site::postgres().await, seed).await.run().await;
+    let site = Arc::new(Site::postgres().await);
+    site.open().await.close().await;
+    for seed in seeds(40) {
+        site.forget_logs().await;
+        World::new(site.clone(), seed).await.run().await;
     }
 }
 

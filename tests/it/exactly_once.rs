@@ -116,6 +116,39 @@ async fn a_commit_whose_outcome_is_unknown_is_not_done_twice() {
     hub.stop().await;
 }
 
+/// What waits for its user is shown to all of their devices, whoever of the hub's tries wrote it.
+#[tokio::test]
+async fn a_conflict_is_told_though_the_outcome_of_its_commit_was_unknown() {
+    const PARK: [&str; 2] = ["INSERT INTO conflict_log", "COMMIT"];
+    const FORM: (&str, &str) = ("form", "f1");
+    let (_, url, link, store) = database().await;
+    let hub = TestHub::start_with(|config| {
+        varied(config);
+        config.store.url = url;
+    })
+    .await;
+    let mut phone = phone(&hub.ws()).await;
+    let title = |base: u64, title| json!({ "base": base, "fields": { "title": title } });
+    phone.write(PROJECT, json!([op("1", "create", FORM, &title(0, "one"))])).await;
+    let mut desk = Client::connect(&hub.ws(), &token("bo", &json!({ PROJECT: "editor" }))).await;
+    desk.ask(json!({ "type": "connect", "client": "desk" })).await;
+    desk.write(PROJECT, json!([op("2", "update", FORM, &title(1, "bo's"))])).await;
+    let mut tablet = Client::connect(&hub.ws(), &token("ana", &json!({ PROJECT: "editor" }))).await;
+    tablet.ask(json!({ "type": "connect", "client": "tablet" })).await;
+    link.lose_answer_to(&PARK);
+    let late = op("3", "update", FORM, &title(1, "ana's"));
+    phone.send(&json!({ "type": "write", "id": "w", "project": PROJECT, "ops": [late] })).await;
+    eventually("the answer to the commit is lost", async || link.has_lost()).await;
+    link.heal();
+    let answer = verdicts(&written(&mut phone).await);
+    assert_eq!(answer[0]["outcome"], "conflict");
+    assert!(hub.metric("syncline_store_errors_total") > 0.0, "the commit went through smoothly");
+    let told = tablet.find("the conflict", |frame| frame["type"] == "conflict").await;
+    assert_eq!(told["conflict"]["id"], answer[0]["conflict"]);
+    assert_eq!(log_of(&store, PROJECT).await.len(), 2);
+    hub.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_killed_between_commit_and_reply_has_decided() {
     let (direct, url, link, store) = database().await;

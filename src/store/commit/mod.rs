@@ -2,6 +2,10 @@
 //!
 //! The number of statements is the same for one operation and for a thousand, because a lock is held
 //! while they run. A commit that only repeats known operations writes nothing.
+//!
+//! Nearly every operation is new, so it is taken for new: what is decided of it enters first, and the key of
+//! the verdicts refuses a second one for the same operation. Then nothing of the commit stands, and it is begun
+//! anew with the verdicts that are there ([`repeats`]).
 
 use std::collections::HashMap;
 
@@ -31,12 +35,15 @@ macro_rules! on_tx {
 mod conflicts;
 mod notify;
 mod read;
+mod repeats;
 mod verdicts;
 mod write;
 
 /// Decides what a project's operations do: a pure function of what is stored, what is asked and the
 /// time in milliseconds since the Unix epoch. It may run again for the same operations.
 pub type Plan<'p> = dyn Fn(&Snapshot, &[PendingOp], i64) -> Effects + Sync + 'p;
+
+pub(super) use repeats::Repeats;
 
 pub(super) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
@@ -56,14 +63,50 @@ impl Store {
         now_ms: i64,
         plan: &Plan<'_>,
     ) -> Result<Vec<Committed>, StoreError> {
+        // What is tried again is a repeat, and what replaces another is decided by that one's verdict.
+        let second = |op: &PendingOp| op.retry || op.op.replaces.is_some();
+        let known = batches.iter().any(|batch| batch.ops.iter().any(second));
+        let mut look = known || self.repeats.expected();
+        loop {
+            match self.commit_once(batches, now_ms, plan, look).await {
+                Ok(Some(committed)) => return Ok(committed),
+                // The log is locked: what was looked for and not found is not there.
+                Ok(None) if look => return Err(StoreError::Plan("two verdicts for an operation")),
+                Ok(None) => look = true,
+                Err(error) => {
+                    // It may have been committed all the same.
+                    self.repeats.met();
+                    return Err(error);
+                }
+            }
+            self.repeats.met();
+        }
+    }
+
+    /// Nothing if an operation has a verdict that was not looked for.
+    async fn commit_once(
+        &self,
+        batches: &[Batch<'_>],
+        now_ms: i64,
+        plan: &Plan<'_>,
+        look: bool,
+    ) -> Result<Option<Vec<Committed>>, StoreError> {
         let mut tx = match &self.inner {
             Inner::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with(BEGIN_SQLITE).await?),
             Inner::Postgres(pool) => Tx::Postgres(pool.begin().await?),
         };
-        let snapshots = read::snapshots(&mut tx, batches).await?;
+        let snapshots = read::snapshots(&mut tx, batches, look).await?;
         let mut decisions = decide(batches, snapshots, now_ms, plan)?;
         notify::address(&mut tx, &mut decisions).await?;
-        write::decisions(&mut tx, batches, &decisions, now_ms).await?;
+        let rows = write::Rows::of(batches, &decisions);
+        if !verdicts::claim(&mut tx, &rows.verdicts, now_ms).await? {
+            match tx {
+                Tx::Sqlite(tx) => tx.rollback().await?,
+                Tx::Postgres(tx) => tx.rollback().await?,
+            }
+            return Ok(None);
+        }
+        write::rows(&mut tx, rows, now_ms).await?;
         match tx {
             Tx::Sqlite(tx) => tx.commit().await?,
             Tx::Postgres(tx) => tx.commit().await?,
@@ -71,7 +114,7 @@ impl Store {
         if decisions.iter().any(|decision| !decision.notifications.is_empty()) {
             self.armed.notify_one();
         }
-        Ok(decisions.into_iter().map(Decision::into_committed).collect())
+        Ok(Some(decisions.into_iter().map(Decision::into_committed).collect()))
     }
 }
 

@@ -3,26 +3,32 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::super::{Given, PendingOp, StoreError, lane, value};
+use super::super::{Given, PendingOp, StoreError, lane, queue, value};
 use super::Tx;
 use super::write::column;
 use crate::id::OpId;
 use crate::protocol::op::{Op, Outcome};
 
-/// Stores the first verdict of each operation.
-pub(super) async fn verdicts(
+/// Stores the first verdict of each operation. If one of them has a verdict already, the transaction is spoiled:
+/// `false`.
+pub(super) async fn claim(
     tx: &mut Tx,
     rows: &[(&str, &PendingOp, &Given)],
     now_ms: i64,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
+    if rows.is_empty() {
+        return Ok(true);
+    }
+    let count = rows.len() as u64;
     let failed = failed(tx, rows, now_ms).await?;
-    match tx {
+    let stored = match tx {
         Tx::Sqlite(tx) => {
             let rows: Vec<_> = rows
                 .iter()
                 .zip(&failed)
                 .map(|((project, op, given), failed)| {
-                    let PendingOp { op: Op { op_id, entity_type, base, .. }, actor, .. } = op;
+                    let PendingOp { op: Op { op_id, entity_type, .. }, actor, .. } = op;
+                    let base = queue::base(op);
                     let (hash, verdict) = (hex::encode(op.payload_hash), given.verdict.get());
                     let (outcome, code, id) = (given.outcome.as_str(), &given.code, &given.id);
                     let (client, user) = (&actor.client, &actor.user);
@@ -41,42 +47,43 @@ pub(super) async fn verdicts(
                  SELECT value->>0, value->>1, unhex(value->>2), value->>3, value->>4, value->>5,
                      value->>6, value->>7, value->>8, value->>9, value->>10, value->>11,
                      value->>12, value->>13, value->>14, $2
-                 FROM jsonb_each($1)",
+                 FROM jsonb_each($1) WHERE true ON CONFLICT DO NOTHING",
             )
             .bind(value::json_text(&rows))
             .bind(now_ms)
             .execute(&mut **tx)
-            .await?;
+            .await?
+            .rows_affected()
         }
-        Tx::Postgres(tx) => {
-            sqlx::query(
-                "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
+        Tx::Postgres(tx) => sqlx::query(
+            "INSERT INTO sync_queue (project, op_id, payload_hash, outcome, verdict, client,
                      user_id, type, entity_id, base, code, op, role, edited_at, lane, at)
                  SELECT v.*, $16 FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[],
                      $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
-                     $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[]) v",
-            )
-            .bind(column(rows, |(project, ..)| *project))
-            .bind(column(rows, |(_, op, _)| op.op.op_id.as_str()))
-            .bind(column(rows, |(_, op, _)| op.payload_hash.as_slice()))
-            .bind(column(rows, |(.., given)| given.outcome.as_str()))
-            .bind(column(rows, |(.., given)| given.verdict.get()))
-            .bind(column(rows, |(_, op, _)| op.actor.client.as_str()))
-            .bind(column(rows, |(_, op, _)| op.actor.user.as_str()))
-            .bind(column(rows, |(_, op, _)| op.op.entity_type.as_str()))
-            .bind(column(rows, |(.., given)| given.id.as_str()))
-            .bind(column(rows, |(_, op, _)| value::from_seq(op.op.base)))
-            .bind(column(rows, |(.., given)| given.code.as_deref()))
-            .bind(column(&failed, |failed| failed.text.as_deref()))
-            .bind(column(&failed, |failed| failed.role))
-            .bind(column(&failed, |failed| failed.edited_at))
-            .bind(column(&failed, |failed| failed.place))
-            .bind(now_ms)
-            .execute(&mut **tx)
-            .await?;
-        }
-    }
-    Ok(())
+                     $11::text[], $12::text[], $13::text[], $14::bigint[], $15::bigint[]) v
+                 ON CONFLICT DO NOTHING",
+        )
+        .bind(column(rows, |(project, ..)| *project))
+        .bind(column(rows, |(_, op, _)| op.op.op_id.as_str()))
+        .bind(column(rows, |(_, op, _)| op.payload_hash.as_slice()))
+        .bind(column(rows, |(.., given)| given.outcome.as_str()))
+        .bind(column(rows, |(.., given)| given.verdict.get()))
+        .bind(column(rows, |(_, op, _)| op.actor.client.as_str()))
+        .bind(column(rows, |(_, op, _)| op.actor.user.as_str()))
+        .bind(column(rows, |(_, op, _)| op.op.entity_type.as_str()))
+        .bind(column(rows, |(.., given)| given.id.as_str()))
+        .bind(column(rows, |(_, op, _)| queue::base(op)))
+        .bind(column(rows, |(.., given)| given.code.as_deref()))
+        .bind(column(&failed, |failed| failed.text.as_deref()))
+        .bind(column(&failed, |failed| failed.role))
+        .bind(column(&failed, |failed| failed.edited_at))
+        .bind(column(&failed, |failed| failed.place))
+        .bind(now_ms)
+        .execute(&mut **tx)
+        .await?
+        .rows_affected(),
+    };
+    Ok(stored == count)
 }
 
 /// The verdict of an operation that was rejected and was tried again. It keeps its place in the lane; one that

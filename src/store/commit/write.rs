@@ -12,23 +12,17 @@ use super::super::{
 use super::{Decision, Tx, conflicts, notify, verdicts};
 use crate::id::{EntityId, EntityKey, OpId};
 
-/// Writes everything the plan decided.
-pub(super) async fn decisions(
-    tx: &mut Tx,
-    batches: &[Batch<'_>],
-    decisions: &[Decision],
-    now_ms: i64,
-) -> Result<(), StoreError> {
-    let rows = Rows::of(batches, decisions);
+/// Writes everything the plan decided but the new verdicts.
+pub(super) async fn rows(tx: &mut Tx, rows: Rows<'_>, now_ms: i64) -> Result<(), StoreError> {
     if !rows.entries.is_empty() {
         changes(tx, &rows.entries).await?;
         heads(tx, &rows.heads).await?;
     }
-    if !rows.entities.is_empty() {
-        entities(tx, &rows.entities, now_ms).await?;
+    if !rows.created.is_empty() {
+        entities(tx, &rows.created, Are::New, now_ms).await?;
     }
-    if !rows.verdicts.is_empty() {
-        verdicts::verdicts(tx, &rows.verdicts, now_ms).await?;
+    if !rows.changed.is_empty() {
+        entities(tx, &rows.changed, Are::Known, now_ms).await?;
     }
     for (project, op, given) in rows.again {
         verdicts::verdict_again(tx, project, op, given, now_ms).await?;
@@ -50,11 +44,13 @@ pub(super) async fn decisions(
 
 /// What goes into each table, every row with its project.
 #[derive(Default)]
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     heads: Vec<(&'a str, i64)>,
     entries: Vec<(&'a str, &'a LogEntry)>,
-    entities: Vec<(&'a str, &'a EntityKey, &'a EntityRow)>,
-    verdicts: Vec<(&'a str, &'a PendingOp, &'a Given)>,
+    /// The entities there are no rows of: to write them is less work than to write what may be there.
+    created: Vec<(&'a str, &'a EntityKey, &'a EntityRow)>,
+    changed: Vec<(&'a str, &'a EntityKey, &'a EntityRow)>,
+    pub(super) verdicts: Vec<(&'a str, &'a PendingOp, &'a Given)>,
     again: Vec<(&'a str, &'a PendingOp, &'a Given)>,
     replaced: Vec<(&'a str, &'a OpId)>,
     mappings: Vec<(&'a str, &'a (LocalName, EntityId))>,
@@ -63,13 +59,18 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(batches: &[Batch<'a>], decisions: &'a [Decision]) -> Self {
+    pub(super) fn of(batches: &[Batch<'a>], decisions: &'a [Decision]) -> Self {
         let mut rows = Self::default();
-        for (batch, Decision { effects, notifications, .. }) in batches.iter().zip(decisions) {
+        for (batch, decision) in batches.iter().zip(decisions) {
+            let Decision { snapshot, effects, notifications } = decision;
             let project = batch.project.as_str();
             rows.heads.extend(effects.entries.last().map(|e| (project, value::from_seq(e.seq))));
             rows.entries.extend(effects.entries.iter().map(|entry| (project, entry)));
-            rows.entities.extend(effects.entities.iter().map(|(key, row)| (project, key, row)));
+            for (key, row) in &effects.entities {
+                let known = snapshot.entities.contains_key(key);
+                let rows = if known { &mut rows.changed } else { &mut rows.created };
+                rows.push((project, key, row));
+            }
             rows.replaced.extend(effects.replaced.iter().map(|op_id| (project, op_id)));
             rows.mappings.extend(effects.mappings.iter().map(|mapping| (project, mapping)));
             rows.conflicts.extend(effects.conflicts.iter().map(|parked| (project, parked)));
@@ -167,23 +168,41 @@ async fn changes(tx: &mut Tx, rows: &[(&str, &LogEntry)]) -> Result<(), StoreErr
     Ok(())
 }
 
+/// Whether there are rows of these entities.
+#[derive(Clone, Copy)]
+enum Are {
+    New,
+    Known,
+}
+
 async fn entities(
     tx: &mut Tx,
     rows: &[(&str, &EntityKey, &EntityRow)],
+    are: Are,
     now_ms: i64,
 ) -> Result<(), StoreError> {
-    macro_rules! upsert {
+    macro_rules! insert {
         ($rows:literal) => {
             concat!(
                 "INSERT INTO entities (project, type, id, version, data, deleted_at, writer,
                      writer_base, source_versions, stamps) ",
-                $rows,
-                " ON CONFLICT (project, type, id) DO UPDATE SET
-                     version = excluded.version, data = excluded.data,
-                     deleted_at = excluded.deleted_at, writer = excluded.writer,
-                     writer_base = excluded.writer_base,
-                     source_versions = excluded.source_versions, stamps = excluded.stamps"
+                $rows
             )
+        };
+    }
+    macro_rules! write {
+        ($rows:literal) => {
+            match are {
+                Are::New => insert!($rows),
+                Are::Known => concat!(
+                    insert!($rows),
+                    " ON CONFLICT (project, type, id) DO UPDATE SET
+                         version = excluded.version, data = excluded.data,
+                         deleted_at = excluded.deleted_at, writer = excluded.writer,
+                         writer_base = excluded.writer_base,
+                         source_versions = excluded.source_versions, stamps = excluded.stamps"
+                ),
+            }
         };
     }
     let data = column(rows, |(_, _, row)| {
@@ -209,7 +228,7 @@ async fn entities(
                 })
                 .collect();
             // `WHERE true` tells the parser that `ON` does not begin a join.
-            sqlx::query(upsert!(
+            sqlx::query(write!(
                 "SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
                      value->>6, value->>7, value->>8, value->>9
                  FROM jsonb_each($1) WHERE true"
@@ -219,7 +238,7 @@ async fn entities(
             .await?;
         }
         Tx::Postgres(tx) => {
-            sqlx::query(upsert!(
+            sqlx::query(write!(
                 "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[],
                      $6::bigint[], $7::text[], $8::bigint[], $9::text[], $10::text[])"
             ))

@@ -1,5 +1,6 @@
 //! Writing: the sequence is dense, a verdict is for ever, a failure leaves nothing.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::support::site::Site;
 on_both_engines!(
     concurrent_writers_make_a_dense_sequence,
     a_replay_returns_the_same_bytes_and_writes_nothing,
+    a_repeat_among_new_operations_is_found_and_the_next_expected,
     a_failed_commit_leaves_nothing_and_no_gap,
     a_plan_that_breaks_a_rule_is_refused,
     one_commit_may_carry_several_projects,
@@ -82,6 +84,35 @@ async fn a_replay_returns_the_same_bytes_and_writes_nothing(site: Site) {
     assert_eq!(here.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap().head, Seq(3));
 }
 
+async fn a_repeat_among_new_operations_is_found_and_the_next_expected(site: Site) {
+    let store = site.open().await;
+    let p = project("p");
+    let plans = AtomicU32::new(0);
+    let counting = |snapshot: &Snapshot, ops: &[PendingOp], now: i64| {
+        plans.fetch_add(1, Ordering::Relaxed);
+        last_wins(snapshot, ops, now)
+    };
+    let set = |op_id| set(op_id, "1", json!({}));
+    let mut first = None;
+    for (ops, times, head) in [
+        (vec![set("a")], 1, 1),
+        // It was taken for new, and so were the others beside it.
+        (vec![set("b"), set("a"), set("c")], 2, 3),
+        // Now it is looked for first.
+        (vec![set("a"), set("d")], 1, 4),
+    ] {
+        plans.store(0, Ordering::Relaxed);
+        let batch = Batch { project: &p, ops: &ops };
+        let committed = store.commit(&[batch], 1, &counting).await.unwrap().remove(0);
+        assert_eq!((plans.load(Ordering::Relaxed), committed.head), (times, Seq(head)));
+        let a = ops.iter().position(|op| op.op.op_id.as_str() == "a").unwrap();
+        let given = committed.answers[a].verdict().get().to_owned();
+        assert_eq!(*first.get_or_insert(given.clone()), given, "the same bytes");
+    }
+    let log = store.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap().entries;
+    assert_eq!(log.iter().map(|e| e.op_id.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+}
+
 async fn a_failed_commit_leaves_nothing_and_no_gap(site: Site) {
     let store = site.open().await;
     let p = project("p");
@@ -94,10 +125,10 @@ async fn a_failed_commit_leaves_nothing_and_no_gap(site: Site) {
     });
     assert!(panicked.await.unwrap_err().is_panic());
 
-    // Two verdicts for one operation: only the last statements fail.
+    // Two verdicts for one operation: it fails when it is written.
     let twice = [good[0].clone(), good[0].clone()];
     let error = commit(&store, &p, &twice).await.unwrap_err();
-    assert!(matches!(error, StoreError::Data(_)) && !error.retryable(), "{error}");
+    assert!(matches!(error, StoreError::Plan(_)) && !error.retryable(), "{error}");
 
     let page = store.page(&p, Seq::ZERO, 10, u64::MAX).await.unwrap();
     assert_eq!((page.head, page.entries.len()), (Seq::ZERO, 0));
@@ -162,7 +193,8 @@ async fn what_is_committed_is_what_is_read(site: Site) {
     assert_eq!((row.version, row.stamps.newest()), (Seq(2), Seq(2)));
     assert_eq!((row.stamps.writer(), row.source_versions["erp"]), ("phone", 3));
 
-    // The next plan sees the same, and the tombstone.
+    // Once repeats are expected, a plan sees the same, and the tombstone.
+    commit(&store, &p, &ops).await.unwrap();
     let seen = |snapshot: &Snapshot, ops: &[PendingOp], now: i64| {
         assert_eq!(snapshot.entities[&task("1")], row);
         assert_eq!(snapshot.verdicts[&ops[1].op.op_id].payload_hash, [7; 32]);

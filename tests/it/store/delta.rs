@@ -14,6 +14,7 @@ use syncline::store::{DeltaRow, PendingOp, Store};
 use syncline::sync::delta::{Cursor, DeltaError, Deltas, Reading, Room, Wanted};
 
 use crate::support::crowd::seed;
+use crate::support::eventually;
 use crate::support::plan::{commit, delete, project, set};
 use crate::support::site::Site;
 
@@ -244,4 +245,70 @@ async fn a_reply_under_way_ends_if_the_past_changes(site: Site) {
     assert!(rows.len() < 600 && reading.more());
     store.set_epoch(&p, Epoch::random()).await.unwrap();
     assert!(matches!(reading.next().await, Err(DeltaError::PastChanged)));
+}
+
+/// By PostgreSQL's own count of what the hub's statements touch; for SQLite's plan see `store::delta`.
+#[tokio::test]
+async fn a_piece_touches_the_rows_it_returns_however_long_the_history_is() {
+    let mut touched = Vec::new();
+    // Each entity was changed once, or ten times: the log is as much longer, and versions are further apart.
+    for changes in [1, 10] {
+        let site = Site::postgres().await;
+        let p = project("p");
+        let store = site.open().await;
+        store.open_project(&p).await.unwrap();
+        let (count, head) = (20_000, 20_000 * changes);
+        site.run(&format!(
+            "INSERT INTO entities (project, type, id, version, data, writer, writer_base)
+                 SELECT 'p', 'task', n, n * {changes}, '{{}}', 'c', 0 FROM generate_series(1, {count}) n;
+             INSERT INTO changes (project, seq, type, id, kind, patch, prev, actor, client, op_id, at)
+                 SELECT 'p', n, 'task', n % {count}, 'update', '{{}}', 0, 'u', 'c', n, 0
+                 FROM generate_series(1, {head}) n;
+             UPDATE sync_head SET head_seq = {head};"
+        ))
+        .await;
+        site.run("ANALYZE entities, changes").await;
+        site.run("SELECT pg_stat_reset()").await;
+        let after = Seq(head - 700 * changes);
+        let piece = store.delta(&p, after, 500, u64::MAX).await.unwrap();
+        let versions: Vec<_> = (1..=500).map(|n| Seq(after.0 + n * changes)).collect();
+        assert_eq!(piece.rows.iter().map(|row| row.version).collect::<Vec<_>>(), versions);
+        let rest = store.delta_keys(&p, versions[499], 500).await.unwrap();
+        assert_eq!(rest.rows.len(), 200);
+        // A session counts at its end, if not before.
+        store.close().await;
+        touched.push(Touched::counted(&site, 2).await);
+    }
+    for counts in touched {
+        assert_eq!(counts, Touched { entries: 700, scans: 0, log: 0 });
+    }
+}
+
+/// What statements touched.
+#[derive(Debug, PartialEq, sqlx::FromRow)]
+struct Touched {
+    /// Entries of the index in the order of versions.
+    entries: i64,
+    /// How often the table of entities was read as a whole.
+    scans: i64,
+    /// How often the log was read at all.
+    log: i64,
+}
+
+impl Touched {
+    /// Once so many scans of the index were counted.
+    async fn counted(site: &Site, scans: i64) -> Self {
+        const SCANS: &str =
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'entities_in_order'";
+        const COUNTS: &str = "
+            SELECT i.idx_tup_read AS entries, e.seq_scan AS scans, l.seq_scan + l.idx_scan AS log
+            FROM pg_stat_user_indexes i, pg_stat_user_tables e, pg_stat_user_tables l
+            WHERE i.indexrelname = 'entities_in_order' AND e.relname = 'entities' AND l.relname = 'changes'";
+        let db = sqlx::PgPool::connect(&site.config.url).await.unwrap();
+        eventually("the scans are counted", async || {
+            sqlx::query_scalar::<_, i64>(SCANS).fetch_one(&db).await.unwrap() >= scans
+        })
+        .await;
+        sqlx::query_as(COUNTS).fetch_one(&db).await.unwrap()
+    }
 }

@@ -22,7 +22,7 @@ const KEEPER: &str = r#"
     }
     if [ "$(id -u)" = 0 ]; then chown postgres "$directory"; fi
     as_owner initdb -D data -U postgres -A trust -E UTF8 --no-locale --no-sync >initdb.log 2>&1 &&
-    as_owner pg_ctl -D data -w -l server.log -o "-p $1 -k '' -h 127.0.0.1 -c max_connections=200 -c fsync=off" start >/dev/null 2>&1 &&
+    as_owner pg_ctl -D data -w -l server.log -o "-p $1 -k '' -h 127.0.0.1 -c max_connections=200 -c fsync=off -c full_page_writes=off" start >/dev/null 2>&1 &&
     echo ready || { cat *.log; rm -rf "$directory"; exit 1; }
     while read -r _; do
         as_owner pg_ctl -D data -w -m immediate restart >/dev/null 2>&1 && echo ready

@@ -2,6 +2,7 @@
 //! store, without sockets and tasks between, so that a seed is the same run every time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -50,7 +51,7 @@ enum Fate {
 
 /// The engine's parts on a real store, with two handles to it as two instances would have.
 pub(crate) struct World {
-    site: Site,
+    site: Arc<Site>,
     stores: [Store; 2],
     project: ProjectId,
     config: Config,
@@ -64,7 +65,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) async fn new(site: Site, seed: u64) -> Self {
+    pub(crate) async fn new(site: Arc<Site>, seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut config = Config::default();
         varied(&mut config);

@@ -211,9 +211,17 @@ async fn a_backend_overrules_what_waits_for_its_user(hubs: Hubs) {
     assert_eq!(overruled["fields"][0]["server"], "erp's");
     let open = entries.iter().find(|entry| entry["id"] == conflict).unwrap();
     assert_eq!(open["state"], "open", "its user can still decide, on what is there now");
+    assert_eq!(base_of_title(&hubs).await, Value::Null, "a backend's event is made on none");
     let version = open["server_version"].as_u64().unwrap();
     let decide = resolve("late", "f1", &conflict, version, &json!({ "choose": "client" }));
     assert_eq!(hubs.write(1, "ana", "phone", &[decide]).await[0]["outcome"], "applied");
     assert_eq!(fields(&hubs, "form", "f1").await, json!({ "title": "ana's", "n": 2 }));
+    assert_eq!(base_of_title(&hubs).await, version, "she decided on what the backend had left");
     hubs.stop().await;
+}
+
+/// On the ground of which version the title of the form was set.
+async fn base_of_title(hubs: &Hubs) -> Value {
+    let path = "/v1/projects/p/entities/form/f1/explain?field=title";
+    hubs.get(0, "ana", path).await.1["fields"][0]["set"]["base"].clone()
 }
