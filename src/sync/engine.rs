@@ -4,8 +4,8 @@
 //! transaction among many operations and an idle one waits for nothing (no linger). SQLite has one writer,
 //! hence one lane for all projects. Across instances the project's row lock in the store arbitrates.
 //!
-//! A verdict is answered only after its commit, while the next group is on its way. A commit whose outcome is unknown is run again: stored
-//! verdicts make that safe, and `super::retold` tells what nobody was told of it.
+//! A verdict is answered only after its commit, while the next group is on its way. A commit whose outcome is
+//! unknown is run again: stored verdicts make that safe, and `super::retold` tells what nobody was told of it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -205,11 +205,17 @@ impl Engine {
     }
 }
 
+/// Jobs that are committed together.
+struct Group {
+    jobs: Vec<Job>,
+    /// Their operations, one batch a project.
+    batches: Vec<(ProjectId, Vec<PendingOp>)>,
+}
+
 /// A group that was committed, and nobody was told of yet.
 struct Decided {
-    jobs: Vec<Job>,
-    /// One a project, of which `committed` tells in the same order.
-    batches: Vec<(ProjectId, Vec<PendingOp>)>,
+    group: Group,
+    /// In the order of the batches.
     committed: Vec<Committed>,
     /// Whether the commit was run again.
     again: bool,
@@ -237,15 +243,21 @@ impl Inner {
         // What a group made true is told while the next one is committed, and before what that makes true.
         let mut telling: Option<JoinHandle<()>> = None;
         loop {
-            let group = self.next_group(&key);
-            let decided = if group.is_empty() { None } else { self.commit_group(group).await };
+            let decided = match self.grouped(self.next_group(&key)) {
+                Some(group) => self.commit_group(group).await,
+                None => None,
+            };
             let told_before = telling.take();
             let idle = decided.is_none() && told_before.is_none();
             if let Some(told) = told_before {
                 // It ends early only if it panics, which is told elsewhere.
                 let _panicked = told.await;
             }
-            telling = decided.map(|decided| tokio::spawn(self.clone().tell(decided)));
+            match decided {
+                Some(Ok(decided)) => telling = Some(tokio::spawn(self.clone().tell(decided))),
+                Some(Err(spoilt)) => self.commit_one_by_one(spoilt).await,
+                None => {}
+            }
             if idle {
                 let retired = self.lanes.remove_if(&key, |_, lane| {
                     lane.queue.lock().unwrap_or_else(PoisonError::into_inner).jobs.is_empty()
@@ -263,8 +275,8 @@ impl Inner {
         queue.next_group(&self.limits)
     }
 
-    /// Commits jobs together; what was decided is to be told, unless they were answered one by one.
-    async fn commit_group(&self, jobs: Vec<Job>) -> Option<Decided> {
+    /// What of the jobs may be committed now.
+    fn grouped(&self, jobs: Vec<Job>) -> Option<Group> {
         // They were authorised when they came, and may have waited since.
         let (outdated, mut jobs) = jobs.into_iter().partition(|job| self.role_changed(job));
         turn_away(outdated, &role_changed());
@@ -281,20 +293,28 @@ impl Inner {
                 _ => batches.push((job.project.clone(), ops)),
             }
         }
-        match self.commit(&batches).await {
-            Ok((committed, again)) => return Some(Decided { jobs, batches, committed, again }),
+        Some(Group { jobs, batches })
+    }
+
+    /// Commits a group; what was decided is to be told. An error is the group again, of which one operation has
+    /// data that the store refuses; none, that all were refused.
+    async fn commit_group(&self, group: Group) -> Option<Result<Decided, Group>> {
+        match self.commit(&group.batches).await {
+            Ok((committed, again)) => Some(Ok(Decided { group, committed, again })),
             Err(StoreError::Data(error)) => {
                 tracing::warn!(%error, "the store refused an operation's data; committing one by one");
-                self.commit_one_by_one(jobs, batches).await;
+                Some(Err(group))
             }
-            Err(error) => refuse(jobs, &error),
+            Err(error) => {
+                refuse(group.jobs, &error);
+                None
+            }
         }
-        None
     }
 
     /// Tells everyone what became true, and those who asked what became of it.
     async fn tell(self: Arc<Self>, decided: Decided) {
-        let Decided { jobs, batches, committed, again } = decided;
+        let Decided { group: Group { jobs, batches }, committed, again } = decided;
         self.pass_on(&batches, &committed, again).await;
         self.answer(jobs, committed);
     }
@@ -362,7 +382,8 @@ impl Inner {
     }
 
     /// Finds the operation whose data the store refuses, so that it, or its group, alone is rejected.
-    async fn commit_one_by_one(&self, jobs: Vec<Job>, batches: Vec<(ProjectId, Vec<PendingOp>)>) {
+    async fn commit_one_by_one(&self, group: Group) {
+        let Group { jobs, batches } = group;
         let rules = &self.rules;
         let mut all = Vec::new();
         for (project, ops) in batches {

@@ -2,8 +2,8 @@
 //! outcome was unknown, and when it was run again every operation had its verdict already, or the bus lost it.
 //!
 //! The changes are in the log, so the feed is made to look there. Conflicts that wait for their user are in the
-//! store, and so are the notifications, which have to be sent as well: a client that sees the changes acknowledges them, and with that disarms pushes
-//! of notifications it was never shown.
+//! store, and so are the notifications, which have to be sent as well: a client that sees the changes acknowledges
+//! them, and with that disarms pushes of notifications it was never shown.
 
 use serde::Deserialize;
 
