@@ -173,20 +173,19 @@ export class Connection {
       }
     } catch (error) {
       if (generation !== this.generation) return;
-      this.failed(error instanceof SynclineError ? error : new SynclineError(String(error)), wait);
+      this.failed(error instanceof SynclineError ? error : new SynclineError(String(error)));
     }
   }
 
   private introduction(id: number, token: string): string {
     const { clientId, device } = this.options;
-    const frame: ClientFrame = { type: "connect", id, token, client: clientId, active: this.active };
-    return JSON.stringify(device ? { ...frame, device } : frame);
+    return JSON.stringify({ type: "connect", id, token, client: clientId, active: this.active, device });
   }
 
   private open(generation: number): Promise<void> {
     return new Promise((resolve, reject) => {
       const { openSocket, clock, clientId, url } = this.options;
-      const socket = openSocket(`${url}${url.includes("?") ? "&" : "?"}client=${clientId}`, ["syncline.v1"]);
+      const socket = openSocket(`${url}?client=${clientId}`, ["syncline.v1"]);
       this.socket = socket;
       const stop = clock.after(OPEN_MS, () => {
         this.drop(1000);
@@ -282,7 +281,7 @@ export class Connection {
       if (answer.type === "refreshed") tokens.accepted(answer.ttl);
     } catch (error) {
       // What is only a bad moment is tried again when the hub closes with 4100.
-      if (error instanceof AuthError && generation === this.generation) this.failed(error, wait);
+      if (error instanceof AuthError && generation === this.generation) this.failed(error);
     }
   }
 
@@ -307,17 +306,16 @@ export class Connection {
     const what = afterClose(code);
     if (what === "stop") {
       const terminal = code === 4401 ? new AuthError(`the hub does not trust the token: ${reason}`) : new ClosedError(code, reason);
-      return this.failed(terminal, wait);
+      return this.failed(terminal);
     }
     if (what === "refresh") {
       const known = this.options.tokens.doubt(code === 4101 ? "revoked" : "expired");
-      if (!known) return this.failed(new AuthError(`the hub refused a fresh token: ${reason}`), wait);
+      if (!known) return this.failed(new AuthError(`the hub refused a fresh token: ${reason}`));
     }
-    const lost = new DisconnectedError(`the connection was closed: ${code} ${reason}`);
-    this.failed(lost, what === "later" ? (_, attempt, random) => wait(CROWDED, attempt, random) : wait);
+    this.failed(new DisconnectedError(`the connection was closed: ${code} ${reason}`), what === "later" ? CROWDED : undefined);
   }
 
-  private failed(error: SynclineError, delay: typeof wait): void {
+  private failed(error: SynclineError, backoff = this.options.backoff ?? CONNECT): void {
     this.drop(1000);
     this.problem = error;
     if (error instanceof AuthError || error instanceof ClosedError) {
@@ -327,10 +325,10 @@ export class Connection {
       this.state.set("refused");
       return;
     }
-    const { clock, backoff = CONNECT } = this.options;
+    const { clock } = this.options;
     const now = clock.now();
     const paced = this.pacedUntil - now;
-    const ms = paced > 0 ? paced : delay(backoff, this.attempts++, clock.random());
+    const ms = paced > 0 ? paced : wait(backoff, this.attempts++, clock.random());
     this.retryAt = now + ms;
     this.stopRetry = clock.after(ms, () => void this.attempt());
     // Before the listeners hear of it: one of them may call `connect`.

@@ -78,15 +78,23 @@ export function nextBatch(
 
 /** An operation as it goes over the wire: the same text every time. */
 export function wireText(op: PendingOp): string {
-  const wire: Op = { op_id: op.opId, kind: op.kind, type: op.type, id: op.id, base: op.base };
-  if (op.fields) wire.fields = op.fields;
-  if (op.was) wire.was = op.was;
-  wire.edited_at = op.editedAt;
-  if (op.priority !== "normal") wire.priority = op.priority;
-  if (op.group !== undefined) wire.group = op.group;
-  if (op.conflict !== undefined) wire.conflict = op.conflict;
-  if (op.choose !== undefined) wire.choose = op.choose;
-  if (op.expectedVersion !== undefined) wire.expected_version = op.expectedVersion;
-  if (op.notify !== undefined) wire.notify = op.notify;
+  const { opId, kind, type, id, base, fields, was, editedAt, priority, group, conflict, choose, expectedVersion, notify } = op;
+  // In this order for ever, and without what is not there.
+  const wire: { [Name in keyof Op]: Op[Name] | undefined } = {
+    op_id: opId,
+    kind,
+    type,
+    id,
+    base,
+    fields,
+    was,
+    edited_at: editedAt,
+    priority: priority === "normal" ? undefined : priority,
+    group,
+    conflict,
+    choose,
+    expected_version: expectedVersion,
+    notify,
+  };
   return JSON.stringify(wire);
 }

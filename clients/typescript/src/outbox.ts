@@ -16,7 +16,7 @@ import {
 import { saveVerdictConflict } from "./conflicts.js";
 import type { Fields, PendingOp } from "./model.js";
 import { nextBatch, sendOrder, wireText } from "./order.js";
-import { apply, inRow, overlay } from "./overlay.js";
+import { apply } from "./overlay.js";
 import type { Clock } from "./platform.js";
 import type { Choose, Lane, Notify } from "./protocol/client.gen.js";
 import type { OpKind, Verdict } from "./protocol/server.gen.js";
@@ -62,9 +62,9 @@ interface Asked {
   kind: OpKind;
   type: string;
   id: string;
-  fields?: Fields;
+  fields?: Fields | undefined;
   conflict?: string;
-  choose?: Choose;
+  choose?: Choose | undefined;
   expectedVersion?: number;
 }
 
@@ -122,11 +122,11 @@ export class Outbox {
         project: this.replica.project,
         base: 0,
         priority: options.priority ?? "normal",
+        group: options.group,
+        notify: options.notify,
         state: "queued",
         attempts: 0,
       };
-      if (options.group !== undefined) op.group = options.group;
-      if (options.notify !== undefined) op.notify = options.notify;
       await this.rebase(change, op);
       change.putOp(op);
     });
@@ -197,16 +197,10 @@ export class Outbox {
 
   /** What the edit started from, in the light of what is queued before it. */
   private async rebase(change: Change, op: PendingOp): Promise<void> {
-    const id = this.replica.resolve(op.type, op.id);
-    const row = await change.row(op.type, id);
     if (op.kind === "create" || op.kind === "resolve") return;
-    op.base = row?.version ?? 0;
-    if (op.kind !== "update" || !op.fields) return;
-    const before = change.ops.filter(
-      (other) => other.kind !== "resolve" && other.type === op.type && this.replica.resolve(other.type, other.id) === id,
-    );
-    const seen = overlay(row, id, before)?.fields;
-    if (!seen) return;
+    op.base = (await change.row(op.type, this.replica.resolve(op.type, op.id)))?.version ?? 0;
+    const seen = (await this.replica.get(op.type, op.id))?.fields;
+    if (!op.fields || !seen) return;
     const was = Object.keys(op.fields).filter((name) => name in seen);
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
@@ -318,16 +312,10 @@ export class Outbox {
       change.putOp({ ...op, state: "failed", verdict, problem });
       return;
     }
-    if (verdict.current) await this.refresh(change, op.type, verdict);
+    await this.refresh(change, op.type, verdict);
     await saveVerdictConflict(change, op, verdict);
     if (verdict.outcome === "superseded" || verdict.outcome === "conflict") change.dropOp(op);
-    else {
-      const settled: PendingOp = { ...op, state: "settled", verdict };
-      const id = this.replica.resolve(op.type, op.id);
-      const shown = verdict.seq === undefined && verdict.version === undefined;
-      if (shown || inRow(await change.row(op.type, id), settled)) change.dropOp(op);
-      else change.putOp(settled);
-    }
+    else change.putOp({ ...op, state: "settled", verdict });
   }
 
   /** The entity as the verdict has it, if that is newer than the row. */

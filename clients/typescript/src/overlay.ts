@@ -23,8 +23,6 @@ export function overlay(row: Row | undefined, id: string, ops: readonly PendingO
   let pending = 0;
   for (const op of ops) {
     if (op.state === "failed" || inRow(row, op)) continue;
-    const parked = op.verdict?.outcome;
-    if (parked === "conflict" || parked === "superseded" || parked === "rejected") continue;
     pending++;
     if (op.kind === "delete") fields = undefined;
     else if (op.kind === "create") fields = { ...op.fields, ...op.verdict?.fields };
@@ -37,8 +35,6 @@ export function overlay(row: Row | undefined, id: string, ops: readonly PendingO
 }
 
 /** Whether the row already shows what became of the operation. */
-export function inRow(row: Row | undefined, op: PendingOp): boolean {
-  const { verdict } = op;
-  if (op.state !== "settled" || !verdict) return false;
-  return row !== undefined && verdict.version !== undefined && row.version >= verdict.version;
+export function inRow(row: Row | undefined, { state, verdict }: PendingOp): boolean {
+  return state === "settled" && row !== undefined && row.version >= (verdict?.version ?? Infinity);
 }

@@ -27,7 +27,7 @@ export interface Resolution {
 /** One project, from `client.project`. */
 export class Project {
   private readonly views: Views;
-  private readonly followed = new Map<string, number>();
+  private readonly followed = new Map<string, () => () => void>();
 
   constructor(
     readonly name: string,
@@ -58,28 +58,25 @@ export class Project {
   follow(type: string, id: string): () => void {
     const room = `entity:${this.name}:${type}:${id}`;
     const name = entityKey(type, id);
-    const count = this.followed.get(name) ?? 0;
-    this.followed.set(name, count + 1);
-    if (count === 0) {
-      // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
-      const fetch = () => void this.fetch(type, id).catch(() => {});
-      const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
-        if (frame.type === "resync") fetch();
-        else if (frame.reason === "scope_changed") void this.stream.purge(frame);
-        else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
-      };
-      this.rooms.add({ room, ask: () => ({}), answered: fetch, told });
-    }
-    let left = false;
-    return () => {
-      if (left) return;
-      left = true;
-      const others = (this.followed.get(name) ?? 1) - 1;
-      this.followed.set(name, others);
-      if (others > 0) return;
-      this.followed.delete(name);
-      this.rooms.remove(room);
+    // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
+    const fetch = () => void this.fetch(type, id).catch(() => {});
+    const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
+      if (frame.type === "resync") fetch();
+      else if (frame.reason === "scope_changed") void this.stream.purge(frame);
+      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
     };
+    let follow = this.followed.get(name);
+    if (!follow) {
+      follow = held(
+        () => this.rooms.add({ room, ask: () => ({}), answered: fetch, told }),
+        () => {
+          this.followed.delete(name);
+          this.rooms.remove(room);
+        },
+      );
+      this.followed.set(name, follow);
+    }
+    return follow();
   }
 
   /** One entity as it is on the device, with the user's pending edits. */
@@ -132,13 +129,8 @@ export class Project {
   resolve(conflict: string, { choose, fields }: Resolution): Edit {
     const known = this.replica.conflicts.get().get(conflict);
     if (!known) throw new RangeError(`there is no conflict ${conflict}`);
-    const asked = { kind: "resolve" as const, type: known.type, id: known.entity, conflict };
-    return this.outbox.add({
-      ...asked,
-      expectedVersion: known.serverVersion,
-      ...(choose === undefined ? {} : { choose }),
-      ...(fields === undefined ? {} : { fields }),
-    });
+    const { type, entity: id, serverVersion: expectedVersion } = known;
+    return this.outbox.add({ kind: "resolve", type, id, conflict, expectedVersion, choose, fields });
   }
 
   /** What waits for the hub, and what failed, oldest first. */

@@ -260,17 +260,11 @@ export async function store(change: Change, changes: readonly Incoming[], cursor
     const row = cursor?.sweeping && known?.gen !== gen ? undefined : known;
     const next = apply(row, incoming, at, gen);
     if (next !== row) change.putRow(next);
-    else if (cursor && row.alone) change.putRow(stripped(row));
+    // From now on its project's cursor covers it.
+    else if (cursor && row.alone) change.putRow({ ...row, alone: undefined });
   }
   if (cursor) change.putCursor({ ...cursor, at });
   await retire(change);
-}
-
-/** A row that its project's cursor covers from now on. */
-function stripped(row: Row): Row {
-  const covered = { ...row };
-  delete covered.alone;
-  return covered;
 }
 
 /** Lets go of operations whose outcome the rows show now. */

@@ -47,6 +47,8 @@ const PAGE_MS = 30_000;
 export class Stream implements Wanted {
   readonly state: Watched<StreamState>;
   readonly room: string;
+  /** Whether the project is followed. */
+  following = false;
   private queue: (ServerChangeFrame | ServerAdvanceFrame)[] = [];
   private draining = false;
   private joined = false;
@@ -57,7 +59,6 @@ export class Stream implements Wanted {
   private attempts = 0;
   private stopRetry: (() => void) | undefined;
   private ackDue = false;
-  private on = false;
   /** The role the token grants now. */
   role: () => string | undefined = () => undefined;
 
@@ -74,25 +75,20 @@ export class Stream implements Wanted {
 
   /** Follows the project from now on. */
   start(): void {
-    if (this.on) return;
-    this.on = true;
+    if (this.following) return;
+    this.following = true;
     this.rooms.add(this);
   }
 
   /** Stops following; the copy stays. */
   stop(): void {
-    this.on = false;
+    this.following = false;
     this.stopRetry?.();
     this.lost();
     this.rooms.remove(this.room);
   }
 
-  /** Whether the project is followed. */
-  get following(): boolean {
-    return this.on;
-  }
-
-  ask(): { since: number; epoch: string } | undefined {
+  ask(): ReturnType<Wanted["ask"]> {
     const { cursor } = this.replica;
     const role = this.role();
     // Without scopes, another role may read other types: only a fresh copy tells.
@@ -103,7 +99,7 @@ export class Stream implements Wanted {
       return undefined;
     }
     const { seq, epoch, scope } = cursor;
-    return { since: seq, epoch, ...(scope === undefined ? {} : { scope }) };
+    return { since: seq, epoch, scope };
   }
 
   answered(answer: Joined): void {
@@ -130,7 +126,7 @@ export class Stream implements Wanted {
 
   /** Takes a `change` or an `advance` of the project. */
   take(frame: ServerChangeFrame | ServerAdvanceFrame): void {
-    if (!this.on) return;
+    if (!this.following) return;
     if (this.queue.length >= QUEUE) {
       this.queue = [];
       this.stale = true;
@@ -191,7 +187,7 @@ export class Stream implements Wanted {
     this.pull(anew).then(
       () => {
         this.attempts = 0;
-        if (!this.on) return;
+        if (!this.following) return;
         if (this.joined) {
           this.state.set("live");
           void this.drain();
@@ -202,7 +198,7 @@ export class Stream implements Wanted {
   }
 
   private later(error: unknown): void {
-    if (error instanceof AuthError || !this.on) return;
+    if (error instanceof AuthError || !this.following) return;
     this.stopRetry = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => this.heal(false));
   }
 
@@ -234,24 +230,19 @@ export class Stream implements Wanted {
   private takePage(asked: Cursor, page: Page): Promise<void> {
     return this.replica.transact(async (change) => {
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
-      const sweeping = from.sweeping === true;
-      const role = this.role() ?? from.role;
-      const cursor: Cursor = { seq: page.next, epoch: page.epoch, gen: from.gen, at: this.clock.now() };
-      if (page.scope !== undefined) cursor.scope = page.scope;
-      if (role !== undefined) cursor.role = role;
-      if (sweeping) cursor.sweeping = true;
-      if (page.begun !== undefined) cursor.begun = page.begun;
-      if (asked.epoch && asked.epoch !== page.epoch) {
+      const { gen, sweeping } = from;
+      const { next: seq, epoch, scope, begun } = page;
+      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, role: this.role() ?? from.role, at: this.clock.now() };
+      if (asked.epoch && asked.epoch !== epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
       }
       await store(change, page.changes.map(fromPage), cursor);
       if (!sweeping || page.more) return;
-      for (const { type, id, gen } of await this.replica.rows()) {
-        if (gen !== cursor.gen && (await change.row(type, id))?.gen !== cursor.gen) change.dropRow(type, id);
+      for (const row of await this.replica.rows()) {
+        if (row.gen !== gen && (await change.row(row.type, row.id))?.gen !== gen) change.dropRow(row.type, row.id);
       }
-      const { sweeping: _done, ...done } = cursor;
-      change.putCursor(done);
+      change.putCursor({ ...cursor, sweeping: undefined });
       change.reset = true;
     });
   }
@@ -330,8 +321,7 @@ export class Stream implements Wanted {
 export async function entityState(http: Http, project: string, type: string, id: string): Promise<Incoming | undefined> {
   const path = `/v1/projects/${project}/entities/${type}/${encodeURIComponent(id)}`;
   try {
-    const { version, deleted, fields } = await http.get<{ version: number; deleted?: boolean; fields: Row["fields"] }>(path);
-    return { type, id, version, kind: deleted ? "delete" : "state", fields };
+    return fromPage({ entity: { type, id }, ...(await http.get<Omit<Page["changes"][number], "entity">>(path)) });
   } catch (error) {
     if (error instanceof RequestError && error.code === "not_found") return undefined;
     throw error;
