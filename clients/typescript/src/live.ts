@@ -58,6 +58,7 @@ class Collection {
   }
 
   private load(): Promise<void> {
+    this.replica.use();
     // In line with the transactions, so that no change falls between reading and hearing.
     return this.replica.transact(async () => {
       const all = await this.replica.list(this.type);
@@ -116,10 +117,12 @@ export class Views {
   entity<F = Fields>(type: string, id: string): Live<Entity<F> | undefined> {
     const value = new Watched<Snapshot<Entity<F> | undefined>>({ data: undefined, loading: true });
     const { replica } = this;
-    const load = () =>
-      replica.transact(async () => {
+    const load = () => {
+      replica.use();
+      return replica.transact(async () => {
         value.set({ data: (await replica.get(type, id)) as Entity<F> | undefined, loading: false });
       });
+    };
     let listening: (() => void)[];
     let loaded: Promise<void> | undefined;
     const listen = held(

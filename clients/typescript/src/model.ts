@@ -31,8 +31,8 @@ export interface Cursor {
   /** A fresh copy is being read, and is not complete yet; `begun` goes along with its next page. */
   sweeping?: true | undefined;
   begun?: unknown;
-  /** When it was last moved. */
-  at: number;
+  /** When somebody last followed the project or looked at it; what the background fetches is no use. */
+  used: number;
 }
 
 /**

@@ -81,6 +81,7 @@ export class Project {
 
   /** One entity as it is on the device, with the user's pending edits. */
   get<F = Fields>(type: string, id: string): Promise<Entity<F> | undefined> {
+    this.replica.use();
     return this.replica.get(type, id) as Promise<Entity<F> | undefined>;
   }
 

@@ -22,6 +22,8 @@ interface Events {
   reset: undefined;
 }
 
+const DAY = 86_400_000;
+
 /** One transaction on a replica. */
 export class Change {
   readonly puts: Put[] = [];
@@ -154,6 +156,13 @@ export class Replica {
     return result;
   }
 
+  /** Somebody looks at it, or follows it: noted once a day, for the clean-up. */
+  use(): void {
+    const used = this.clock.now();
+    if (!this.cursor || used - this.cursor.used < DAY) return;
+    void this.transact(async (change) => change.cursor && change.putCursor({ ...change.cursor, used }));
+  }
+
   /** Lets go of rows, or of parts of them: `left` says what is left of each. Returns how many went. */
   purge(left: (row: Row) => Row | undefined, also?: (change: Change) => void): Promise<number> {
     this.purges++;
@@ -263,7 +272,7 @@ export async function store(change: Change, changes: readonly Incoming[], cursor
     // From now on its project's cursor covers it.
     else if (cursor && row.alone) change.putRow({ ...row, alone: undefined });
   }
-  if (cursor) change.putCursor({ ...cursor, at });
+  if (cursor) change.putCursor(cursor);
   await retire(change);
 }
 

@@ -77,6 +77,7 @@ export class Stream implements Wanted {
   start(): void {
     if (this.following) return;
     this.following = true;
+    this.replica.use();
     this.rooms.add(this);
   }
 
@@ -232,7 +233,7 @@ export class Stream implements Wanted {
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
       const { gen, sweeping } = from;
       const { next: seq, epoch, scope, begun } = page;
-      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, role: this.role() ?? from.role, at: this.clock.now() };
+      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, role: this.role() ?? from.role, used: change.cursor?.used || this.clock.now() };
       if (asked.epoch && asked.epoch !== epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
@@ -261,6 +262,7 @@ export class Stream implements Wanted {
           return;
         }
         this.state.set("live");
+        this.replica.use();
         this.ack();
       }
     } catch (error) {
@@ -333,7 +335,7 @@ const fresh = (cursor: Cursor | undefined): Cursor => ({
   epoch: cursor?.epoch ?? "",
   gen: (cursor?.gen ?? 0) + 1,
   sweeping: true,
-  at: cursor?.at ?? 0,
+  used: cursor?.used ?? 0,
 });
 
 const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({

@@ -42,7 +42,7 @@ test("what the background fetched is acknowledged as soon as there is a session,
   const w = await new World().start();
   w.project.stream.stop();
   w.hub.write("task", "t1", { title: "one" });
-  await w.client.parts.store.commit([{ table: "cursors", key: "p", value: { seq: 0, epoch: "", gen: 0, at: 0 } }]);
+  await w.client.parts.store.commit([{ table: "cursors", key: "p", value: { seq: 0, epoch: "", gen: 0, used: 0 } }]);
   await syncNow(w.client);
   await w.clock.advance(1000);
   assert.deepEqual([w.project.replica.cursor?.seq, acks(w)], [1, []]);
