@@ -248,6 +248,7 @@ export class Client {
 
   /** What a session is for, in a project. */
   private greet({ outbox, stream, replica }: Project): void {
+    outbox.take([]);
     outbox.kick();
     // What was stored without a session, or right before the last one broke.
     stream.ack();

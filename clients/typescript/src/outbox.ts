@@ -184,7 +184,10 @@ export class Outbox {
     return this.flushing;
   }
 
-  /** Takes verdicts that nobody waits for: they come late, or a rejected operation was tried again from elsewhere. */
+  /**
+   * Takes verdicts that nobody waits for: they come late, or a rejected operation was tried again from elsewhere. Even
+   * without any, what waits for changes that nobody follows any more is let go of.
+   */
   take(verdicts: readonly Verdict[]): void {
     void this.settle(verdicts).catch(() => {});
   }

@@ -38,6 +38,7 @@ export class Project {
     /** @internal */ readonly http: Http,
   ) {
     this.views = new Views(replica);
+    replica.comes = (type, id) => stream.following || this.followed.has(entityKey(type, id));
   }
 
   /** Whether what is here is true. */
@@ -51,7 +52,10 @@ export class Project {
    */
   readonly subscribe: () => () => void = held(
     () => this.stream.start(),
-    () => this.stream.stop(),
+    () => {
+      this.stream.stop();
+      this.outbox.take([]);
+    },
   );
 
   /** Follows one entity without the rest of the project. */
@@ -72,6 +76,7 @@ export class Project {
         () => {
           this.followed.delete(name);
           this.rooms.remove(room);
+          this.outbox.take([]);
         },
       );
       this.followed.set(name, follow);
@@ -164,19 +169,21 @@ export class Project {
     const { replica } = this;
     const { purges } = replica;
     const before = await replica.transact((change) => change.row(type, id));
-    const keep = (state: Incoming | undefined) =>
-      replica.transact(async (change) => {
-        const row = await change.row(type, id);
-        // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
-        if (row && row.version === before?.version) change.dropRow(type, id);
-        if (state) await this.keep(change, state);
-      });
-    const state = await entityState(this.http, this.name, type, id).catch(async (error: unknown) => {
-      if (isForbidden(error)) await keep(undefined);
-      throw error;
+    let refused: unknown;
+    const state = await entityState(this.http, this.name, type, id).catch((error: unknown) => {
+      if (!isForbidden(error)) throw error;
+      refused = error;
     });
-    if (purges !== replica.purges) return this.fetch(type, id);
-    await keep(state);
+    const current = await replica.transact(async (change) => {
+      if (purges !== replica.purges) return false;
+      const row = await change.row(type, id);
+      // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
+      if (row && row.version === before?.version) change.dropRow(type, id);
+      if (state) await this.keep(change, state);
+      return true;
+    });
+    if (!current) return this.fetch(type, id);
+    if (refused) throw refused;
     return replica.get(type, id);
   }
 

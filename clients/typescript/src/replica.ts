@@ -9,7 +9,7 @@ import type { KnownConflict } from "./conflicts.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { Clock } from "./platform.js";
 import { type Cursor, type Entity, entityKey, type Incoming, type PendingOp, type Row } from "./model.js";
-import { apply, fits, inRow, overlay } from "./overlay.js";
+import { apply, fits, fold, inRow, overlay } from "./overlay.js";
 import { below, key, type Put } from "./storage/storage.js";
 import type { Store } from "./store.js";
 
@@ -102,10 +102,13 @@ export class Replica {
   cursor: Cursor | undefined;
   ops: PendingOp[] = [];
   /**
-   * How often rows were purged, counted when it is heard of. What the hub was asked before may hold what is to go:
-   * whoever waits for an answer compares this when it is there, and asks again.
+   * How often rows were purged, counted when it is heard of, or had verdicts folded in. What the hub was asked before
+   * may hold what is to go, or lack what was decided: whoever waits for an answer compares this when it is there, and
+   * asks again.
    */
   purges = 0;
+  /** Whether changes of an entity come by themselves, because somebody follows it; set by the project. */
+  comes: (type: string, id: string) => boolean = () => false;
   /** The conflicts known, by id. */
   readonly conflicts = new Watched<ReadonlyMap<string, KnownConflict>>(new Map());
   private byEntity = new Map<string, PendingOp[]>();
@@ -276,12 +279,19 @@ export async function store(change: Change, changes: readonly Incoming[], cursor
   await retire(change);
 }
 
-/** Lets go of operations whose outcome the rows show now. */
+/** Lets go of operations whose outcome the rows show now. Where no change will bring it, they get it from the verdict. */
 export async function retire(change: Change): Promise<void> {
+  const { replica, cursor } = change;
   for (const op of change.ops) {
     if (op.state !== "settled" || !op.verdict) continue;
-    const due = op.verdict.seq ?? op.verdict.version ?? 0;
-    const id = change.replica.resolve(op.type, op.id);
-    if ((change.cursor?.seq ?? 0) >= due || inRow(await change.row(op.type, id), op)) change.dropOp(op);
+    const id = replica.resolve(op.type, op.id);
+    const row = await change.row(op.type, id);
+    if ((cursor?.seq ?? 0) < (op.verdict.seq ?? op.verdict.version ?? 0) && !inRow(row, op)) {
+      if (replica.comes(op.type, id)) continue;
+      replica.purges++;
+      const folded = fold(row, op, id, replica.clock.now(), cursor?.gen ?? 0);
+      if (folded) change.putRow(folded);
+    }
+    change.dropOp(op);
   }
 }

@@ -211,8 +211,7 @@ export class Stream implements Wanted {
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
       const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
-      if (purges === this.replica.purges) {
-        await this.takePage(cursor, page);
+      if (await this.takePage(cursor, page, purges)) {
         count += page.changes.length;
         if (!page.more) return count;
       }
@@ -228,8 +227,10 @@ export class Stream implements Wanted {
     return `/v1/projects/${this.replica.project}/changes?${query.join("&")}`;
   }
 
-  private takePage(asked: Cursor, page: Page): Promise<void> {
+  /** False if it is from before a purge. */
+  private takePage(asked: Cursor, page: Page, purges: number): Promise<boolean> {
     return this.replica.transact(async (change) => {
+      if (purges !== this.replica.purges) return false;
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
       const { gen, sweeping } = from;
       const { next: seq, epoch, scope, begun } = page;
@@ -239,12 +240,13 @@ export class Stream implements Wanted {
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
       }
       await store(change, page.changes.map(fromPage), cursor);
-      if (!sweeping || page.more) return;
+      if (!sweeping || page.more) return true;
       for (const row of await this.replica.rows()) {
         if (row.gen !== gen && (await change.row(row.type, row.id))?.gen !== gen) change.dropRow(row.type, row.id);
       }
       change.putCursor({ ...cursor, sweeping: undefined });
       change.reset = true;
+      return true;
     });
   }
 

@@ -7,6 +7,7 @@ import { room } from "../src/presence.js";
 import { MemoryStorage } from "../src/storage/memory.js";
 import { syncNow } from "../src/sync.js";
 import { type Clock, systemClock } from "../src/platform.js";
+import { verify } from "../src/verify.js";
 import { eventually } from "./support/clock.js";
 import { client, closeAll, converge, enter, opened, PIDS, token } from "./support/real.js";
 
@@ -157,6 +158,30 @@ test("the background sends and fetches without a socket; an expired token is rep
   assert.deepEqual([result.pushed, result.left, result.complete], [1, 0, true]);
   assert.deepEqual(asked, ["initial", "expired"]);
   await converge([project, other]);
+});
+
+test("who edits a project without following it sees what became of the edits, and nothing waits", async () => {
+  const { project: other } = await enter("bo", "unfollowed");
+  await other.insert("task", { title: "roof", hours: 1 }, { id: "t1" }).synced;
+  const one = await client("ana", "unfollowed");
+  opened.push(one);
+  const project = await one.project("unfollowed");
+  await one.connect();
+  await project.fetch("task", "t1");
+  await other.update("task", "t1", { hours: 3, note: "theirs" }).synced;
+  const merged = await project.update("task", "t1", { hours: 2 }).synced;
+  assert.deepEqual([merged.outcome, merged.fields], ["merged", { hours: 4 }]);
+  const parent = project.insert("task", { title: "new" }, { id: "local" });
+  await project.insert("task", { parent: parent.id }, { id: "child" }).synced;
+  await project.delete("task", (await parent.synced).id).synced;
+  await eventually("nothing waits", () => project.replica.ops.length === 0);
+  assert.deepEqual((await project.get("task", "t1"))?.fields, { title: "roof", hours: 4 });
+  assert.deepEqual((await project.query("task").ready()).map(({ id, pending }) => [id, pending]), [["child", 0], ["t1", 0]]);
+  // Followed later, it is as the hub has it to the last field.
+  project.subscribe();
+  await eventually("it is live", () => project.state.get() === "live");
+  assert.equal((await project.get("task", "t1"))?.fields["note"], "theirs");
+  assert.deepEqual((await verify(project, { everything: true })).mended, []);
 });
 
 test("reads follow the hub's cache policies, and pending edits are never too old", async () => {

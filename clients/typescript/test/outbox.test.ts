@@ -165,3 +165,110 @@ test("an operation that met a limit of the moment is sent again when the hub say
   await w.clock.advance(5000);
   assert.equal((await edit.synced).outcome, "applied");
 });
+
+/** A client that edits a project it does not follow: no change of it ever comes. */
+async function unfollowed(before?: (w: World) => void): Promise<World> {
+  const w = await world();
+  w.leave();
+  before?.(w);
+  return w.online();
+}
+
+test("what is decided in a project that nobody follows is settled with the verdict, and shown as the hub has it", async () => {
+  const w = await unfollowed();
+  w.hub.decide = ({ kind }) => (kind === "update" ? { outcome: "merged", fields: { title: "b", hours: 9 } } : undefined);
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).synced;
+  await w.project.insert("task", { title: "gone" }, { id: "t2" }).synced;
+  await w.project.update("task", "t1", { title: "b", hours: 1 }).synced;
+  await w.project.delete("task", "t2").synced;
+  await settle();
+  assert.deepEqual([w.project.replica.ops, await w.storage.disk.list("ops", "")], [[], []]);
+  const task = await w.project.get("task", "t1");
+  assert.deepEqual([task?.fields, task?.pending], [{ title: "b", hours: 9 }, 0]);
+  assert.equal(await w.project.get("task", "t2"), undefined);
+  // An edit of what is not here leaves no half an entity behind.
+  w.hub.write("task", "t3", { title: "theirs", hours: 1 });
+  await w.project.update("task", "t3", { hours: 2 }).synced;
+  assert.equal(await w.project.get("task", "t3"), undefined);
+  // Whoever follows it later gets all there is, also what others did before.
+  w.project.subscribe();
+  await settle();
+  assert.deepEqual((await w.project.query("task").ready()).map(({ id, fields }) => [id, fields]), [
+    ["t1", { title: "b", hours: 9 }],
+    ["t3", { title: "b", hours: 9 }],
+  ]);
+});
+
+test("a row that a verdict was folded into yields to whatever the hub says of it later", async () => {
+  const w = await (await world()).online();
+  w.hub.write("task", "t1", { title: "a", hours: 1 });
+  await settle();
+  w.leave();
+  // Not heard of here: the edit is made on the old state, and shows beside it.
+  w.hub.sockets[0]!.following = false;
+  w.hub.write("task", "t1", { hours: 5 });
+  await w.project.update("task", "t1", { title: "b" }).synced;
+  const task = () => w.project.get("task", "t1").then((one) => [one?.version, one?.fields, one?.pending]);
+  assert.deepEqual(await task(), [1, { title: "b", hours: 1 }, 0]);
+  await w.project.update("task", "t1", { hours: 2 }).local;
+  const writes = w.hub.heard.filter(({ type }) => type === "write") as { ops: { base: number; was?: object }[] }[];
+  await settle();
+  assert.deepEqual(writes.length, 1);
+  const last = (w.hub.heard.filter(({ type }) => type === "write") as typeof writes).at(-1)!.ops[0]!;
+  // Of the version its user saw: the hub finds out what they did not see.
+  assert.deepEqual([last.base, last.was], [1, { hours: 1 }]);
+  w.project.subscribe();
+  await settle();
+  assert.deepEqual(await task(), [4, { title: "b", hours: 2 }, 0]);
+});
+
+test("an entity that is asked for while its edit is decided is not put back to before", async () => {
+  const w = await unfollowed(({ hub }) => hub.write("task", "t1", { title: "a" }));
+  await w.project.fetch("task", "t1");
+  const edit = w.project.update("task", "t1", { title: "b" });
+  await edit.local;
+  const { fetch } = w.hub;
+  const asked = w.hub.requests.length;
+  let release = () => {};
+  const held = new Promise<void>((resolve) => (release = resolve));
+  // The answer is made before the edit is decided, and comes after.
+  const slow = w.client.parts.http as unknown as { fetch: typeof fetch };
+  slow.fetch = async (...args) => {
+    slow.fetch = fetch;
+    const answer = await fetch(...args);
+    await held;
+    return answer;
+  };
+  const fetched = w.project.fetch("task", "t1");
+  await edit.synced;
+  release();
+  assert.deepEqual([(await fetched)?.fields, w.hub.requests.length - asked > 1], [{ title: "b" }, true]);
+});
+
+test("what was settled waits no longer for changes once its project, or its entity, is not followed any more", async () => {
+  for (const what of ["project", "entity"]) {
+    const w = await world();
+    if (what === "entity") w.leave();
+    const leave = what === "entity" ? w.project.follow("task", "t1") : w.leave;
+    await w.online();
+    w.hub.deliver = ({ type }) => type !== "change";
+    await w.project.insert("task", { title: "a" }, { id: "t1" }).synced;
+    await settle();
+    // Until then it stays on top: a change is to come.
+    assert.deepEqual(w.project.replica.ops.map(({ state }) => state), ["settled"], what);
+    leave();
+    await settle();
+    assert.deepEqual([w.project.replica.ops, await w.titles()], [[], ["a"]], what);
+  }
+});
+
+test("what a client that was killed had settled does not wait for changes that nobody follows", async () => {
+  const w = await (await world()).online();
+  w.hub.deliver = ({ type }) => type !== "change";
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).synced;
+  const again = await w.restart();
+  again.leave();
+  assert.deepEqual(again.project.replica.ops.map(({ state }) => state), ["settled"]);
+  await again.online();
+  assert.deepEqual([again.project.replica.ops, await again.titles()], [[], ["a"]]);
+});
