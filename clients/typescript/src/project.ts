@@ -120,6 +120,14 @@ export class Project {
     return this.outbox.add({ kind: "delete", type, id }, options);
   }
 
+  /**
+   * Makes several edits that take effect together or not at all: those that `make` makes before it returns. They are
+   * stored in one commit, and share their `local`.
+   */
+  together<T extends readonly Edit[]>(make: () => T): T {
+    return this.outbox.together(make);
+  }
+
   /** This user's conflicts, the open ones first, to watch with `conflictsChanged`. */
   conflicts(): KnownConflict[] {
     const all = [...this.replica.conflicts.get().values()];
@@ -149,12 +157,12 @@ export class Project {
     return this.replica.events.on("ops", listener);
   }
 
-  /** Puts a failed operation into the queue again. */
+  /** Puts a failed operation into the queue again, with those it was made together with. */
   retry(opId: string): Promise<Edit> {
     return this.outbox.retry(opId);
   }
 
-  /** Throws an operation away. */
+  /** Throws an operation away, with those it was made together with. */
   discard(opId: string): Promise<void> {
     return this.outbox.discard(opId);
   }

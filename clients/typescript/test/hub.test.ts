@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { openCache } from "../src/cache.js";
+import { RejectedError } from "../src/errors.js";
 import { room } from "../src/presence.js";
 import { MemoryStorage } from "../src/storage/memory.js";
 import { syncNow } from "../src/sync.js";
@@ -52,6 +53,33 @@ test("a thousand edits queued offline are sent, in order and once", async () => 
   const tasks = await other.query<{ n: number }>("task").ready();
   assert.deepEqual(tasks.map(({ fields }) => fields.n).sort((a, b) => a - b), Array.from({ length: 100 }, (_, at) => 900 + at));
   assert.equal(again.replica.cursor?.seq, 1000);
+});
+
+test("what is made together takes effect together, or not at all if one of it is refused or conflicts", async () => {
+  const { client: one, project } = await enter("ana", "together");
+  const { project: other } = await enter("bo", "together");
+  const made = project.together(() => [
+    project.insert("task", { title: "one", approval: "none" }, { id: "t1" }),
+    project.insert("task", { title: "two" }, { id: "t2" }),
+  ]);
+  assert.deepEqual((await Promise.all(made.map(({ synced }) => synced))).map(({ seq }) => seq), [1, 2]);
+  await converge([project, other]);
+  one.disconnect();
+  await other.update("task", "t1", { approval: "theirs" }).synced;
+  const refused = project.together(() => [project.update("task", "t2", { title: "refused" }), project.update("task", "missing", { title: "x" })]);
+  const parked = project.together(() => [project.update("task", "t2", { title: "parked" }), project.update("task", "t1", { approval: "mine" })]);
+  await Promise.all([...refused, ...parked].map(({ local }) => local));
+  const alone = project.insert("task", { title: "alone" }, { id: "t3" });
+  await one.connect();
+  await alone.synced;
+  for (const edit of refused) await assert.rejects(edit.synced);
+  await assert.rejects(parked[0]!.synced, RejectedError);
+  assert.equal((await parked[1]!.synced).outcome, "conflict");
+  const codes = project.pending().map(({ state, problem }) => [state, problem?.code]);
+  assert.deepEqual(codes, [["failed", "group_failed"], ["failed", "not_found"], ["failed", "group_failed"]]);
+  await eventually("both see the same", async () => (await other.get("task", "t3")) !== undefined && project.replica.cursor?.seq === other.replica.cursor?.seq);
+  for (const { fields } of [await project.get("task", "t2"), await other.get("task", "t2")].map((found) => found!)) assert.equal(fields["title"], "two");
+  assert.equal((await other.get("task", "t1"))?.fields["approval"], "theirs");
 });
 
 test("an instance is killed while edits are under way, and nobody notices but for a moment", async () => {

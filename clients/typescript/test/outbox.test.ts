@@ -272,3 +272,96 @@ test("what a client that was killed had settled does not wait for changes that n
   await again.online();
   assert.deepEqual([again.project.replica.ops, await again.titles()], [[], ["a"]]);
 });
+
+/** Three edits that are made together, of which the last may be large. */
+const three = ({ project }: World, text = "") =>
+  project.together(() => [
+    project.insert("task", { title: "a" }, { id: "t1" }),
+    project.update("task", "t1", { title: "b" }),
+    project.insert("task", { title: `c${text}` }, { id: "t2" }),
+  ]);
+const writes = ({ hub }: World) => hub.heard.flatMap((frame) => (frame.type === "write" ? [frame.ops] : []));
+
+test("what is made together is stored in one commit and sent in one request, whatever is made beside it", async () => {
+  const w = await (await world()).online();
+  const commits: number[] = [];
+  w.storage.fault = (puts) => void commits.push(puts.filter(({ table }) => table === "ops").length);
+  const edits = three(w);
+  const beside = w.project.update("task", "t1", { title: "d" });
+  await Promise.all(edits.map(({ local }) => local));
+  assert.equal(commits[0], 3);
+  await Promise.all([...edits, beside].map(({ synced }) => synced));
+  assert.equal(writes(w)[0]?.filter(({ group }) => group !== undefined && group === writes(w)[0]?.[0]?.group).length, 3);
+  // Each says what it started from, in the light of those before it.
+  assert.deepEqual(writes(w).flat().map(({ was }) => was), [undefined, { title: "a" }, undefined, { title: "b" }]);
+  await settle();
+  assert.deepEqual(await w.titles(), ["d", "c"]);
+});
+
+for (const when of ["dead", "after"] as const) {
+  test(`what is made together is there whole or not at all after the process was killed (${when})`, async () => {
+    let w = await (await world()).online();
+    w.storage.fault = () => when;
+    three(w);
+    await settle();
+    w = await (await w.restart()).online();
+    assert.deepEqual(await w.titles(), when === "after" ? ["b", "c"] : []);
+  });
+}
+
+test("what is made together fails together where it cannot be stored, and where making it fails", async () => {
+  const w = await world();
+  w.storage.fault = () => new Error("disk");
+  for (const { local, synced } of three(w)) {
+    await assert.rejects(local, /disk/);
+    await assert.rejects(synced, /disk/);
+  }
+  w.storage.fault = undefined;
+  let made: Promise<unknown> | undefined;
+  const broken = () =>
+    w.project.together(() => {
+      made = w.project.insert("task", { title: "a" }).synced;
+      throw new RangeError("of the app");
+    });
+  assert.throws(broken, /of the app/);
+  await assert.rejects(made!, /discarded/);
+  await w.project.insert("task", { title: "alone" }).local;
+  assert.deepEqual([await w.titles(), w.project.pending()[0]?.group], [["alone"], undefined]);
+});
+
+test("what is too large together waits in the failed lane, and keeps neither others nor the connection away", async () => {
+  const w = await world();
+  w.hub.limits = { frame_bytes: 10_000, op_bytes: 5000 };
+  w.hub.instead = (frame) => JSON.stringify(frame).length > 10_000 && (w.hub.cut(4413, "frame_too_large"), true);
+  const edits = w.project.together(() => [1, 2, 3, 4, 5].map((at) => w.project.insert("task", { text: "x".repeat(3000) }, { id: `g${at}` })));
+  const oversized = three(w, "x".repeat(5000));
+  const good = w.project.insert("task", { title: "good" }, { id: "good" });
+  await w.online();
+  assert.equal((await good.synced).outcome, "applied");
+  for (const { synced } of [...edits, ...oversized]) await assert.rejects(synced, /larger than the hub takes/);
+  assert.deepEqual(w.hub.log.map(({ id }) => id), ["good"]);
+  assert.deepEqual(lane(w), Array(8).fill(["failed", "limit_exceeded"]));
+  assert.equal(w.client.status.get().connection, "online");
+});
+
+test("what was made together is tried again and discarded together", async () => {
+  const w = await (await world()).online();
+  w.hub.decide = () => ({ outcome: "rejected", code: "forbidden", message: "no" });
+  const edits = three(w);
+  for (const { synced } of edits) await assert.rejects(synced, /no/);
+  w.hub.decide = undefined;
+  const [first, again] = [w.project.retry(edits[1]!.opId), w.project.retry(edits[0]!.opId)];
+  const beside = w.project.insert("task", { title: "z" }, { id: "t3" });
+  await assert.rejects(again, /no failed operation/);
+  assert.equal((await (await first).synced).outcome, "applied");
+  await beside.synced;
+  await settle();
+  assert.deepEqual([await w.titles(), lane(w)], [["b", "c", "z"], []]);
+  assert.deepEqual(writes(w)[1]?.slice(0, 3).map(({ kind, id }) => [kind, id]), [["create", "t1"], ["update", "t1"], ["create", "t2"]]);
+  w.client.disconnect();
+  const thrown = w.project.together(() => [w.project.update("task", "t1", { title: "x" }), w.project.delete("task", "t2")]);
+  await thrown[0]!.local;
+  await w.project.discard(thrown[1]!.opId);
+  await assert.rejects(thrown[0]!.synced, /discarded/);
+  assert.deepEqual([await w.titles(), lane(w)], [["b", "c", "z"], []]);
+});
