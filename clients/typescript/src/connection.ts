@@ -75,7 +75,9 @@ export class Connection {
   /** Frames heard. Counted, not timed: a clock may be set back. */
   private heard = 0;
   private retryAt: number | undefined;
+  /** Until when the hub asked not to come back, and how long that was: a clock may be set back. */
   private pacedUntil = 0;
+  private paceMs = 0;
   private active = true;
   private connecting: { promise: Promise<void>; resolve(): void; reject(error: Error): void } | undefined;
   private stopTimers: (() => void)[] = [];
@@ -151,6 +153,7 @@ export class Connection {
   private async attempt(): Promise<void> {
     const generation = ++this.generation;
     this.lastAttempt = this.options.clock.now();
+    this.pacedUntil = 0;
     this.problem = undefined;
     this.state.set("connecting");
     try {
@@ -209,7 +212,6 @@ export class Connection {
     const { clock, tokens } = this.options;
     this.hello = hello;
     tokens.accepted(hello.ttl);
-    this.pacedUntil = 0;
     this.stopTimers.push(clock.after(STABLE_MS, () => (this.attempts = 0)));
     this.watch(hello.ping_interval * 1000);
     this.state.set("online");
@@ -266,7 +268,8 @@ export class Connection {
     }
     if (frame.type === "token_expiring") void this.refresh();
     else if (frame.type === "goodbye") {
-      this.pacedUntil = this.options.clock.now() + frame.reconnect_in_ms;
+      this.paceMs = frame.reconnect_in_ms;
+      this.pacedUntil = this.options.clock.now() + this.paceMs;
     }
     this.events.emit("frame", frame);
   }
@@ -327,7 +330,7 @@ export class Connection {
     }
     const { clock } = this.options;
     const now = clock.now();
-    const paced = this.pacedUntil - now;
+    const paced = Math.min(this.pacedUntil - now, this.paceMs);
     const ms = paced > 0 ? paced : wait(backoff, this.attempts++, clock.random());
     this.retryAt = now + ms;
     this.stopRetry = clock.after(ms, () => void this.attempt());
