@@ -250,7 +250,7 @@ export class Client {
   private greet({ outbox, stream, replica }: Project): void {
     outbox.take([]);
     outbox.kick();
-    // What was stored without a session, or right before the last one broke.
+    // What was stored without a session.
     stream.ack();
     // The next session asks again.
     askConflicts(replica, this.parts.http).catch(() => {});

@@ -59,6 +59,8 @@ export class Stream implements Wanted {
   private attempts = 0;
   private stopRetry: (() => void) | undefined;
   private ackDue = false;
+  /** Whether a page came since the last acknowledgement: the cursor is of the hub's log as it is now. */
+  private fetched = false;
   /** The role the token grants now. */
   role: () => string | undefined = () => undefined;
 
@@ -116,6 +118,8 @@ export class Stream implements Wanted {
     if (answer.scope !== undefined && this.replica.cursor?.scope !== answer.scope) void this.note(answer.scope);
     const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
     this.state.set(behind ? "catching_up" : "live");
+    // What was stored right before the last connection broke.
+    this.ack();
     void this.drain();
   }
 
@@ -212,6 +216,7 @@ export class Stream implements Wanted {
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
       const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
       if (await this.takePage(cursor, page, purges)) {
+        this.fetched = true;
         count += page.changes.length;
         if (!page.more) return count;
       }
@@ -309,14 +314,18 @@ export class Stream implements Wanted {
     return [...changes.filter((change) => !missing.includes(change)), ...found];
   }
 
-  /** Tells the hub how far everything is stored, whichever way it came. */
+  /**
+   * Tells the hub how far everything is stored, whichever way it came; not before the hub has said, by an answer or a
+   * page, that its log is the one the cursor counts.
+   */
   ack(): void {
     if (this.ackDue) return;
     this.ackDue = true;
     this.clock.after(ACK_MS, () => {
       this.ackDue = false;
       const seq = this.replica.cursor?.seq;
-      if (seq) this.connection.send({ type: "ack", project: this.replica.project, seq });
+      if (!seq || this.pulling || !(this.joined || this.fetched)) return;
+      if (this.connection.send({ type: "ack", project: this.replica.project, seq })) this.fetched = false;
     });
   }
 }
