@@ -36,8 +36,6 @@ export type AfterClose = "reconnect" | "refresh" | "later" | "stop";
 
 /** By range, so that codes of later hubs are understood, too. */
 export function afterClose(code: number): AfterClose {
-  if (code >= 4100 && code < 4200) return "refresh";
-  if (code >= 4200 && code < 4300) return "later";
-  if (code >= 4400 && code < 4500) return "stop";
-  return "reconnect";
+  const ranges: Record<number, AfterClose> = { 41: "refresh", 42: "later", 44: "stop" };
+  return ranges[Math.floor(code / 100)] ?? "reconnect";
 }

@@ -248,8 +248,9 @@ export class Client {
 
   /** What a session is for, in a project. */
   private greet({ outbox, stream, replica }: Project): void {
+    outbox.take([]);
     outbox.kick();
-    // What was stored without a session, or right before the last one broke.
+    // What was stored without a session.
     stream.ack();
     // The next session asks again.
     askConflicts(replica, this.parts.http).catch(() => {});
@@ -273,25 +274,26 @@ export class Client {
   }
 
   private take(frame: ServerFrame): void {
+    const project = "project" in frame ? this.projects.get(String(frame.project)) : undefined;
     switch (frame.type) {
       case "change":
-        if (this.projects.get(frame.project)?.stream.following) this.projects.get(frame.project)?.stream.take(frame);
-        else void this.projects.get(frame.project)?.takeAlone(frame).catch(() => {});
-        break;
+        if (!project?.stream.following) void project?.takeAlone(frame).catch(() => {});
+      // fallthrough
       case "advance":
-        this.projects.get(frame.project)?.stream.take(frame);
+        project?.stream.take(frame);
         break;
       case "written":
-        this.projects.get(frame.project)?.outbox.take(frame.verdicts);
+        project?.outbox.take(frame.verdicts);
         break;
       case "verdict":
-        this.projects.get(frame.project)?.outbox.take([frame.verdict]);
+        project?.outbox.take([frame.verdict]);
         break;
       case "notification":
-        this.notify(frame);
+        // Once each, also if it came as a push.
+        if (this.firstTime(frame.nid)) this.events.emit("notification", frame);
         break;
       case "conflict":
-        void this.projects.get(frame.project)?.replica.transact((change) => saveConflict(change, frame.conflict));
+        void project?.replica.transact((change) => saveConflict(change, frame.conflict));
         break;
       case "access":
         for (const [name, grant] of Object.entries(frame.projects)) {
@@ -301,12 +303,6 @@ export class Client {
         }
         this.events.emit("access", frame.projects);
     }
-  }
-
-  /** Once each, also if it came as a push. */
-  private notify(frame: ServerNotificationFrame): void {
-    if (!this.firstTime(frame.nid)) return;
-    this.events.emit("notification", frame);
   }
 
   /** @internal Whether a notification was not shown yet; from now on it was. */

@@ -75,7 +75,9 @@ export class Connection {
   /** Frames heard. Counted, not timed: a clock may be set back. */
   private heard = 0;
   private retryAt: number | undefined;
+  /** Until when the hub asked not to come back, and how long that was: a clock may be set back. */
   private pacedUntil = 0;
+  private paceMs = 0;
   private active = true;
   private connecting: { promise: Promise<void>; resolve(): void; reject(error: Error): void } | undefined;
   private stopTimers: (() => void)[] = [];
@@ -151,6 +153,7 @@ export class Connection {
   private async attempt(): Promise<void> {
     const generation = ++this.generation;
     this.lastAttempt = this.options.clock.now();
+    this.pacedUntil = 0;
     this.problem = undefined;
     this.state.set("connecting");
     try {
@@ -173,20 +176,19 @@ export class Connection {
       }
     } catch (error) {
       if (generation !== this.generation) return;
-      this.failed(error instanceof SynclineError ? error : new SynclineError(String(error)), wait);
+      this.failed(error instanceof SynclineError ? error : new SynclineError(String(error)));
     }
   }
 
   private introduction(id: number, token: string): string {
     const { clientId, device } = this.options;
-    const frame: ClientFrame = { type: "connect", id, token, client: clientId, active: this.active };
-    return JSON.stringify(device ? { ...frame, device } : frame);
+    return JSON.stringify({ type: "connect", id, token, client: clientId, active: this.active, device });
   }
 
   private open(generation: number): Promise<void> {
     return new Promise((resolve, reject) => {
       const { openSocket, clock, clientId, url } = this.options;
-      const socket = openSocket(`${url}${url.includes("?") ? "&" : "?"}client=${clientId}`, ["syncline.v1"]);
+      const socket = openSocket(`${url}?client=${clientId}`, ["syncline.v1"]);
       this.socket = socket;
       const stop = clock.after(OPEN_MS, () => {
         this.drop(1000);
@@ -210,7 +212,6 @@ export class Connection {
     const { clock, tokens } = this.options;
     this.hello = hello;
     tokens.accepted(hello.ttl);
-    this.pacedUntil = 0;
     this.stopTimers.push(clock.after(STABLE_MS, () => (this.attempts = 0)));
     this.watch(hello.ping_interval * 1000);
     this.state.set("online");
@@ -267,7 +268,8 @@ export class Connection {
     }
     if (frame.type === "token_expiring") void this.refresh();
     else if (frame.type === "goodbye") {
-      this.pacedUntil = this.options.clock.now() + frame.reconnect_in_ms;
+      this.paceMs = frame.reconnect_in_ms;
+      this.pacedUntil = this.options.clock.now() + this.paceMs;
     }
     this.events.emit("frame", frame);
   }
@@ -282,7 +284,7 @@ export class Connection {
       if (answer.type === "refreshed") tokens.accepted(answer.ttl);
     } catch (error) {
       // What is only a bad moment is tried again when the hub closes with 4100.
-      if (error instanceof AuthError && generation === this.generation) this.failed(error, wait);
+      if (error instanceof AuthError && generation === this.generation) this.failed(error);
     }
   }
 
@@ -307,17 +309,16 @@ export class Connection {
     const what = afterClose(code);
     if (what === "stop") {
       const terminal = code === 4401 ? new AuthError(`the hub does not trust the token: ${reason}`) : new ClosedError(code, reason);
-      return this.failed(terminal, wait);
+      return this.failed(terminal);
     }
     if (what === "refresh") {
       const known = this.options.tokens.doubt(code === 4101 ? "revoked" : "expired");
-      if (!known) return this.failed(new AuthError(`the hub refused a fresh token: ${reason}`), wait);
+      if (!known) return this.failed(new AuthError(`the hub refused a fresh token: ${reason}`));
     }
-    const lost = new DisconnectedError(`the connection was closed: ${code} ${reason}`);
-    this.failed(lost, what === "later" ? (_, attempt, random) => wait(CROWDED, attempt, random) : wait);
+    this.failed(new DisconnectedError(`the connection was closed: ${code} ${reason}`), what === "later" ? CROWDED : undefined);
   }
 
-  private failed(error: SynclineError, delay: typeof wait): void {
+  private failed(error: SynclineError, backoff = this.options.backoff ?? CONNECT): void {
     this.drop(1000);
     this.problem = error;
     if (error instanceof AuthError || error instanceof ClosedError) {
@@ -327,10 +328,10 @@ export class Connection {
       this.state.set("refused");
       return;
     }
-    const { clock, backoff = CONNECT } = this.options;
+    const { clock } = this.options;
     const now = clock.now();
-    const paced = this.pacedUntil - now;
-    const ms = paced > 0 ? paced : delay(backoff, this.attempts++, clock.random());
+    const paced = Math.min(this.pacedUntil - now, this.paceMs);
+    const ms = paced > 0 ? paced : wait(backoff, this.attempts++, clock.random());
     this.retryAt = now + ms;
     this.stopRetry = clock.after(ms, () => void this.attempt());
     // Before the listeners hear of it: one of them may call `connect`.

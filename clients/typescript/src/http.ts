@@ -63,10 +63,10 @@ export class Http {
     try {
       const init = { method, headers, signal: abort.signal, ...(body === undefined ? {} : { body }) };
       const response = await this.fetch(this.base + path, init).catch((error: unknown) => {
-        throw new DisconnectedError(`the hub cannot be reached: ${String(error)}`);
+        throw new DisconnectedError(`the hub cannot be reached: ${error}`);
       });
       const text = await response.text().catch((error: unknown) => {
-        throw new DisconnectedError(`the answer broke off: ${String(error)}`);
+        throw new DisconnectedError(`the answer broke off: ${error}`);
       });
       if (!response.ok) throw problem(response.status, text, response.headers.get("retry-after"));
       return (text === "" ? undefined : parsed(text)) as T;

@@ -41,116 +41,122 @@ export function pick<F>(entities: Iterable<Entity<F>>, { where, sort, limit }: Q
   return data.slice(0, limit);
 }
 
-/** The entities of one type, kept in memory while somebody looks at them. */
-class Collection {
-  readonly entities = new Map<string, Entity>();
-  readonly version = new Watched(0);
-  loading = true;
-  loaded: Promise<void>;
+type Changed = Map<string, Entity | undefined>;
 
-  constructor(
-    private readonly replica: Replica,
-    private readonly type: string,
-  ) {
-    this.loaded = this.load();
-    replica.events.on("changed", (changed) => this.take(changed));
-    replica.events.on("reset", () => void (this.loaded = this.load()));
-  }
-
-  private load(): Promise<void> {
+/** Reads something, and keeps it in memory and true while somebody looks at it. */
+function kept<T>(replica: Replica, empty: T, read: () => Promise<T>, take: (changed: Changed, was: T) => T) {
+  const nothing: Snapshot<T> = { data: empty, loading: true };
+  const value = new Watched(nothing);
+  let loaded: Promise<void> | undefined;
+  let ends: (() => void)[];
+  const load = () => {
+    replica.use();
     // In line with the transactions, so that no change falls between reading and hearing.
-    return this.replica.transact(async () => {
-      const all = await this.replica.list(this.type);
-      this.entities.clear();
-      for (const entity of all) this.entities.set(entity.id, entity);
-      this.loading = false;
-      this.version.set(this.version.get() + 1);
+    const reading = replica.transact(async () => {
+      const data = await read();
+      // Unless nobody looks any more.
+      if (loaded) value.set({ data, loading: false });
     });
-  }
+    loaded = reading;
+    // What could not be read is read again for the next who looks, and with the next change.
+    reading.catch(() => loaded === reading && (loaded = undefined));
+  };
+  const hear = (changed: Changed) => {
+    if (!loaded) return load();
+    const { data, loading } = value.get();
+    const next = take(changed, data);
+    if (!loading && next !== data) value.set({ data: next, loading });
+  };
+  const hold = held(
+    () => (ends = [replica.events.on("changed", hear), replica.events.on("reset", load)]),
+    () => {
+      for (const end of ends) end();
+      loaded = undefined;
+      value.set(nothing);
+    },
+  );
+  const look = () => {
+    const end = hold();
+    if (!loaded) load();
+    return { end, loaded };
+  };
+  return { value, look };
+}
 
-  private take(changed: Map<string, Entity | undefined>): void {
-    const prefix = entityKey(this.type, "");
-    let hit = false;
-    for (const [name, entity] of changed) {
-      if (!name.startsWith(prefix)) continue;
-      hit = true;
-      const id = name.slice(prefix.length);
-      // A local name that has become another shows under that one only.
-      if (entity && entity.id === id) this.entities.set(id, entity);
-      else this.entities.delete(id);
-    }
-    if (hit) this.version.set(this.version.get() + 1);
-  }
+/** A view of what is kept. While nobody looks it shows what it saw last. */
+function view<T, S>({ value, look }: ReturnType<typeof kept<T>>, empty: S, show: (data: T, was: S) => S): Live<S> {
+  let seen: Snapshot<T> | undefined;
+  let snapshot: Snapshot<S> = { data: empty, loading: true };
+  const get = () => {
+    const now = value.get();
+    if (now === seen || now.loading) return snapshot;
+    seen = now;
+    const data = show(now.data, snapshot.data);
+    if (data !== snapshot.data || snapshot.loading) snapshot = { data, loading: false };
+    return snapshot;
+  };
+  return {
+    get,
+    subscribe: (listener) => {
+      const ends = [value.subscribe(listener), look().end];
+      return () => ends.forEach((end) => end());
+    },
+    ready: async () => {
+      const { end, loaded } = look();
+      try {
+        await loaded;
+        return get().data;
+      } finally {
+        end();
+      }
+    },
+  };
 }
 
 /** The views of one replica. */
 export class Views {
-  private readonly collections = new Map<string, Collection>();
+  private readonly types = new Map<string, ReturnType<typeof kept<ReadonlyMap<string, Entity>>>>();
   constructor(private readonly replica: Replica) {}
 
   /** Several entities of a type. */
   query<F = Fields>(type: string, options: QueryOptions<F> = {}): Live<Entity<F>[]> {
-    const collection = this.collection(type);
-    let seen = -1;
-    let snapshot: Snapshot<Entity<F>[]> = { data: [], loading: true };
-    const get = () => {
-      const version = collection.version.get();
-      if (version === seen) return snapshot;
-      seen = version;
-      const data = pick(collection.entities.values() as unknown as Iterable<Entity<F>>, options);
-      const same = data.length === snapshot.data.length && data.every((entity, at) => entity === snapshot.data[at]);
-      if (!same || snapshot.loading !== collection.loading) snapshot = { data, loading: collection.loading };
-      return snapshot;
-    };
-    return {
-      get,
-      subscribe: collection.version.subscribe,
-      ready: async () => {
-        await collection.loaded;
-        return get().data;
-      },
-    };
+    return view(this.type(type), [] as Entity<F>[], (entities, was) => {
+      const data = pick(entities.values() as unknown as Iterable<Entity<F>>, options);
+      return data.length === was.length && data.every((entity, at) => entity === was[at]) ? was : data;
+    });
   }
 
   /** One entity. */
   entity<F = Fields>(type: string, id: string): Live<Entity<F> | undefined> {
-    const value = new Watched<Snapshot<Entity<F> | undefined>>({ data: undefined, loading: true });
     const { replica } = this;
-    const load = () =>
-      replica.transact(async () => {
-        value.set({ data: (await replica.get(type, id)) as Entity<F> | undefined, loading: false });
-      });
-    let listening: (() => void)[];
-    let loaded: Promise<void> | undefined;
-    const listen = held(
-      () => {
-        listening = [
-          replica.events.on("changed", (changed) => {
-            const name = entityKey(type, replica.resolve(type, id));
-            if (changed.has(name)) value.set({ data: changed.get(name) as Entity<F> | undefined, loading: false });
-          }),
-          replica.events.on("reset", () => void load()),
-        ];
-        loaded = load();
-      },
-      () => listening.forEach((end) => end()),
-    );
-    return {
-      get: value.get,
-      subscribe: (listener) => {
-        const ends = [listen(), value.subscribe(listener)];
-        return () => ends.forEach((end) => end());
-      },
-      ready: async () => {
-        await (loaded ?? load());
-        return value.get().data;
-      },
+    const read = () => replica.get(type, id);
+    const take = (changed: Changed, was: Entity | undefined) => {
+      const name = entityKey(type, replica.resolve(type, id));
+      return changed.has(name) ? changed.get(name) : was;
     };
+    return view(kept(replica, undefined, read, take), undefined, (entity) => entity as Entity<F> | undefined);
   }
 
-  private collection(type: string): Collection {
-    let known = this.collections.get(type);
-    if (!known) this.collections.set(type, (known = new Collection(this.replica, type)));
+  /** All entities of a type, once for all who look. */
+  private type(type: string) {
+    const { replica, types } = this;
+    const read = async () => new Map((await replica.list(type)).map((entity) => [entity.id, entity]));
+    const take = (changed: Changed, was: ReadonlyMap<string, Entity>) => {
+      const entities = new Map(was);
+      const prefix = entityKey(type, "");
+      let hit = false;
+      for (const [name, entity] of changed) {
+        if (!name.startsWith(prefix)) continue;
+        hit = true;
+        const id = name.slice(prefix.length);
+        // A local name that has become another shows under that one only.
+        if (entity && entity.id === id) entities.set(id, entity);
+        else entities.delete(id);
+      }
+      return hit ? entities : was;
+    };
+    const known = types.get(type) ?? kept(replica, new Map() as ReadonlyMap<string, Entity>, read, take);
+    types.set(type, known);
     return known;
   }
 }

@@ -18,21 +18,21 @@ export interface Row {
   /** The generation of the copy it belongs to: what a fresh copy does not name is dropped. */
   gen: number;
   /** Read by itself, not with its project: it grows old. */
-  alone?: true;
+  alone?: true | undefined;
 }
 
 /** Up to where a project is stored. */
 export interface Cursor {
   seq: number;
   epoch: string;
-  scope?: string;
-  role?: string;
+  scope?: string | undefined;
+  role?: string | undefined;
   gen: number;
   /** A fresh copy is being read, and is not complete yet; `begun` goes along with its next page. */
-  sweeping?: true;
+  sweeping?: true | undefined;
   begun?: unknown;
-  /** When it was last moved. */
-  at: number;
+  /** When somebody last followed the project or looked at it; what the background fetches is no use. */
+  used: number;
 }
 
 /**
@@ -51,15 +51,15 @@ export interface PendingOp {
   type: string;
   id: string;
   base: number;
-  fields?: Fields;
+  fields?: Fields | undefined;
   was?: Fields;
   editedAt: number;
   priority: Lane;
-  group?: string;
+  group?: string | undefined;
   conflict?: string;
-  choose?: Choose;
+  choose?: Choose | undefined;
   expectedVersion?: number;
-  notify?: Notify;
+  notify?: Notify | undefined;
   state: OpState;
   /** How often it was sent without a verdict. */
   attempts: number;

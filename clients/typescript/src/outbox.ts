@@ -15,21 +15,19 @@ import {
 } from "./errors.js";
 import { saveVerdictConflict } from "./conflicts.js";
 import type { Fields, PendingOp } from "./model.js";
-import { nextBatch, sendOrder, wireText } from "./order.js";
-import { apply, inRow, overlay } from "./overlay.js";
+import { joined, nextBatch, sendOrder, tooLarge, wireText } from "./order.js";
+import { apply, overlay } from "./overlay.js";
 import type { Clock } from "./platform.js";
 import type { Choose, Lane, Notify } from "./protocol/client.gen.js";
 import type { OpKind, Verdict } from "./protocol/server.gen.js";
 import { type Change, type Replica, retire } from "./replica.js";
-import { sha256, utf8 } from "./sha256.js";
+import { sha256 } from "./sha256.js";
 import { uuid } from "./uuid.js";
 
 /** How an edit is to be sent. */
 export interface EditOptions {
   /** The urgent go first. */
   priority?: Lane;
-  /** Edits with the same group take effect together or not at all. */
-  group?: string;
   /** Whom to tell. */
   notify?: Notify;
 }
@@ -62,9 +60,9 @@ interface Asked {
   kind: OpKind;
   type: string;
   id: string;
-  fields?: Fields;
+  fields?: Fields | undefined;
   conflict?: string;
-  choose?: Choose;
+  choose?: Choose | undefined;
   expectedVersion?: number;
 }
 
@@ -82,6 +80,8 @@ export class Outbox {
   private flushing: Promise<void> | undefined;
   /** Whether something came while it was being sent. */
   private due = false;
+  /** The group that is being made. */
+  private gathered: { group: string; ops: PendingOp[]; local: Promise<void> } | undefined;
   /**
    * What waits for its time, and how to stop that. Timed in memory alone: a clock that is set back, or a time that was
    * stored, keeps nothing waiting.
@@ -109,60 +109,73 @@ export class Outbox {
 
   /** Queues an edit. */
   add(asked: Asked, options: EditOptions = {}): Edit {
+    const { gathered } = this;
     const opId = uuid(this.clock);
-    const editedAt = this.clock.now();
-    const order = ++this.lastOrder;
+    const op: PendingOp = {
+      ...asked,
+      opId,
+      order: ++this.lastOrder,
+      editedAt: this.clock.now(),
+      project: this.replica.project,
+      base: 0,
+      priority: options.priority ?? "normal",
+      group: gathered?.group,
+      notify: options.notify,
+      state: "queued",
+      attempts: 0,
+    };
+    gathered?.ops.push(op);
     const synced = this.decision(opId);
-    const local = this.replica.transact(async (change) => {
-      const op: PendingOp = {
-        ...asked,
-        opId,
-        order,
-        editedAt,
-        project: this.replica.project,
-        base: 0,
-        priority: options.priority ?? "normal",
-        state: "queued",
-        attempts: 0,
-      };
-      if (options.group !== undefined) op.group = options.group;
-      if (options.notify !== undefined) op.notify = options.notify;
-      await this.rebase(change, op);
-      change.putOp(op);
-    });
-    local.then(
-      () => this.kick(),
-      (error: Error) => this.tell(opId, error),
-    );
-    return { opId, id: asked.id, local, synced };
+    return { opId, id: asked.id, local: gathered?.local ?? this.queue([op]), synced };
   }
 
-  /** Puts a failed operation into the queue again, as a new one: the verdict of the old one stays as it is. */
+  /** Queues the edits that are made in it as one group. */
+  together<T>(make: () => T): T {
+    if (this.gathered) return make();
+    let store!: (stored: Promise<void>) => void;
+    const local = new Promise<void>((resolve) => (store = resolve));
+    const { ops } = (this.gathered = { group: uuid(this.clock), ops: [] as PendingOp[], local });
+    try {
+      const made = make();
+      store(this.queue(ops));
+      return made;
+    } catch (error) {
+      for (const { opId } of ops) this.tell(opId, new DiscardedError());
+      throw error;
+    } finally {
+      this.gathered = undefined;
+    }
+  }
+
+  /**
+   * Puts a failed operation, and those of its group, into the queue again, as new ones: the verdicts of the old ones
+   * stay as they are.
+   */
   async retry(opId: string): Promise<Edit> {
-    const opAgain = uuid(this.clock);
-    const order = ++this.lastOrder;
-    const synced = this.decision(opAgain);
-    const id = await this.replica.transact(async (change) => {
-      const failed = find(change, opId);
-      if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed operation ${opId}`);
-      const { verdict: _verdict, problem: _problem, was: _was, ...kept } = failed;
-      const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0 };
-      change.dropOp(failed);
-      await this.rebase(change, op);
-      change.putOp(op);
-      return op.id;
+    const failed = this.failed.find((op) => op.opId === opId);
+    if (!failed) throw new RangeError(`there is no failed operation ${opId}`);
+    const unit = this.failed.filter((op) => joined(op, failed));
+    let edit!: Edit;
+    const again = unit.map((op): PendingOp => {
+      const { verdict: _verdict, problem: _problem, was: _was, ...kept } = op;
+      const opAgain = uuid(this.clock);
+      const synced = this.decision(opAgain);
+      if (op === failed) edit = { opId: opAgain, id: op.id, local: Promise.resolve(), synced };
+      return { ...kept, opId: opAgain, order: ++this.lastOrder, state: "queued", attempts: 0 };
     });
-    this.kick();
-    return { opId: opAgain, id, local: Promise.resolve(), synced };
+    await this.queue(again, unit);
+    return edit;
   }
 
-  /** Throws an operation away, whatever its state. If it was sent already, the hub may have applied it. */
+  /** Throws an operation and those of its group away, whatever their state. What was sent, the hub may have applied. */
   async discard(opId: string): Promise<void> {
-    await this.replica.transact(async (change) => {
+    const unit = await this.replica.transact(async (change) => {
       const op = find(change, opId);
-      if (op) change.dropOp(op);
+      const ops = change.ops.filter((other) => op && other.state === op.state && joined(op, other));
+      for (const one of ops) change.dropOp(one);
+      return ops;
     });
-    this.tell(opId, new DiscardedError());
+    for (const op of unit) this.tell(op.opId, new DiscardedError());
   }
 
   /** Sends what is ready, now if nothing is on its way. */
@@ -184,7 +197,10 @@ export class Outbox {
     return this.flushing;
   }
 
-  /** Takes verdicts that nobody waits for: they come late, or a rejected operation was tried again from elsewhere. */
+  /**
+   * Takes verdicts that nobody waits for: they come late, or a rejected operation was tried again from elsewhere. Even
+   * without any, what waits for changes that nobody follows any more is let go of.
+   */
   take(verdicts: readonly Verdict[]): void {
     void this.settle(verdicts).catch(() => {});
   }
@@ -195,18 +211,35 @@ export class Outbox {
     this.via = undefined;
   }
 
+  /** Puts operations into the queue in one commit, so that none is sent before all are stored. */
+  private queue(ops: readonly PendingOp[], instead: readonly PendingOp[] = []): Promise<void> {
+    const local = this.replica.transact(async (change) => {
+      for (const op of instead) {
+        if (!change.ops.includes(op)) throw new RangeError(`there is no failed operation ${op.opId}`);
+        change.dropOp(op);
+      }
+      for (const op of ops) {
+        await this.rebase(change, op);
+        change.putOp(op);
+      }
+    });
+    local.then(
+      () => this.kick(),
+      (error: Error) => ops.forEach(({ opId }) => this.tell(opId, error)),
+    );
+    return local;
+  }
+
   /** What the edit started from, in the light of what is queued before it. */
   private async rebase(change: Change, op: PendingOp): Promise<void> {
-    const id = this.replica.resolve(op.type, op.id);
-    const row = await change.row(op.type, id);
     if (op.kind === "create" || op.kind === "resolve") return;
+    const resolve = (one: PendingOp) => this.replica.resolve(one.type, one.id);
+    const id = resolve(op);
+    const row = await change.row(op.type, id);
     op.base = row?.version ?? 0;
-    if (op.kind !== "update" || !op.fields) return;
-    const before = change.ops.filter(
-      (other) => other.kind !== "resolve" && other.type === op.type && this.replica.resolve(other.type, other.id) === id,
-    );
+    const before = change.ops.filter((one) => one.kind !== "resolve" && one.type === op.type && resolve(one) === id);
     const seen = overlay(row, id, before)?.fields;
-    if (!seen) return;
+    if (!op.fields || !seen) return;
     const was = Object.keys(op.fields).filter((name) => name in seen);
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
@@ -219,16 +252,14 @@ export class Outbox {
       if (!via || this.clock.now() >= until) return;
       const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);
       const sorted = sendOrder(this.replica.ops, resolve);
-      const oversized = sorted.find((op) => !waits(op) && utf8(wireText(op)).length > via.limits.opBytes);
-      if (oversized) {
-        const message = `the operation is larger than ${via.limits.opBytes} bytes`;
-        await this.fail(oversized, { code: "limit_exceeded", message });
-        continue;
-      }
-      const doubtful = sorted.some((op) => this.suspects.has(op.opId));
-      const limits = doubtful ? { ops: 1, bytes: via.limits.bytes } : via.limits;
-      const batch = nextBatch(sorted, waits, limits, resolve);
-      if (batch.length === 0 || !(await this.sendBatch(batch, via.send))) return;
+      const { limits, send } = via;
+      const doubtful = sorted.flat().some((op) => this.suspects.has(op.opId));
+      const batch = nextBatch(sorted, waits, doubtful ? { ...limits, ops: 1 } : limits, resolve);
+      const large = tooLarge(batch, limits);
+      if (large) {
+        const message = `larger than the hub takes: ${limits.opBytes} bytes an operation, ${limits.bytes} together`;
+        await this.fail(batch.filter((op) => joined(op, large)), { code: "limit_exceeded", message });
+      } else if (batch.length === 0 || !(await this.sendBatch(batch, send))) return;
     }
   }
 
@@ -244,10 +275,8 @@ export class Outbox {
     } catch (error) {
       if (error instanceof AuthError || error instanceof DisconnectedError) return false;
       if (error instanceof RequestError && !error.retryable) {
-        const [first] = batch;
-        const together = first?.group !== undefined && batch.every((op) => op.group === first.group);
-        if (batch.length > 1 && !together) for (const op of batch) this.suspects.add(op.opId);
-        else for (const op of batch) await this.fail(op, error);
+        if (batch.every((op) => joined(op, batch[0]!))) await this.fail(batch, error);
+        else for (const op of batch) this.suspects.add(op.opId);
         return true;
       }
       this.hold(batch, error);
@@ -280,19 +309,22 @@ export class Outbox {
     await noted.catch(() => {});
   }
 
-  private async fail(op: PendingOp, problem: { code: string; message: string }): Promise<void> {
-    const { code, message } = problem;
+  private async fail(ops: readonly PendingOp[], { code, message }: { code: string; message: string }): Promise<void> {
     try {
       await this.replica.transact(async (change) => {
-        const known = find(change, op.opId);
-        if (known) change.putOp({ ...known, state: "failed", problem: { code, message } });
+        for (const { opId } of ops) {
+          const op = find(change, opId);
+          if (op) change.putOp({ ...op, state: "failed", problem: { code, message } });
+        }
       });
     } catch (error) {
       // It could not be stored: it is found out again.
-      return this.hold([op], error);
+      return this.hold(ops, error);
     }
-    this.suspects.delete(op.opId);
-    this.tell(op.opId, new RejectedError({ op_id: op.opId, code, message }));
+    for (const { opId } of ops) {
+      this.suspects.delete(opId);
+      this.tell(opId, new RejectedError({ op_id: opId, code, message }));
+    }
   }
 
   /** Takes the hub's verdicts, all in one commit. */
@@ -318,16 +350,10 @@ export class Outbox {
       change.putOp({ ...op, state: "failed", verdict, problem });
       return;
     }
-    if (verdict.current) await this.refresh(change, op.type, verdict);
+    await this.refresh(change, op.type, verdict);
     await saveVerdictConflict(change, op, verdict);
     if (verdict.outcome === "superseded" || verdict.outcome === "conflict") change.dropOp(op);
-    else {
-      const settled: PendingOp = { ...op, state: "settled", verdict };
-      const id = this.replica.resolve(op.type, op.id);
-      const shown = verdict.seq === undefined && verdict.version === undefined;
-      if (shown || inRow(await change.row(op.type, id), settled)) change.dropOp(op);
-      else change.putOp(settled);
-    }
+    else change.putOp({ ...op, state: "settled", verdict });
   }
 
   /** The entity as the verdict has it, if that is newer than the row. */

@@ -23,8 +23,6 @@ export function overlay(row: Row | undefined, id: string, ops: readonly PendingO
   let pending = 0;
   for (const op of ops) {
     if (op.state === "failed" || inRow(row, op)) continue;
-    const parked = op.verdict?.outcome;
-    if (parked === "conflict" || parked === "superseded" || parked === "rejected") continue;
     pending++;
     if (op.kind === "delete") fields = undefined;
     else if (op.kind === "create") fields = { ...op.fields, ...op.verdict?.fields };
@@ -37,8 +35,18 @@ export function overlay(row: Row | undefined, id: string, ops: readonly PendingO
 }
 
 /** Whether the row already shows what became of the operation. */
-export function inRow(row: Row | undefined, op: PendingOp): boolean {
-  const { verdict } = op;
-  if (op.state !== "settled" || !verdict) return false;
-  return row !== undefined && verdict.version !== undefined && row.version >= verdict.version;
+export function inRow(row: Row | undefined, { state, verdict }: PendingOp): boolean {
+  return state === "settled" && row !== undefined && row.version >= (verdict?.version ?? Infinity);
+}
+
+/**
+ * The row with what became of an operation, where no change will come to tell. It keeps its version: what others did
+ * since is not in it, so that all the hub says of the entity later is news.
+ */
+export function fold(row: Row | undefined, op: PendingOp, id: string, at: number, gen: number): Row | undefined {
+  const fields = overlay(row, id, [op])?.fields;
+  if (!row && !fields) return undefined;
+  const { type, verdict } = op;
+  const { deleted: _, ...kept } = row ?? { type, id, version: (verdict?.version ?? 1) - 1, at, gen, alone: true };
+  return fields ? { ...kept, fields } : { ...kept, deleted: true, fields: {} };
 }

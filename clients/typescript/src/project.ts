@@ -27,7 +27,7 @@ export interface Resolution {
 /** One project, from `client.project`. */
 export class Project {
   private readonly views: Views;
-  private readonly followed = new Map<string, number>();
+  private readonly followed = new Map<string, () => () => void>();
 
   constructor(
     readonly name: string,
@@ -38,6 +38,7 @@ export class Project {
     /** @internal */ readonly http: Http,
   ) {
     this.views = new Views(replica);
+    replica.comes = (type, id) => stream.following || this.followed.has(entityKey(type, id));
   }
 
   /** Whether what is here is true. */
@@ -51,39 +52,41 @@ export class Project {
    */
   readonly subscribe: () => () => void = held(
     () => this.stream.start(),
-    () => this.stream.stop(),
+    () => {
+      this.stream.stop();
+      this.outbox.take([]);
+    },
   );
 
   /** Follows one entity without the rest of the project. */
   follow(type: string, id: string): () => void {
     const room = `entity:${this.name}:${type}:${id}`;
     const name = entityKey(type, id);
-    const count = this.followed.get(name) ?? 0;
-    this.followed.set(name, count + 1);
-    if (count === 0) {
-      // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
-      const fetch = () => void this.fetch(type, id).catch(() => {});
-      const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
-        if (frame.type === "resync") fetch();
-        else if (frame.reason === "scope_changed") void this.stream.purge(frame);
-        else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
-      };
-      this.rooms.add({ room, ask: () => ({}), answered: fetch, told });
-    }
-    let left = false;
-    return () => {
-      if (left) return;
-      left = true;
-      const others = (this.followed.get(name) ?? 1) - 1;
-      this.followed.set(name, others);
-      if (others > 0) return;
-      this.followed.delete(name);
-      this.rooms.remove(room);
+    // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
+    const fetch = () => void this.fetch(type, id).catch(() => {});
+    const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
+      if (frame.type === "resync") fetch();
+      else if (frame.reason === "scope_changed") void this.stream.purge(frame);
+      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
     };
+    let follow = this.followed.get(name);
+    if (!follow) {
+      follow = held(
+        () => this.rooms.add({ room, ask: () => ({}), answered: fetch, told }),
+        () => {
+          this.followed.delete(name);
+          this.rooms.remove(room);
+          this.outbox.take([]);
+        },
+      );
+      this.followed.set(name, follow);
+    }
+    return follow();
   }
 
   /** One entity as it is on the device, with the user's pending edits. */
   get<F = Fields>(type: string, id: string): Promise<Entity<F> | undefined> {
+    this.replica.use();
     return this.replica.get(type, id) as Promise<Entity<F> | undefined>;
   }
 
@@ -117,6 +120,14 @@ export class Project {
     return this.outbox.add({ kind: "delete", type, id }, options);
   }
 
+  /**
+   * Makes several edits that take effect together or not at all: those that `make` makes before it returns. They are
+   * stored in one commit, and share their `local`.
+   */
+  together<T extends readonly Edit[]>(make: () => T): T {
+    return this.outbox.together(make);
+  }
+
   /** This user's conflicts, the open ones first, to watch with `conflictsChanged`. */
   conflicts(): KnownConflict[] {
     const all = [...this.replica.conflicts.get().values()];
@@ -132,13 +143,8 @@ export class Project {
   resolve(conflict: string, { choose, fields }: Resolution): Edit {
     const known = this.replica.conflicts.get().get(conflict);
     if (!known) throw new RangeError(`there is no conflict ${conflict}`);
-    const asked = { kind: "resolve" as const, type: known.type, id: known.entity, conflict };
-    return this.outbox.add({
-      ...asked,
-      expectedVersion: known.serverVersion,
-      ...(choose === undefined ? {} : { choose }),
-      ...(fields === undefined ? {} : { fields }),
-    });
+    const { type, entity: id, serverVersion: expectedVersion } = known;
+    return this.outbox.add({ kind: "resolve", type, id, conflict, expectedVersion, choose, fields });
   }
 
   /** What waits for the hub, and what failed, oldest first. */
@@ -151,12 +157,12 @@ export class Project {
     return this.replica.events.on("ops", listener);
   }
 
-  /** Puts a failed operation into the queue again. */
+  /** Puts a failed operation into the queue again, with those it was made together with. */
   retry(opId: string): Promise<Edit> {
     return this.outbox.retry(opId);
   }
 
-  /** Throws an operation away. */
+  /** Throws an operation away, with those it was made together with. */
   discard(opId: string): Promise<void> {
     return this.outbox.discard(opId);
   }
@@ -171,19 +177,21 @@ export class Project {
     const { replica } = this;
     const { purges } = replica;
     const before = await replica.transact((change) => change.row(type, id));
-    const keep = (state: Incoming | undefined) =>
-      replica.transact(async (change) => {
-        const row = await change.row(type, id);
-        // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
-        if (row && row.version === before?.version) change.dropRow(type, id);
-        if (state) await this.keep(change, state);
-      });
-    const state = await entityState(this.http, this.name, type, id).catch(async (error: unknown) => {
-      if (isForbidden(error)) await keep(undefined);
-      throw error;
+    let refused: unknown;
+    const state = await entityState(this.http, this.name, type, id).catch((error: unknown) => {
+      if (!isForbidden(error)) throw error;
+      refused = error;
     });
-    if (purges !== replica.purges) return this.fetch(type, id);
-    await keep(state);
+    const current = await replica.transact(async (change) => {
+      if (purges !== replica.purges) return false;
+      const row = await change.row(type, id);
+      // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
+      if (row && row.version === before?.version) change.dropRow(type, id);
+      if (state) await this.keep(change, state);
+      return true;
+    });
+    if (!current) return this.fetch(type, id);
+    if (refused) throw refused;
     return replica.get(type, id);
   }
 

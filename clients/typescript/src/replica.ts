@@ -9,7 +9,7 @@ import type { KnownConflict } from "./conflicts.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { Clock } from "./platform.js";
 import { type Cursor, type Entity, entityKey, type Incoming, type PendingOp, type Row } from "./model.js";
-import { apply, fits, inRow, overlay } from "./overlay.js";
+import { apply, fits, fold, inRow, overlay } from "./overlay.js";
 import { below, key, type Put } from "./storage/storage.js";
 import type { Store } from "./store.js";
 
@@ -21,6 +21,8 @@ interface Events {
   /** Many rows went at once: read anew. */
   reset: undefined;
 }
+
+const DAY = 86_400_000;
 
 /** One transaction on a replica. */
 export class Change {
@@ -100,10 +102,13 @@ export class Replica {
   cursor: Cursor | undefined;
   ops: PendingOp[] = [];
   /**
-   * How often rows were purged, counted when it is heard of. What the hub was asked before may hold what is to go:
-   * whoever waits for an answer compares this when it is there, and asks again.
+   * How often rows were purged, counted when it is heard of, or had verdicts folded in. What the hub was asked before
+   * may hold what is to go, or lack what was decided: whoever waits for an answer compares this when it is there, and
+   * asks again.
    */
   purges = 0;
+  /** Whether changes of an entity come by themselves, because somebody follows it; set by the project. */
+  comes: (type: string, id: string) => boolean = () => false;
   /** The conflicts known, by id. */
   readonly conflicts = new Watched<ReadonlyMap<string, KnownConflict>>(new Map());
   private byEntity = new Map<string, PendingOp[]>();
@@ -152,6 +157,13 @@ export class Replica {
     const result = this.tail.then(run, run);
     this.tail = result.catch(() => {});
     return result;
+  }
+
+  /** Somebody looks at it, or follows it: noted once a day, for the clean-up. */
+  use(): void {
+    const used = this.clock.now();
+    if (!this.cursor || used - this.cursor.used < DAY) return;
+    void this.transact(async (change) => change.cursor && change.putCursor({ ...change.cursor, used }));
   }
 
   /** Lets go of rows, or of parts of them: `left` says what is left of each. Returns how many went. */
@@ -260,25 +272,26 @@ export async function store(change: Change, changes: readonly Incoming[], cursor
     const row = cursor?.sweeping && known?.gen !== gen ? undefined : known;
     const next = apply(row, incoming, at, gen);
     if (next !== row) change.putRow(next);
-    else if (cursor && row.alone) change.putRow(stripped(row));
+    // From now on its project's cursor covers it.
+    else if (cursor && row.alone) change.putRow({ ...row, alone: undefined });
   }
-  if (cursor) change.putCursor({ ...cursor, at });
+  if (cursor) change.putCursor(cursor);
   await retire(change);
 }
 
-/** A row that its project's cursor covers from now on. */
-function stripped(row: Row): Row {
-  const covered = { ...row };
-  delete covered.alone;
-  return covered;
-}
-
-/** Lets go of operations whose outcome the rows show now. */
+/** Lets go of operations whose outcome the rows show now. Where no change will bring it, they get it from the verdict. */
 export async function retire(change: Change): Promise<void> {
+  const { replica, cursor } = change;
   for (const op of change.ops) {
     if (op.state !== "settled" || !op.verdict) continue;
-    const due = op.verdict.seq ?? op.verdict.version ?? 0;
-    const id = change.replica.resolve(op.type, op.id);
-    if ((change.cursor?.seq ?? 0) >= due || inRow(await change.row(op.type, id), op)) change.dropOp(op);
+    const id = replica.resolve(op.type, op.id);
+    const row = await change.row(op.type, id);
+    if ((cursor?.seq ?? 0) < (op.verdict.seq ?? op.verdict.version ?? 0) && !inRow(row, op)) {
+      if (replica.comes(op.type, id)) continue;
+      replica.purges++;
+      const folded = fold(row, op, id, replica.clock.now(), cursor?.gen ?? 0);
+      if (folded) change.putRow(folded);
+    }
+    change.dropOp(op);
   }
 }

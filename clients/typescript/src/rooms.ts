@@ -19,11 +19,13 @@ export interface Joined {
   error?: Refusal;
 }
 
+type Asked = Omit<SubscribeRoom, "room">;
+
 /** A room somebody wants to be in. */
 export interface Wanted {
   room: string;
   /** What to ask with; `undefined` keeps it out of the next request. */
-  ask(): Omit<SubscribeRoom, "room"> | undefined;
+  ask(): { [Name in keyof Asked]: Asked[Name] | undefined } | undefined;
   answered(answer: Joined): void;
   /** What came from the room is of no use any more, or may not be read. */
   told?(frame: ServerGoneFrame | ServerResyncFrame): void;
@@ -94,7 +96,7 @@ export class Rooms {
     const rooms: SubscribeRoom[] = [];
     for (const room of names) {
       const asked = this.wanted.get(room)?.ask();
-      if (asked) rooms.push({ room, ...asked });
+      if (asked) rooms.push({ room, ...asked } as SubscribeRoom);
     }
     if (rooms.length === 0) return;
     for (const { room } of rooms) this.asking.add(room);

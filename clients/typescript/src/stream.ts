@@ -47,6 +47,8 @@ const PAGE_MS = 30_000;
 export class Stream implements Wanted {
   readonly state: Watched<StreamState>;
   readonly room: string;
+  /** Whether the project is followed. */
+  following = false;
   private queue: (ServerChangeFrame | ServerAdvanceFrame)[] = [];
   private draining = false;
   private joined = false;
@@ -57,7 +59,8 @@ export class Stream implements Wanted {
   private attempts = 0;
   private stopRetry: (() => void) | undefined;
   private ackDue = false;
-  private on = false;
+  /** Whether a page came since the last acknowledgement: the cursor is of the hub's log as it is now. */
+  private fetched = false;
   /** The role the token grants now. */
   role: () => string | undefined = () => undefined;
 
@@ -74,25 +77,21 @@ export class Stream implements Wanted {
 
   /** Follows the project from now on. */
   start(): void {
-    if (this.on) return;
-    this.on = true;
+    if (this.following) return;
+    this.following = true;
+    this.replica.use();
     this.rooms.add(this);
   }
 
   /** Stops following; the copy stays. */
   stop(): void {
-    this.on = false;
+    this.following = false;
     this.stopRetry?.();
     this.lost();
     this.rooms.remove(this.room);
   }
 
-  /** Whether the project is followed. */
-  get following(): boolean {
-    return this.on;
-  }
-
-  ask(): { since: number; epoch: string } | undefined {
+  ask(): ReturnType<Wanted["ask"]> {
     const { cursor } = this.replica;
     const role = this.role();
     // Without scopes, another role may read other types: only a fresh copy tells.
@@ -103,7 +102,7 @@ export class Stream implements Wanted {
       return undefined;
     }
     const { seq, epoch, scope } = cursor;
-    return { since: seq, epoch, ...(scope === undefined ? {} : { scope }) };
+    return { since: seq, epoch, scope };
   }
 
   answered(answer: Joined): void {
@@ -119,6 +118,8 @@ export class Stream implements Wanted {
     if (answer.scope !== undefined && this.replica.cursor?.scope !== answer.scope) void this.note(answer.scope);
     const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
     this.state.set(behind ? "catching_up" : "live");
+    // What was stored right before the last connection broke.
+    this.ack();
     void this.drain();
   }
 
@@ -130,7 +131,7 @@ export class Stream implements Wanted {
 
   /** Takes a `change` or an `advance` of the project. */
   take(frame: ServerChangeFrame | ServerAdvanceFrame): void {
-    if (!this.on) return;
+    if (!this.following) return;
     if (this.queue.length >= QUEUE) {
       this.queue = [];
       this.stale = true;
@@ -191,7 +192,7 @@ export class Stream implements Wanted {
     this.pull(anew).then(
       () => {
         this.attempts = 0;
-        if (!this.on) return;
+        if (!this.following) return;
         if (this.joined) {
           this.state.set("live");
           void this.drain();
@@ -202,7 +203,7 @@ export class Stream implements Wanted {
   }
 
   private later(error: unknown): void {
-    if (error instanceof AuthError || !this.on) return;
+    if (error instanceof AuthError || !this.following) return;
     this.stopRetry = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => this.heal(false));
   }
 
@@ -214,8 +215,8 @@ export class Stream implements Wanted {
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
       const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
-      if (purges === this.replica.purges) {
-        await this.takePage(cursor, page);
+      if (await this.takePage(cursor, page, purges)) {
+        this.fetched = true;
         count += page.changes.length;
         if (!page.more) return count;
       }
@@ -231,28 +232,26 @@ export class Stream implements Wanted {
     return `/v1/projects/${this.replica.project}/changes?${query.join("&")}`;
   }
 
-  private takePage(asked: Cursor, page: Page): Promise<void> {
+  /** False if it is from before a purge. */
+  private takePage(asked: Cursor, page: Page, purges: number): Promise<boolean> {
     return this.replica.transact(async (change) => {
+      if (purges !== this.replica.purges) return false;
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
-      const sweeping = from.sweeping === true;
-      const role = this.role() ?? from.role;
-      const cursor: Cursor = { seq: page.next, epoch: page.epoch, gen: from.gen, at: this.clock.now() };
-      if (page.scope !== undefined) cursor.scope = page.scope;
-      if (role !== undefined) cursor.role = role;
-      if (sweeping) cursor.sweeping = true;
-      if (page.begun !== undefined) cursor.begun = page.begun;
-      if (asked.epoch && asked.epoch !== page.epoch) {
+      const { gen, sweeping } = from;
+      const { next: seq, epoch, scope, begun } = page;
+      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, role: this.role() ?? from.role, used: change.cursor?.used || this.clock.now() };
+      if (asked.epoch && asked.epoch !== epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
       }
       await store(change, page.changes.map(fromPage), cursor);
-      if (!sweeping || page.more) return;
-      for (const { type, id, gen } of await this.replica.rows()) {
-        if (gen !== cursor.gen && (await change.row(type, id))?.gen !== cursor.gen) change.dropRow(type, id);
+      if (!sweeping || page.more) return true;
+      for (const row of await this.replica.rows()) {
+        if (row.gen !== gen && (await change.row(row.type, row.id))?.gen !== gen) change.dropRow(row.type, row.id);
       }
-      const { sweeping: _done, ...done } = cursor;
-      change.putCursor(done);
+      change.putCursor({ ...cursor, sweeping: undefined });
       change.reset = true;
+      return true;
     });
   }
 
@@ -270,6 +269,7 @@ export class Stream implements Wanted {
           return;
         }
         this.state.set("live");
+        this.replica.use();
         this.ack();
       }
     } catch (error) {
@@ -314,14 +314,18 @@ export class Stream implements Wanted {
     return [...changes.filter((change) => !missing.includes(change)), ...found];
   }
 
-  /** Tells the hub how far everything is stored, whichever way it came. */
+  /**
+   * Tells the hub how far everything is stored, whichever way it came; not before the hub has said, by an answer or a
+   * page, that its log is the one the cursor counts.
+   */
   ack(): void {
     if (this.ackDue) return;
     this.ackDue = true;
     this.clock.after(ACK_MS, () => {
       this.ackDue = false;
       const seq = this.replica.cursor?.seq;
-      if (seq) this.connection.send({ type: "ack", project: this.replica.project, seq });
+      if (!seq || this.pulling || !(this.joined || this.fetched)) return;
+      if (this.connection.send({ type: "ack", project: this.replica.project, seq })) this.fetched = false;
     });
   }
 }
@@ -330,8 +334,7 @@ export class Stream implements Wanted {
 export async function entityState(http: Http, project: string, type: string, id: string): Promise<Incoming | undefined> {
   const path = `/v1/projects/${project}/entities/${type}/${encodeURIComponent(id)}`;
   try {
-    const { version, deleted, fields } = await http.get<{ version: number; deleted?: boolean; fields: Row["fields"] }>(path);
-    return { type, id, version, kind: deleted ? "delete" : "state", fields };
+    return fromPage({ entity: { type, id }, ...(await http.get<Omit<Page["changes"][number], "entity">>(path)) });
   } catch (error) {
     if (error instanceof RequestError && error.code === "not_found") return undefined;
     throw error;
@@ -343,7 +346,7 @@ const fresh = (cursor: Cursor | undefined): Cursor => ({
   epoch: cursor?.epoch ?? "",
   gen: (cursor?.gen ?? 0) + 1,
   sweeping: true,
-  at: cursor?.at ?? 0,
+  used: cursor?.used ?? 0,
 });
 
 const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({

@@ -129,7 +129,7 @@ export interface CleanUp {
 }
 
 /**
- * Removes what was not used for `days`: copies of projects that nobody opened, ended conflicts, old results, and
+ * Removes what was not used for `days`: copies of projects that nobody followed or looked at, ended conflicts, old results, and
  * what the cache policies give up. Operations that wait, and the rows they stand on, stay.
  */
 export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
@@ -140,7 +140,7 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
   for (const [name, cursor] of await store.list<Cursor>("cursors")) {
     const project = await client.project(name);
     done.rows += await cache.evict(project);
-    if (cursor.at >= before || project.stream.following) continue;
+    if (!(cursor.used < before) || project.stream.following) continue;
     const { replica } = project;
     const needed = (row: Row) => (replica.opsOf(row.type, row.id).length > 0 ? row : undefined);
     done.rows += await replica.purge(needed, (change) => change.dropCursor());

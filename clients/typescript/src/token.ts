@@ -1,6 +1,6 @@
 /** The token in use: fetched when there is none, renewed when it ends, given up when a fresh one is refused. */
 
-import { AuthError } from "./errors.js";
+import { AuthError, DisconnectedError } from "./errors.js";
 import type { Clock } from "./platform.js";
 
 /**
@@ -20,7 +20,10 @@ export const isAboutToken = (code: string): boolean => ABOUT_TOKENS.has(code);
  */
 const FRESH_MS = 30_000;
 
-/** Fetches a token. */
+/** How long fetching a token may take. */
+const FETCH_MS = 30_000;
+
+/** Fetches a token. If that takes half a minute, it is given up and tried again later. */
 export type GetToken = (reason: TokenReason) => Promise<string> | string;
 
 /** Holds the token of one client for its socket and its HTTP requests. */
@@ -82,15 +85,22 @@ export class TokenKeeper {
   }
 
   private fetch(): Promise<string> {
-    this.fetching ??= Promise.resolve()
-      .then(() => this.getToken(this.reason))
+    let stop = () => {};
+    const late = () =>
+      new Promise<never>((_, reject) => {
+        stop = this.clock.after(FETCH_MS, () => reject(new DisconnectedError("getToken does not answer")));
+      });
+    this.fetching ??= Promise.race([Promise.resolve().then(() => this.getToken(this.reason)), late()])
       .then((token) => {
         this.token = token;
         this.freshUntil = this.reason === "initial" ? 0 : this.clock.now() + FRESH_MS;
         this.expiresAt = Infinity;
         return token;
       })
-      .finally(() => (this.fetching = undefined));
+      .finally(() => {
+        stop();
+        this.fetching = undefined;
+      });
     return this.fetching;
   }
 }

@@ -42,7 +42,7 @@ test("what the background fetched is acknowledged as soon as there is a session,
   const w = await new World().start();
   w.project.stream.stop();
   w.hub.write("task", "t1", { title: "one" });
-  await w.client.parts.store.commit([{ table: "cursors", key: "p", value: { seq: 0, epoch: "", gen: 0, at: 0 } }]);
+  await w.client.parts.store.commit([{ table: "cursors", key: "p", value: { seq: 0, epoch: "", gen: 0, used: 0 } }]);
   await syncNow(w.client);
   await w.clock.advance(1000);
   assert.deepEqual([w.project.replica.cursor?.seq, acks(w)], [1, []]);
@@ -53,4 +53,41 @@ test("what the background fetched is acknowledged as soon as there is a session,
   await syncNow(w.client);
   await w.clock.advance(200);
   assert.deepEqual(acks(w), [1, 2]);
+});
+
+test("what another epoch counted is not acknowledged to a hub that went back to a backup", async () => {
+  const w = await (await new World().start()).online();
+  for (const id of ["t1", "t2", "t3"]) w.hub.write("task", id, {});
+  await w.clock.advance(1000);
+  assert.deepEqual(acks(w), [3]);
+  w.hub.heard.length = 0;
+  w.hub.cut();
+  // Restored: fewer changes, another epoch, and an answer to the subscription that takes its time.
+  w.hub.epoch = "00000000-0000-4000-8000-000000000002";
+  w.hub.log.length = 1;
+  for (const id of ["t2", "t3"]) w.hub.entities.delete(`task:${id}`);
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "subscribe") return false;
+    const rooms = frame.rooms.map(({ room }) => ({ room, seq: 1, epoch: w.hub.epoch, resync: "epoch_changed" }));
+    w.clock.after(1000, () => socket.tell({ type: "subscribed", id: frame.id, rooms } as never));
+    return true;
+  };
+  await w.clock.advance(10_000);
+  assert.equal(w.client.status.get().connection, "online");
+  assert.deepEqual([w.project.replica.cursor?.seq, acks(w)], [1, [1]]);
+});
+
+test("a project that is not followed acknowledges what was stored in this session or before it, once", async () => {
+  const w = await new World().start();
+  w.leave();
+  w.hub.write("task", "t1", {});
+  await w.project.stream.pull();
+  await w.online();
+  await w.clock.advance(200);
+  assert.deepEqual(acks(w), [1]);
+  w.hub.cut();
+  w.hub.epoch = "00000000-0000-4000-8000-000000000002";
+  await w.clock.advance(10_000);
+  assert.equal(w.client.status.get().connection, "online");
+  assert.deepEqual(acks(w), [1]);
 });

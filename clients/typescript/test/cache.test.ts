@@ -76,7 +76,7 @@ test("rows under pending edits stay whatever their age and size, and so does wha
 
 test("a clean-up lets go of what the cache policies give up", async () => {
   const { w } = await readers(3, {});
-  await w.storage.disk.commit([{ table: "cursors", key: "p", value: { seq: 3, epoch: w.hub.epoch, gen: 0, at: w.clock.now() } }]);
+  await w.storage.disk.commit([{ table: "cursors", key: "p", value: { seq: 3, epoch: w.hub.epoch, gen: 0, used: w.clock.now() } }]);
   await w.clock.advance(300_000);
   assert.deepEqual(await cleanUp(w.client), { rows: 3, projects: 0, records: 0 });
 });

@@ -96,6 +96,21 @@ test("waits grow with full jitter, and begin anew only after a stable time", asy
   assert.equal(client.parts.connection.nextAttemptAt! - clock.now(), 600);
 });
 
+test("a clock that is set back makes the hub's pace no longer, and the next attempts keep to their own", async () => {
+  const { hub, client, clock } = await setup();
+  await client.connect();
+  hub.tell({ type: "goodbye", reason: "shutting_down", reconnect_in_ms: 7000, resume: true });
+  clock.skew = -3_600_000;
+  hub.cut(4000, "shutting_down");
+  hub.online = false;
+  await clock.advance(7100);
+  assert.equal(client.status.get().connection, "waiting");
+  hub.online = true;
+  client.hint("online");
+  await clock.advance(1100);
+  assert.equal(client.status.get().connection, "online");
+});
+
 test("the hub's pace for a goodbye is kept, also against hints", async () => {
   const { hub, client, clock } = await setup();
   await client.connect();

@@ -173,11 +173,12 @@ class Schedule {
   }
 
   private async group(device: Device, id: string): Promise<void> {
-    const group = `g${this.count++}`;
-    const edits = [
-      device.project.update("task", id, { title: group }, { group }),
-      device.project.update("task", SHARED, await this.shared(device), { group }),
-    ];
+    const { project } = device;
+    const shared = await this.shared(device);
+    const edits = project.together(() => [
+      project.update("task", id, { title: `g${this.count++}` }),
+      project.update("task", SHARED, shared),
+    ]);
     for (const edit of edits) await this.keep(edit).local;
   }
 

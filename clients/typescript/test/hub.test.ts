@@ -3,10 +3,12 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { openCache } from "../src/cache.js";
+import { RejectedError } from "../src/errors.js";
 import { room } from "../src/presence.js";
 import { MemoryStorage } from "../src/storage/memory.js";
 import { syncNow } from "../src/sync.js";
 import { type Clock, systemClock } from "../src/platform.js";
+import { verify } from "../src/verify.js";
 import { eventually } from "./support/clock.js";
 import { client, closeAll, converge, enter, opened, PIDS, token } from "./support/real.js";
 
@@ -51,6 +53,33 @@ test("a thousand edits queued offline are sent, in order and once", async () => 
   const tasks = await other.query<{ n: number }>("task").ready();
   assert.deepEqual(tasks.map(({ fields }) => fields.n).sort((a, b) => a - b), Array.from({ length: 100 }, (_, at) => 900 + at));
   assert.equal(again.replica.cursor?.seq, 1000);
+});
+
+test("what is made together takes effect together, or not at all if one of it is refused or conflicts", async () => {
+  const { client: one, project } = await enter("ana", "together");
+  const { project: other } = await enter("bo", "together");
+  const made = project.together(() => [
+    project.insert("task", { title: "one", approval: "none" }, { id: "t1" }),
+    project.insert("task", { title: "two" }, { id: "t2" }),
+  ]);
+  assert.deepEqual((await Promise.all(made.map(({ synced }) => synced))).map(({ seq }) => seq), [1, 2]);
+  await converge([project, other]);
+  one.disconnect();
+  await other.update("task", "t1", { approval: "theirs" }).synced;
+  const refused = project.together(() => [project.update("task", "t2", { title: "refused" }), project.update("task", "missing", { title: "x" })]);
+  const parked = project.together(() => [project.update("task", "t2", { title: "parked" }), project.update("task", "t1", { approval: "mine" })]);
+  await Promise.all([...refused, ...parked].map(({ local }) => local));
+  const alone = project.insert("task", { title: "alone" }, { id: "t3" });
+  await one.connect();
+  await alone.synced;
+  for (const edit of refused) await assert.rejects(edit.synced);
+  await assert.rejects(parked[0]!.synced, RejectedError);
+  assert.equal((await parked[1]!.synced).outcome, "conflict");
+  const codes = project.pending().map(({ state, problem }) => [state, problem?.code]);
+  assert.deepEqual(codes, [["failed", "group_failed"], ["failed", "not_found"], ["failed", "group_failed"]]);
+  await eventually("both see the same", async () => (await other.get("task", "t3")) !== undefined && project.replica.cursor?.seq === other.replica.cursor?.seq);
+  for (const { fields } of [await project.get("task", "t2"), await other.get("task", "t2")].map((found) => found!)) assert.equal(fields["title"], "two");
+  assert.equal((await other.get("task", "t1"))?.fields["approval"], "theirs");
 });
 
 test("an instance is killed while edits are under way, and nobody notices but for a moment", async () => {
@@ -157,6 +186,30 @@ test("the background sends and fetches without a socket; an expired token is rep
   assert.deepEqual([result.pushed, result.left, result.complete], [1, 0, true]);
   assert.deepEqual(asked, ["initial", "expired"]);
   await converge([project, other]);
+});
+
+test("who edits a project without following it sees what became of the edits, and nothing waits", async () => {
+  const { project: other } = await enter("bo", "unfollowed");
+  await other.insert("task", { title: "roof", hours: 1 }, { id: "t1" }).synced;
+  const one = await client("ana", "unfollowed");
+  opened.push(one);
+  const project = await one.project("unfollowed");
+  await one.connect();
+  await project.fetch("task", "t1");
+  await other.update("task", "t1", { hours: 3, note: "theirs" }).synced;
+  const merged = await project.update("task", "t1", { hours: 2 }).synced;
+  assert.deepEqual([merged.outcome, merged.fields], ["merged", { hours: 4 }]);
+  const parent = project.insert("task", { title: "new" }, { id: "local" });
+  await project.insert("task", { parent: parent.id }, { id: "child" }).synced;
+  await project.delete("task", (await parent.synced).id).synced;
+  await eventually("nothing waits", () => project.replica.ops.length === 0);
+  assert.deepEqual((await project.get("task", "t1"))?.fields, { title: "roof", hours: 4 });
+  assert.deepEqual((await project.query("task").ready()).map(({ id, pending }) => [id, pending]), [["child", 0], ["t1", 0]]);
+  // Followed later, it is as the hub has it to the last field.
+  project.subscribe();
+  await eventually("it is live", () => project.state.get() === "live");
+  assert.equal((await project.get("task", "t1"))?.fields["note"], "theirs");
+  assert.deepEqual((await verify(project, { everything: true })).mended, []);
 });
 
 test("reads follow the hub's cache policies, and pending edits are never too old", async () => {

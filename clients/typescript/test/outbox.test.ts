@@ -165,3 +165,203 @@ test("an operation that met a limit of the moment is sent again when the hub say
   await w.clock.advance(5000);
   assert.equal((await edit.synced).outcome, "applied");
 });
+
+/** A client that edits a project it does not follow: no change of it ever comes. */
+async function unfollowed(before?: (w: World) => void): Promise<World> {
+  const w = await world();
+  w.leave();
+  before?.(w);
+  return w.online();
+}
+
+test("what is decided in a project that nobody follows is settled with the verdict, and shown as the hub has it", async () => {
+  const w = await unfollowed();
+  w.hub.decide = ({ kind }) => (kind === "update" ? { outcome: "merged", fields: { title: "b", hours: 9 } } : undefined);
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).synced;
+  await w.project.insert("task", { title: "gone" }, { id: "t2" }).synced;
+  await w.project.update("task", "t1", { title: "b", hours: 1 }).synced;
+  await w.project.delete("task", "t2").synced;
+  await settle();
+  assert.deepEqual([w.project.replica.ops, await w.storage.disk.list("ops", "")], [[], []]);
+  const task = await w.project.get("task", "t1");
+  assert.deepEqual([task?.fields, task?.pending], [{ title: "b", hours: 9 }, 0]);
+  assert.equal(await w.project.get("task", "t2"), undefined);
+  // An edit of what is not here leaves no half an entity behind.
+  w.hub.write("task", "t3", { title: "theirs", hours: 1 });
+  await w.project.update("task", "t3", { hours: 2 }).synced;
+  assert.equal(await w.project.get("task", "t3"), undefined);
+  // Whoever follows it later gets all there is, also what others did before.
+  w.project.subscribe();
+  await settle();
+  assert.deepEqual((await w.project.query("task").ready()).map(({ id, fields }) => [id, fields]), [
+    ["t1", { title: "b", hours: 9 }],
+    ["t3", { title: "b", hours: 9 }],
+  ]);
+});
+
+test("a row that a verdict was folded into yields to whatever the hub says of it later", async () => {
+  const w = await (await world()).online();
+  w.hub.write("task", "t1", { title: "a", hours: 1 });
+  await settle();
+  w.leave();
+  // Not heard of here: the edit is made on the old state, and shows beside it.
+  w.hub.sockets[0]!.following = false;
+  w.hub.write("task", "t1", { hours: 5 });
+  await w.project.update("task", "t1", { title: "b" }).synced;
+  const task = () => w.project.get("task", "t1").then((one) => [one?.version, one?.fields, one?.pending]);
+  assert.deepEqual(await task(), [1, { title: "b", hours: 1 }, 0]);
+  await w.project.update("task", "t1", { hours: 2 }).local;
+  const writes = w.hub.heard.filter(({ type }) => type === "write") as { ops: { base: number; was?: object }[] }[];
+  await settle();
+  assert.deepEqual(writes.length, 1);
+  const last = (w.hub.heard.filter(({ type }) => type === "write") as typeof writes).at(-1)!.ops[0]!;
+  // Of the version its user saw: the hub finds out what they did not see.
+  assert.deepEqual([last.base, last.was], [1, { hours: 1 }]);
+  w.project.subscribe();
+  await settle();
+  assert.deepEqual(await task(), [4, { title: "b", hours: 2 }, 0]);
+});
+
+test("an entity that is asked for while its edit is decided is not put back to before", async () => {
+  const w = await unfollowed(({ hub }) => hub.write("task", "t1", { title: "a" }));
+  await w.project.fetch("task", "t1");
+  const edit = w.project.update("task", "t1", { title: "b" });
+  await edit.local;
+  const { fetch } = w.hub;
+  const asked = w.hub.requests.length;
+  let release = () => {};
+  const held = new Promise<void>((resolve) => (release = resolve));
+  // The answer is made before the edit is decided, and comes after.
+  const slow = w.client.parts.http as unknown as { fetch: typeof fetch };
+  slow.fetch = async (...args) => {
+    slow.fetch = fetch;
+    const answer = await fetch(...args);
+    await held;
+    return answer;
+  };
+  const fetched = w.project.fetch("task", "t1");
+  await edit.synced;
+  release();
+  assert.deepEqual([(await fetched)?.fields, w.hub.requests.length - asked > 1], [{ title: "b" }, true]);
+});
+
+test("what was settled waits no longer for changes once its project, or its entity, is not followed any more", async () => {
+  for (const what of ["project", "entity"]) {
+    const w = await world();
+    if (what === "entity") w.leave();
+    const leave = what === "entity" ? w.project.follow("task", "t1") : w.leave;
+    await w.online();
+    w.hub.deliver = ({ type }) => type !== "change";
+    await w.project.insert("task", { title: "a" }, { id: "t1" }).synced;
+    await settle();
+    // Until then it stays on top: a change is to come.
+    assert.deepEqual(w.project.replica.ops.map(({ state }) => state), ["settled"], what);
+    leave();
+    await settle();
+    assert.deepEqual([w.project.replica.ops, await w.titles()], [[], ["a"]], what);
+  }
+});
+
+test("what a client that was killed had settled does not wait for changes that nobody follows", async () => {
+  const w = await (await world()).online();
+  w.hub.deliver = ({ type }) => type !== "change";
+  await w.project.insert("task", { title: "a" }, { id: "t1" }).synced;
+  const again = await w.restart();
+  again.leave();
+  assert.deepEqual(again.project.replica.ops.map(({ state }) => state), ["settled"]);
+  await again.online();
+  assert.deepEqual([again.project.replica.ops, await again.titles()], [[], ["a"]]);
+});
+
+/** Three edits that are made together, of which the last may be large. */
+const three = ({ project }: World, text = "") =>
+  project.together(() => [
+    project.insert("task", { title: "a" }, { id: "t1" }),
+    project.update("task", "t1", { title: "b" }),
+    project.insert("task", { title: `c${text}` }, { id: "t2" }),
+  ]);
+const writes = ({ hub }: World) => hub.heard.flatMap((frame) => (frame.type === "write" ? [frame.ops] : []));
+
+test("what is made together is stored in one commit and sent in one request, whatever is made beside it", async () => {
+  const w = await (await world()).online();
+  const commits: number[] = [];
+  w.storage.fault = (puts) => void commits.push(puts.filter(({ table }) => table === "ops").length);
+  const edits = three(w);
+  const beside = w.project.update("task", "t1", { title: "d" });
+  await Promise.all(edits.map(({ local }) => local));
+  assert.equal(commits[0], 3);
+  await Promise.all([...edits, beside].map(({ synced }) => synced));
+  assert.equal(writes(w)[0]?.filter(({ group }) => group !== undefined && group === writes(w)[0]?.[0]?.group).length, 3);
+  // Each says what it started from, in the light of those before it.
+  assert.deepEqual(writes(w).flat().map(({ was }) => was), [undefined, { title: "a" }, undefined, { title: "b" }]);
+  await settle();
+  assert.deepEqual(await w.titles(), ["d", "c"]);
+});
+
+for (const when of ["dead", "after"] as const) {
+  test(`what is made together is there whole or not at all after the process was killed (${when})`, async () => {
+    let w = await (await world()).online();
+    w.storage.fault = () => when;
+    three(w);
+    await settle();
+    w = await (await w.restart()).online();
+    assert.deepEqual(await w.titles(), when === "after" ? ["b", "c"] : []);
+  });
+}
+
+test("what is made together fails together where it cannot be stored, and where making it fails", async () => {
+  const w = await world();
+  w.storage.fault = () => new Error("disk");
+  for (const { local, synced } of three(w)) {
+    await assert.rejects(local, /disk/);
+    await assert.rejects(synced, /disk/);
+  }
+  w.storage.fault = undefined;
+  let made: Promise<unknown> | undefined;
+  const broken = () =>
+    w.project.together(() => {
+      made = w.project.insert("task", { title: "a" }).synced;
+      throw new RangeError("of the app");
+    });
+  assert.throws(broken, /of the app/);
+  await assert.rejects(made!, /discarded/);
+  await w.project.insert("task", { title: "alone" }).local;
+  assert.deepEqual([await w.titles(), w.project.pending()[0]?.group], [["alone"], undefined]);
+});
+
+test("what is too large together waits in the failed lane, and keeps neither others nor the connection away", async () => {
+  const w = await world();
+  w.hub.limits = { frame_bytes: 10_000, op_bytes: 5000 };
+  w.hub.instead = (frame) => JSON.stringify(frame).length > 10_000 && (w.hub.cut(4413, "frame_too_large"), true);
+  const edits = w.project.together(() => [1, 2, 3, 4, 5].map((at) => w.project.insert("task", { text: "x".repeat(3000) }, { id: `g${at}` })));
+  const oversized = three(w, "x".repeat(5000));
+  const good = w.project.insert("task", { title: "good" }, { id: "good" });
+  await w.online();
+  assert.equal((await good.synced).outcome, "applied");
+  for (const { synced } of [...edits, ...oversized]) await assert.rejects(synced, /larger than the hub takes/);
+  assert.deepEqual(w.hub.log.map(({ id }) => id), ["good"]);
+  assert.deepEqual(lane(w), Array(8).fill(["failed", "limit_exceeded"]));
+  assert.equal(w.client.status.get().connection, "online");
+});
+
+test("what was made together is tried again and discarded together", async () => {
+  const w = await (await world()).online();
+  w.hub.decide = () => ({ outcome: "rejected", code: "forbidden", message: "no" });
+  const edits = three(w);
+  for (const { synced } of edits) await assert.rejects(synced, /no/);
+  w.hub.decide = undefined;
+  const [first, again] = [w.project.retry(edits[1]!.opId), w.project.retry(edits[0]!.opId)];
+  const beside = w.project.insert("task", { title: "z" }, { id: "t3" });
+  await assert.rejects(again, /no failed operation/);
+  assert.equal((await (await first).synced).outcome, "applied");
+  await beside.synced;
+  await settle();
+  assert.deepEqual([await w.titles(), lane(w)], [["b", "c", "z"], []]);
+  assert.deepEqual(writes(w)[1]?.slice(0, 3).map(({ kind, id }) => [kind, id]), [["create", "t1"], ["update", "t1"], ["create", "t2"]]);
+  w.client.disconnect();
+  const thrown = w.project.together(() => [w.project.update("task", "t1", { title: "x" }), w.project.delete("task", "t2")]);
+  await thrown[0]!.local;
+  await w.project.discard(thrown[1]!.opId);
+  await assert.rejects(thrown[0]!.synced, /discarded/);
+  assert.deepEqual([await w.titles(), lane(w)], [["b", "c", "z"], []]);
+});

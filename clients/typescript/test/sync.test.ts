@@ -414,6 +414,37 @@ test("a clean-up forgets what nobody used, and keeps what waits", async () => {
   assert.deepEqual(await w.titles(), ["one", "edited"]);
 });
 
+test("what the background keeps up to date, but nobody looks at, is cleaned up; what somebody looks at stays", async () => {
+  const w = await (await world()).online();
+  await w.clock.advance(1000);
+  /** How many days there is a sync, and nothing else. */
+  const alone = async (days: number) => {
+    w.leave();
+    w.client.disconnect();
+    for (let day = 0; day < days; day++) {
+      await w.clock.advance(86_400_000);
+      w.hub.write("task", "t1", { title: `day ${day}` });
+      assert.equal((await syncNow(w.client)).complete, true);
+    }
+    return (await cleanUp(w.client)).projects;
+  };
+  assert.equal(await alone(20), 0);
+  await w.titles();
+  assert.equal(await alone(20), 0);
+  await w.project.watch("task", "t1").ready();
+  assert.equal(await alone(20), 0);
+  await w.project.get("task", "t1");
+  assert.equal(await alone(20), 0);
+  // Followed for long, by a change that came in the end.
+  w.leave = w.project.subscribe();
+  await w.online();
+  w.clock.skew += 40 * 86_400_000;
+  w.hub.write("task", "t2", {});
+  await w.clock.advance(1000);
+  assert.equal(await alone(20), 0);
+  assert.equal(await alone(11), 1);
+});
+
 test("an entity can be followed without its project", async () => {
   const w = new World();
   w.hub.write("task", "t1", { title: "one" });

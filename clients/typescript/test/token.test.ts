@@ -85,3 +85,26 @@ test("a socket that ends with its token does not condemn the one that HTTP got m
   await clock.advance(10_000);
   assert.equal(connection(world), "online");
 });
+
+test("a token that does not come is given up and asked for again, ever later, until it comes", async () => {
+  const world = new World();
+  let asked = 0;
+  let come: ((token: string) => void) | undefined;
+  await world.start({ getToken: () => (++asked < 3 ? new Promise((resolve) => (come ??= resolve)) : "token") });
+  void world.client.connect();
+  await world.project.insert("task", { title: "one" }, { id: "t1" }).local;
+  await world.clock.advance(29_999);
+  assert.deepEqual([asked, connection(world)], [1, "connecting"]);
+  await world.clock.advance(1);
+  assert.deepEqual([asked, connection(world)], [1, "waiting"]);
+  assert.match(world.client.status.get().problem!.message, /getToken does not answer/);
+  await world.clock.advance(600 + 29_999);
+  assert.deepEqual([asked, connection(world)], [2, "connecting"]);
+  // What comes after its time may have ended meanwhile.
+  come!("too late");
+  await world.clock.advance(2000);
+  assert.deepEqual([asked, connection(world), world.hub.head], [3, "online", 1]);
+  assert.deepEqual(world.hub.heard.flatMap((frame) => (frame.type === "connect" ? [frame.token] : [])), ["token"]);
+  await world.clock.advance(60_000);
+  assert.equal(asked, 3);
+});

@@ -50,7 +50,7 @@ const op = (order: number, id: string, more: Partial<PendingOp> = {}): PendingOp
   attempts: 0,
   ...more,
 });
-const ids = (ops: PendingOp[]) => ops.map(({ opId }) => opId).join(" ");
+const ids = (ops: (PendingOp | PendingOp[])[]) => ops.flat().map(({ opId }) => opId).join(" ");
 const own = ({ id }: PendingOp) => id;
 const ready = () => false;
 
@@ -59,10 +59,19 @@ test("the urgent go first, but never before an earlier edit of the same entity",
   assert.equal(ids(sendOrder(queue, own)), "o2 o3 o4 o1");
 });
 
-test("a group stays together", () => {
-  const queue = [op(1, "a", { group: "g" }), op(2, "b"), op(3, "c", { group: "g", priority: "critical" })];
-  assert.equal(ids(sendOrder(queue, own)), "o1 o3 o2");
-  assert.equal(ids(nextBatch(sendOrder(queue, own), ready, { ops: 1, bytes: 1e6 }, own)), "o1 o3");
+test("a group stays together, and keeps its place among the edits of its entities", () => {
+  const queue = [op(1, "a"), op(2, "b", { group: "g" }), op(3, "c", { group: "g", priority: "critical" }), op(4, "b", { priority: "high" })];
+  assert.equal(ids(sendOrder(queue, own)), "o2 o3 o4 o1");
+  assert.equal(ids(nextBatch(sendOrder(queue, own), ready, { ops: 1, bytes: 1e6 }, own)), "o2 o3");
+  const same = [op(1, "a", { group: "g" }), op(2, "a", { group: "g" }), op(3, "a"), op(4, "a", { group: "h" }), op(5, "a", { group: "h" })];
+  assert.equal(ids(sendOrder(same, own)), "o1 o2 o3 o4 o5");
+  assert.equal(ids(nextBatch(sendOrder(same, own), ({ order }) => order === 4, { ops: 10, bytes: 1e6 }, own)), "o1 o2 o3");
+});
+
+test("ten thousand edits of one entity are put in order, and the last one's urgency counts for all", () => {
+  const queue = Array.from({ length: 10_000 }, (_, at) => op(at + 2, "a", { priority: at === 9999 ? "critical" : "normal" }));
+  const sorted = sendOrder([op(1, "b"), ...queue], own).flat();
+  assert.deepEqual([sorted[0]?.order, sorted.at(-2)?.order, sorted.at(-1)?.order], [2, 10_001, 1]);
 });
 
 test("what waits for its time holds back its entity, and nobody else", () => {
