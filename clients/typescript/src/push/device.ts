@@ -1,7 +1,7 @@
 /**
  * This installation's push token at the hub. It is told over the socket, because only a session says whose it is:
- * with the store's first session, whenever something changed, and once a day, should the hub have given the token up
- * meanwhile.
+ * with the first session after each start, whenever something changed, and once a day, should the hub have given the token
+ * up meanwhile.
  */
 
 import { SEND, wait } from "../backoff.js";
@@ -26,8 +26,8 @@ export interface DeviceInfo {
 interface Kept {
   /** What is to be registered; without it the installation is to be forgotten. */
   wanted?: DeviceInfo;
-  /** As what it was registered last, and when. */
-  done?: { text: string; at: number };
+  /** Whether the hub may know of it. */
+  done?: true;
 }
 
 const AGAIN_MS = 86_400_000;
@@ -35,6 +35,8 @@ const AGAIN_MS = 86_400_000;
 /** Keeps the hub's knowledge of this device right. */
 export class Registration {
   private attempts = 0;
+  /** What the hub was told since the app started, and when: before that, another user may have taken the token over. */
+  private told: { text: string; at: number } | undefined;
   private refused: string | undefined;
   private last: Promise<void> = Promise.resolve();
   private stopRetry: (() => void) | undefined;
@@ -69,7 +71,8 @@ export class Registration {
     if (!this.kept.wanted && !this.kept.done) return;
     const { done } = this.kept;
     // Whatever becomes of it: the same registration is not known any more.
-    await this.keep(done ? { done: { ...done, at: 0 } } : {});
+    this.told = undefined;
+    await this.keep(done ? { done } : {});
     await this.next(() => this.forget());
   }
 
@@ -95,12 +98,13 @@ export class Registration {
     if (!this.parts.connection.hello || (!wanted && !done)) return;
     const text = JSON.stringify(wanted ?? null);
     const now = this.parts.clock.now();
-    const known = done?.text === text && now - done.at < AGAIN_MS;
+    const known = this.told?.text === text && now - this.told.at < AGAIN_MS;
     if (known || this.refused === text) return;
     try {
       if (!wanted) return await this.forget();
       await this.ask(frame(wanted));
-      await this.keep({ ...this.kept, done: { text, at: now } });
+      if (!done) await this.keep({ ...this.kept, done: true });
+      this.told = { text, at: now };
       this.attempts = 0;
     } catch (error) {
       this.failed(error, text);
