@@ -6,6 +6,7 @@ import { Connection, type ConnectionState } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { StorageError, SynclineError } from "./errors.js";
 import { Http } from "./http.js";
+import { askRejected } from "./lane.js";
 import { Outbox, type SendLimits, type SendOps, type Way } from "./outbox.js";
 import {
   browserHints,
@@ -247,13 +248,15 @@ export class Client {
   }
 
   /** What a session is for, in a project. */
-  private greet({ outbox, stream, replica }: Project): void {
+  private greet({ name, outbox, stream, replica }: Project): void {
     outbox.take([]);
     outbox.kick();
     // What was stored without a session, or right before the last one broke.
     stream.ack();
-    // The next session asks again.
-    askConflicts(replica, this.parts.http).catch(() => {});
+    // What happened elsewhere meanwhile; the next session asks again.
+    const { http } = this.parts;
+    askConflicts(replica, http).catch(() => {});
+    askRejected(name, outbox, http, this.parts.clock.now()).catch(() => {});
   }
 
   private socketWay(project: string): ReturnType<Way> {

@@ -74,7 +74,6 @@ export class Connection {
   private lastAttempt = 0;
   /** Frames heard. Counted, not timed: a clock may be set back. */
   private heard = 0;
-  private retryAt: number | undefined;
   private pacedUntil = 0;
   private active = true;
   private connecting: { promise: Promise<void>; resolve(): void; reject(error: Error): void } | undefined;
@@ -143,11 +142,6 @@ export class Connection {
     }
   }
 
-  /** When the next attempt is due, while waiting. */
-  get nextAttemptAt(): number | undefined {
-    return this.state.get() === "waiting" ? this.retryAt : undefined;
-  }
-
   private async attempt(): Promise<void> {
     const generation = ++this.generation;
     this.lastAttempt = this.options.clock.now();
@@ -159,7 +153,10 @@ export class Connection {
       await this.open(generation);
       for (;;) {
         try {
-          const hello = (await this.transmit((id) => this.introduction(id, token))) as ServerConnectedFrame;
+          const hello = (await this.transmit((id) => {
+            const { clientId: client, device } = this.options;
+            return JSON.stringify({ type: "connect", id, token, client, active: this.active, device });
+          })) as ServerConnectedFrame;
           await this.options.greet(hello);
           if (generation === this.generation) this.opened(hello);
           return;
@@ -175,11 +172,6 @@ export class Connection {
       if (generation !== this.generation) return;
       this.failed(error instanceof SynclineError ? error : new SynclineError(String(error)));
     }
-  }
-
-  private introduction(id: number, token: string): string {
-    const { clientId, device } = this.options;
-    return JSON.stringify({ type: "connect", id, token, client: clientId, active: this.active, device });
   }
 
   private open(generation: number): Promise<void> {
@@ -329,7 +321,6 @@ export class Connection {
     const now = clock.now();
     const paced = this.pacedUntil - now;
     const ms = paced > 0 ? paced : wait(backoff, this.attempts++, clock.random());
-    this.retryAt = now + ms;
     this.stopRetry = clock.after(ms, () => void this.attempt());
     // Before the listeners hear of it: one of them may call `connect`.
     if (!this.connecting) void this.connect().catch(() => {});

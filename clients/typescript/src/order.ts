@@ -7,11 +7,11 @@ import type { Op } from "./protocol/client.gen.js";
 const RANK = { critical: 0, high: 1, normal: 2 } as const;
 
 /**
- * The queued operations in the order they are to be sent: the urgent first, but none before an earlier one on
+ * Operations in the order they are to be sent: the urgent first, but none before an earlier one on
  * the same entity, and the members of a group next to each other.
  */
 export function sendOrder(queue: readonly PendingOp[], resolve: (op: PendingOp) => string): PendingOp[] {
-  const ops = queue.filter((op) => op.state === "queued").sort((a, b) => a.order - b.order);
+  const ops = [...queue].sort((a, b) => a.order - b.order);
   const before = new Map<PendingOp, PendingOp>();
   const last = new Map<string, PendingOp>();
   const groups = new Map<string, PendingOp[]>();

@@ -192,16 +192,30 @@ export class Outbox {
     void this.settle(verdicts).catch(() => {});
   }
 
+  /** Sends what was decided once more, to hear its verdict of now: the hub decides nothing twice. */
+  async recall(decided: readonly PendingOp[]): Promise<void> {
+    const left = sendOrder(decided, this.resolve);
+    while (left.length > 0) {
+      const via = this.via?.();
+      if (!via) return;
+      const batch = nextBatch(left, () => false, via.limits, this.resolve);
+      await this.deliver(batch, via.send);
+      left.splice(0, batch.length);
+    }
+  }
+
   /** The client stops: nothing is sent any more. */
   stop(): void {
     for (const stop of this.held.values()) stop();
     this.via = undefined;
   }
 
+  private readonly resolve = (op: PendingOp): string => this.replica.resolve(op.type, op.id);
+
   /** What the edit started from, in the light of what is queued before it. */
   private async rebase(change: Change, op: PendingOp): Promise<void> {
     if (op.kind === "create" || op.kind === "resolve") return;
-    op.base = (await change.row(op.type, this.replica.resolve(op.type, op.id)))?.version ?? 0;
+    op.base = (await change.row(op.type, this.resolve(op)))?.version ?? 0;
     const seen = (await this.replica.get(op.type, op.id))?.fields;
     if (!op.fields || !seen) return;
     const was = Object.keys(op.fields).filter((name) => name in seen);
@@ -214,8 +228,7 @@ export class Outbox {
     for (;;) {
       const via = way?.();
       if (!via || this.clock.now() >= until) return;
-      const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);
-      const sorted = sendOrder(this.replica.ops, resolve);
+      const sorted = sendOrder(this.pending, this.resolve);
       const oversized = sorted.find((op) => !waits(op) && utf8(wireText(op)).length > via.limits.opBytes);
       if (oversized) {
         const message = `the operation is larger than ${via.limits.opBytes} bytes`;
@@ -224,17 +237,15 @@ export class Outbox {
       }
       const doubtful = sorted.some((op) => this.suspects.has(op.opId));
       const limits = doubtful ? { ops: 1, bytes: via.limits.bytes } : via.limits;
-      const batch = nextBatch(sorted, waits, limits, resolve);
+      const batch = nextBatch(sorted, waits, limits, this.resolve);
       if (batch.length === 0 || !(await this.sendBatch(batch, via.send))) return;
     }
   }
 
   /** Whether to go on at once. */
   private async sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
-    const ops = `[${batch.map(wireText).join(",")}]`;
     try {
-      const verdicts = await send(ops, sha256(ops), this.clock.now());
-      await this.settle(verdicts);
+      await this.deliver(batch, send);
       this.attempts = 0;
       for (const op of batch) this.suspects.delete(op.opId);
       return true;
@@ -251,6 +262,11 @@ export class Outbox {
       await this.note(batch, error);
       return true;
     }
+  }
+
+  private async deliver(batch: readonly PendingOp[], send: SendOps): Promise<void> {
+    const ops = `[${batch.map(wireText).join(",")}]`;
+    await this.settle(await send(ops, sha256(ops), this.clock.now()));
   }
 
   /** Leaves these alone for a while. */

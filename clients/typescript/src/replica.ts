@@ -47,40 +47,25 @@ export class Change {
   }
 
   putRow(row: Row): void {
-    const name = key(this.replica.project, row.type, row.id);
-    this.rows.set(name, row);
-    this.puts.push({ table: "rows", key: name, value: row });
-    this.touch(row.type, row.id);
+    this.setRow(row.type, row.id, row);
   }
 
   dropRow(type: string, id: string): void {
-    const name = key(this.replica.project, type, id);
-    this.rows.set(name, undefined);
-    this.puts.push({ table: "rows", key: name });
-    this.touch(type, id);
+    this.setRow(type, id);
   }
 
   putOp(op: PendingOp): void {
-    const others = this.ops.filter(({ opId }) => opId !== op.opId);
-    this.ops = [...others, op].sort((a, b) => a.order - b.order);
-    this.puts.push({ table: "ops", key: this.opKey(op), value: op });
-    this.touch(op.type, op.id);
+    this.setOp(op, op);
   }
 
   dropOp(op: PendingOp): void {
-    this.ops = this.ops.filter(({ opId }) => opId !== op.opId);
-    this.puts.push({ table: "ops", key: this.opKey(op) });
-    this.touch(op.type, op.id);
+    this.setOp(op);
   }
 
-  putCursor(cursor: Cursor): void {
-    this.cursor = cursor;
-    this.puts.push({ table: "cursors", key: this.replica.project, value: cursor });
-  }
-
-  dropCursor(): void {
-    this.cursor = undefined;
-    this.puts.push({ table: "cursors", key: this.replica.project });
+  /** Without a cursor the copy is no more. */
+  putCursor(value: Cursor | undefined): void {
+    this.cursor = value;
+    this.puts.push({ table: "cursors", key: this.replica.project, value });
   }
 
   touch(type: string, id: string): void {
@@ -89,8 +74,18 @@ export class Change {
     if (real !== id) this.touched.set(entityKey(type, id), { type, id });
   }
 
-  private opKey(op: PendingOp): string {
-    return key(this.replica.project, String(op.order).padStart(12, "0"));
+  private setOp(op: PendingOp, value?: PendingOp): void {
+    const others = this.ops.filter(({ opId }) => opId !== op.opId);
+    this.ops = value ? [...others, value].sort((a, b) => a.order - b.order) : others;
+    this.puts.push({ table: "ops", key: key(this.replica.project, String(op.order).padStart(12, "0")), value });
+    this.touch(op.type, op.id);
+  }
+
+  private setRow(type: string, id: string, value?: Row): void {
+    const name = key(this.replica.project, type, id);
+    this.rows.set(name, value);
+    this.puts.push({ table: "rows", key: name, value });
+    this.touch(type, id);
   }
 }
 

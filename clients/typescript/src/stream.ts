@@ -366,6 +366,6 @@ function rest(row: Row, { types = [], except = [], fields = {} }: Part): Row | u
 
 /** The copy is no more; what was decided without it does not wait for it. */
 function forget(change: Change): void {
-  change.dropCursor();
+  change.putCursor(undefined);
   for (const op of change.ops) if (op.state === "settled") change.dropOp(op);
 }
