@@ -38,10 +38,10 @@ export interface ClientOptions {
   /** Fetches the user's token. */
   getToken: GetToken;
   /**
-   * Who is logged in, as the hub calls them, if the app knows. A store belongs to the first user it met: if that was
-   * another, `createClient` fails with a `WrongUserError` before anything of it is shown. Without it, the first session tells.
+   * Who is logged in, as the hub calls them: the subject of their token. A store belongs to the first user it met: if
+   * that was another, `createClient` fails with a `WrongUserError` before anything of it is shown.
    */
-  user?: string;
+  user: string;
   /** Where data is kept; without one it lasts as long as the process. One store serves one client, and one user. */
   storage?: Storage | Promise<Storage>;
   /** What is said of the device, for diagnostics. */
@@ -64,7 +64,7 @@ export interface ClientOptions {
 export interface Status {
   /** Where the connection is. */
   connection: ConnectionState;
-  /** Whose data it is, once a session or the app has told. */
+  /** Whose data it is; nobody's once a session was another's. */
   user: string | undefined;
   /** Operations that wait for the hub. */
   pending: number;
@@ -103,7 +103,7 @@ export async function createClient(options: ClientOptions): Promise<Client> {
   const store = new Store(await (options.storage ?? new MemoryStorage()), options.memoryBytes);
   const clock = options.clock ?? systemClock;
   store.user = await store.get<string>("meta", "user");
-  if (options.user !== undefined) await store.claim(options.user);
+  await store.claim(options.user);
   let clientId = await store.get<string>("meta", "client");
   if (clientId === undefined) {
     clientId = uuid(clock);
@@ -277,7 +277,7 @@ export class Client {
   }
 
   private take(frame: ServerFrame): void {
-    const project = "project" in frame ? this.projects.get(String(frame.project)) : undefined;
+    const project = this.projects.get((frame as { project?: string }).project!);
     switch (frame.type) {
       case "change":
         if (!project?.stream.following) void project?.takeAlone(frame).catch(() => {});

@@ -8,7 +8,7 @@ import { Emitter, Watched } from "./emitter.js";
 import { AuthError, ClosedError, DisconnectedError, RequestError, SynclineError } from "./errors.js";
 import type { Clock, Hint, OpenSocket, Socket } from "./platform.js";
 import type { ClientFrame } from "./protocol/client.gen.js";
-import type { ServerConnectedFrame, ServerErrorFrame, ServerFrame } from "./protocol/server.gen.js";
+import type { ServerConnectedFrame, ServerErrorFrame, ServerFrame, ServerRefreshedFrame } from "./protocol/server.gen.js";
 import { isAboutToken, type TokenKeeper } from "./token.js";
 
 /** Where the connection is. `refused` is final until `connect` is called again. */
@@ -269,8 +269,8 @@ export class Connection {
     try {
       const token = await tokens.renew("expired");
       if (generation !== this.generation) return;
-      const answer = await this.ask({ type: "refresh", token });
-      if (answer.type === "refreshed") tokens.accepted(answer.ttl);
+      const { ttl } = (await this.ask({ type: "refresh", token })) as ServerRefreshedFrame;
+      tokens.accepted(ttl);
     } catch (error) {
       // What is only a bad moment is tried again when the hub closes with 4100.
       if (error instanceof AuthError && generation === this.generation) this.failed(error);

@@ -12,6 +12,6 @@ export async function askRejected(project: string, outbox: Outbox, http: Http, n
   if (rejected.length === 0) return;
   // Its first page: what is on a later one is asked for in vain, which changes nothing.
   const { failed } = await http.get<{ failed: { op_id: string; code: string }[] }>(`/v1/sync/failed?project=${project}`);
-  const same = (op: (typeof rejected)[number]) => failed.some(({ op_id, code }) => op_id === op.opId && code === op.verdict?.code);
-  await outbox.recall(rejected.filter((op) => !same(op)));
+  const waiting = new Set(failed.map(({ op_id, code }) => op_id + code));
+  await outbox.recall(rejected.filter(({ opId, verdict }) => !waiting.has(`${opId}${verdict?.code}`)));
 }

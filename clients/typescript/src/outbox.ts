@@ -144,7 +144,7 @@ export class Outbox {
     const synced = this.decision(opAgain);
     const id = await this.replica.transact(async (change) => {
       const failed = find(change, opId);
-      if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed operation ${opId}`);
+      if (!failed || failed.state !== "failed") throw new RangeError(`there is no failed ${opId}`);
       const { verdict: _verdict, problem: _problem, was: _was, ...kept } = failed;
       const op: PendingOp = { ...kept, opId: opAgain, order, state: "queued", attempts: 0 };
       change.dropOp(failed);

@@ -1,6 +1,6 @@
 /** One project, as an app works with it: read, watch, edit. */
 
-import type { KnownConflict } from "./conflicts.js";
+import { type KnownConflict, purgeConflicts } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
 import { isForbidden } from "./errors.js";
 import { held } from "./held.js";
@@ -67,7 +67,7 @@ export class Project {
     const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
       if (frame.type === "resync") fetch();
       else if (frame.reason === "scope_changed") void this.stream.purge(frame);
-      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
+      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row), purgeConflicts).catch(fetch);
     };
     let follow = this.followed.get(name);
     if (!follow) {
@@ -134,8 +134,7 @@ export class Project {
   resolve(conflict: string, { choose, fields }: Resolution): Edit {
     const known = this.replica.conflicts.get().get(conflict);
     if (!known) throw new RangeError(`there is no conflict ${conflict}`);
-    const { type, entity: id, serverVersion: expectedVersion } = known;
-    return this.outbox.add({ kind: "resolve", type, id, conflict, expectedVersion, choose, fields });
+    return this.outbox.add({ kind: "resolve", type: known.type, id: known.entity, conflict, expectedVersion: known.serverVersion, choose, fields });
   }
 
   /** What waits for the hub, and what failed, oldest first. */

@@ -22,6 +22,9 @@ interface Events {
   reset: undefined;
 }
 
+/** What is left of a row that goes, or in part: the same row if that is all of it. */
+export type Left = (row: Row) => Row | undefined;
+
 /** One transaction on a replica. */
 export class Change {
   readonly puts: Put[] = [];
@@ -153,7 +156,7 @@ export class Replica {
   }
 
   /** Lets go of rows, or of parts of them: `left` says what is left of each. Returns how many went. */
-  purge(left: (row: Row) => Row | undefined, also?: (change: Change) => void): Promise<number> {
+  purge(left: Left, also?: (change: Change, left: Left) => void): Promise<number> {
     this.purges++;
     return this.transact(async (change) => {
       let gone = 0;
@@ -164,7 +167,7 @@ export class Replica {
           gone++;
         } else if (rest !== row) change.putRow(rest);
       }
-      also?.(change);
+      also?.(change, left);
       change.reset = true;
       return gone;
     });

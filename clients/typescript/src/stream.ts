@@ -8,13 +8,14 @@
 
 import { waitAfter } from "./backoff.js";
 import type { Connection } from "./connection.js";
+import { purgeConflicts } from "./conflicts.js";
 import { Watched } from "./emitter.js";
 import { AuthError, isForbidden, RequestError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
 import type { Clock } from "./platform.js";
 import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
-import { type Change, holes, type Replica, store } from "./replica.js";
+import { type Change, holes, type Left, type Replica, store } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /**
@@ -112,7 +113,10 @@ export class Stream implements Wanted {
     this.joined = true;
     this.attempts = 0;
     if (answer.resync) return this.heal(true);
-    if (answer.scope !== undefined && this.replica.cursor?.scope !== answer.scope) void this.note(answer.scope);
+    const { scope } = answer;
+    if (scope !== undefined && this.replica.cursor?.scope !== scope) {
+      void this.replica.transact(async (change) => change.cursor && change.putCursor({ ...change.cursor, scope }));
+    }
     const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
     this.state.set(behind ? "catching_up" : "live");
     void this.drain();
@@ -167,16 +171,10 @@ export class Stream implements Wanted {
       this.joined = false;
       this.state.set("denied");
     }
-    const purged = this.replica.purge((row) => part && rest(row, part), part ? undefined : forget);
+    const purged = this.replica.purge((row) => part && rest(row, part), part ? purgeConflicts : forget);
     void this.drain();
     // If it cannot be stored, the hub is asked again what may be read.
     await purged.catch((error: unknown) => this.later(error));
-  }
-
-  private note(scope: string): Promise<void> {
-    return this.replica.transact(async (change) => {
-      if (change.cursor) change.putCursor({ ...change.cursor, scope });
-    });
   }
 
   /** Fetches what is missing, until it works; then joins if that waited for it. */
@@ -365,7 +363,8 @@ function rest(row: Row, { types = [], except = [], fields = {} }: Part): Row | u
 }
 
 /** The copy is no more; what was decided without it does not wait for it. */
-function forget(change: Change): void {
+function forget(change: Change, left: Left): void {
+  purgeConflicts(change, left);
   change.putCursor(undefined);
   for (const op of change.ops) if (op.state === "settled") change.dropOp(op);
 }

@@ -9,10 +9,11 @@ import type { Clock } from "./platform.js";
  */
 export type TokenReason = "initial" | "expired" | "revoked";
 
-const ABOUT_TOKENS = new Set(["token_expired", "token_revoked", "unauthorized"]);
+/** What codes say of a token; with `unauthorized`, another would fare no better. */
+const ABOUT_TOKENS: Record<string, TokenReason | undefined> = { token_expired: "expired", token_revoked: "revoked", unauthorized: undefined };
 
 /** Whether an error's code is about the token and not about the request. */
-export const isAboutToken = (code: string): boolean => ABOUT_TOKENS.has(code);
+export const isAboutToken = (code: string): boolean => code in ABOUT_TOKENS;
 
 /**
  * How long a token that was fetched instead of another counts as fresh. One that is refused later has aged while the
@@ -76,7 +77,7 @@ export class TokenKeeper {
   async replace(refused: string, code: string, message: string): Promise<string> {
     // Somebody else may have replaced it meanwhile.
     if (this.token !== undefined && this.token !== refused) return this.token;
-    const reason = code === "token_expired" ? "expired" : code === "token_revoked" ? "revoked" : undefined;
+    const reason = ABOUT_TOKENS[code];
     if (!reason || !this.doubt(reason)) throw new AuthError(message);
     return this.fetch();
   }

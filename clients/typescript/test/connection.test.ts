@@ -19,6 +19,7 @@ async function setup(options: Partial<ClientOptions> = {}): Promise<{ hub: FakeH
   const client = await createClient({
     url: "http://hub.test",
     getToken,
+    user: hub.user,
     clock,
     openSocket: hub.openSocket,
     fetch: hub.fetch,

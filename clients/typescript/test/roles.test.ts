@@ -17,7 +17,7 @@ async function staffed(name: string, role: string): Promise<{ boss: Project; ana
   await admin("PUT", `/projects/${name}/members/ana`, { role });
   const made = [];
   for (const user of ["boss", "ana"]) {
-    const one = await createClient({ url: EDGE, getToken: () => token(user, { [name]: "editor" }), openSocket, hints: () => () => {} });
+    const one = await createClient({ url: EDGE, getToken: () => token(user, { [name]: "editor" }), user, openSocket, hints: () => () => {} });
     open.push(one);
     const project = await one.project(name);
     if (user === "boss") {
