@@ -3,17 +3,24 @@
 //!
 //! The unit is a group, or an operation alone. Whoever has to go before an urgent unit is as urgent.
 //!
-//! Which id a local name from an earlier request has only the store knows: it may be any id of its type, so
-//! in a request with such a name all of the type keep their order.
+//! Which id a local name stands for only the store knows, that of a name which the request creates too, for the
+//! request may be sent again: so it may be any id of its type, and no two names are the same one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use crate::id::{EntityRef, EntityType};
-use crate::protocol::op::{Lane, OpKind};
+use crate::protocol::op::Lane;
 use crate::store::PendingOp;
 
-/// An entity as an operation names it, or refers to it; without a name, whichever of the type.
-type Named<'a> = (&'a EntityType, Option<EntityRef>);
+/// What an operation is about, or refers to.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Named {
+    One(EntityRef),
+    /// Whichever has a local name.
+    AnyLocal,
+    /// Whichever is named by its id.
+    AnyId,
+}
 
 /// Sorts operations by urgency. `places` goes with them: what each one's place in the request is.
 pub(super) fn by_priority(ops: Vec<PendingOp>, places: Vec<usize>) -> (Vec<PendingOp>, Vec<usize>) {
@@ -35,47 +42,35 @@ pub(super) fn by_priority(ops: Vec<PendingOp>, places: Vec<usize>) -> (Vec<Pendi
 
 /// How urgent each unit is, 0 the most: as its most urgent operation, or as what has to follow it.
 fn ranks(units: &[Vec<(PendingOp, usize)>]) -> Vec<u8> {
-    let mut wanted: HashMap<Named<'_>, u8> = HashMap::new();
+    let mut wanted: HashMap<(&EntityType, Named), u8> = HashMap::new();
     let mut ranks = vec![0; units.len()];
-    let names = Names::of(units);
     for (unit, place) in units.iter().zip(&mut ranks).rev() {
+        let named: Vec<_> = unit.iter().flat_map(|(op, _)| named(op)).collect();
         let own = unit.iter().map(|(op, _)| rank(op.op.priority));
-        let later =
-            unit.iter().flat_map(|(op, _)| names.in_op(op)).filter_map(|n| wanted.get(&n).copied());
+        let followed = named.iter().flat_map(|(kind, one)| {
+            let other = if is_local(one) { Named::AnyId } else { Named::AnyLocal };
+            [(*kind, Named::One(one.clone())), (*kind, other)]
+        });
+        let later = followed.filter_map(|name| wanted.get(&name).copied());
         *place = own.chain(later).min().unwrap_or(rank(Lane::Normal));
-        for name in unit.iter().flat_map(|(op, _)| names.in_op(op)) {
-            wanted.insert(name, *place);
+        for (kind, one) in named {
+            let any = if is_local(&one) { Named::AnyLocal } else { Named::AnyId };
+            for name in [Named::One(one), any] {
+                wanted.entry((kind, name)).and_modify(|w| *w = (*w).min(*place)).or_insert(*place);
+            }
         }
     }
     ranks
 }
 
-/// The local names of a request.
-struct Names<'a> {
-    /// Those it creates: they stand for nothing else.
-    created: HashSet<(&'a EntityType, &'a EntityRef)>,
-    /// Types of which it has another one.
-    vague: HashSet<&'a EntityType>,
+/// The entities an operation is about or refers to, as it names them.
+fn named(op: &PendingOp) -> impl Iterator<Item = (&EntityType, EntityRef)> {
+    let locals = op.locals.iter().map(|(kind, id)| (kind, EntityRef::Local(id.clone())));
+    std::iter::once((&op.op.entity_type, op.op.id.clone())).chain(locals)
 }
 
-impl<'a> Names<'a> {
-    fn of(units: &'a [Vec<(PendingOp, usize)>]) -> Self {
-        let ops = || units.iter().flatten().map(|(op, _)| &op.op);
-        let local = ops().filter(|op| matches!(op.id, EntityRef::Local(_)));
-        let (creates, others): (Vec<_>, Vec<_>) = local.partition(|op| op.kind == OpKind::Create);
-        let created: HashSet<_> = creates.iter().map(|op| (&op.entity_type, &op.id)).collect();
-        let vague = others.iter().filter(|op| !created.contains(&(&op.entity_type, &op.id)));
-        Self { vague: vague.map(|op| &op.entity_type).collect(), created }
-    }
-
-    /// The entities an operation is about or refers to.
-    fn in_op<'o: 'a>(&self, op: &'o PendingOp) -> impl Iterator<Item = Named<'a>> + use<'a> {
-        let kind = &op.op.entity_type;
-        let vague = self.vague.contains(kind) && !self.created.contains(&(kind, &op.op.id));
-        let locals = op.locals.iter().map(|(kind, id)| (kind, Some(EntityRef::Local(id.clone()))));
-        let own = std::iter::once((kind, Some(op.op.id.clone())));
-        own.chain(locals).chain(vague.then_some((kind, None)))
-    }
+fn is_local(one: &EntityRef) -> bool {
+    matches!(one, EntityRef::Local(_))
 }
 
 /// 0 is the most urgent.
@@ -131,16 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn a_name_from_an_earlier_request_may_be_any_id_of_its_type() {
-        let ops = [
-            op(0, "x", "normal", false),
-            op(1, "local:a", "normal", false),
-            op(2, "0192f0c1", "critical", false),
-        ];
-        assert_eq!(order(&ops), [0, 1, 2]);
-        let mut created = ops;
-        created[1].op.kind = OpKind::Create;
-        assert_eq!(order(&created), [2, 0, 1], "what is created here has no id yet");
+    fn a_name_may_be_any_id_of_its_type_and_no_other_name() {
+        let [x, a, b, id] = ["x", "local:a", "local:b", "0192f0c1"];
+        let normal = |n, entity| op(n, entity, "normal", false);
+        let urgent = |entity| op(2, entity, "critical", false);
+        assert_eq!(order(&[normal(0, x), normal(1, a), urgent(id)]), [0, 1, 2]);
+        let mut again = normal(1, a);
+        again.op.kind = crate::protocol::op::OpKind::Create;
+        assert_eq!(
+            order(&[normal(0, x), again, urgent(id)]),
+            [0, 1, 2],
+            "it may have its id since"
+        );
+        assert_eq!(order(&[normal(0, a), normal(1, b), urgent(a)]), [0, 2, 1]);
+        assert_eq!(
+            order(&[normal(0, x), normal(1, b), urgent(a)]),
+            [0, 2, 1],
+            "`x` may be `local:a`"
+        );
     }
 
     proptest! {

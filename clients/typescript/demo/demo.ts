@@ -236,7 +236,7 @@ const log = document.querySelector<HTMLElement>(".pushes ul")!;
 for (const root of document.querySelectorAll<HTMLElement>(".pane")) {
   const user = root.dataset["user"]!;
   const storage = openIndexedDb({ name: `syncline-demo-${user}` });
-  const client = await createClient({ url: location.origin, getToken: () => token(user), storage });
+  const client = await createClient({ url: location.origin, getToken: () => token(user), user, storage });
   const push = await openPush(client, { schemes: ["app"], inbox: { project: "demo" } });
   new Pane(root, user, client, await client.project("demo"), push).start();
   if (user === "ana") followPushes(client, log);

@@ -12,6 +12,7 @@ const checker = program.getTypeChecker();
 const silent = (symbol) => symbol.getDocumentationComment(checker).length === 0;
 const hidden = (symbol) =>
   symbol.getJsDocTags(checker).some(({ name }) => name === "internal") ||
+  ts.isPrivateIdentifier(symbol.valueDeclaration.name) ||
   (ts.getCombinedModifierFlags(symbol.valueDeclaration) & ts.ModifierFlags.Private) !== 0;
 
 const missing = new Set();

@@ -6,6 +6,7 @@ import { Connection, type ConnectionState } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { StorageError, SynclineError } from "./errors.js";
 import { Http } from "./http.js";
+import { askRejected } from "./lane.js";
 import { Outbox, type SendLimits, type SendOps, type Way } from "./outbox.js";
 import {
   browserHints,
@@ -37,10 +38,10 @@ export interface ClientOptions {
   /** Fetches the user's token. */
   getToken: GetToken;
   /**
-   * Who is logged in, as the hub calls them, if the app knows. A store belongs to the first user it met: if that was
-   * another, `createClient` fails with a `WrongUserError` before anything of it is shown. Without it, the first session tells.
+   * Who is logged in, as the hub calls them: the subject of their token. A store belongs to the first user it met: if
+   * that was another, `createClient` fails with a `WrongUserError` before anything of it is shown.
    */
-  user?: string;
+  user: string;
   /** Where data is kept; without one it lasts as long as the process. One store serves one client, and one user. */
   storage?: Storage | Promise<Storage>;
   /** What is said of the device, for diagnostics. */
@@ -63,7 +64,7 @@ export interface ClientOptions {
 export interface Status {
   /** Where the connection is. */
   connection: ConnectionState;
-  /** Whose data it is, once a session or the app has told. */
+  /** Whose data it is; nobody's once a session was another's. */
   user: string | undefined;
   /** Operations that wait for the hub. */
   pending: number;
@@ -102,7 +103,7 @@ export async function createClient(options: ClientOptions): Promise<Client> {
   const store = new Store(await (options.storage ?? new MemoryStorage()), options.memoryBytes);
   const clock = options.clock ?? systemClock;
   store.user = await store.get<string>("meta", "user");
-  if (options.user !== undefined) await store.claim(options.user);
+  await store.claim(options.user);
   let clientId = await store.get<string>("meta", "client");
   if (clientId === undefined) {
     clientId = uuid(clock);
@@ -128,14 +129,14 @@ export class Client {
   /** State of things, to watch. */
   readonly status: Watched<Status>;
   /** @internal */ readonly parts: Parts;
-  private readonly events = new Emitter<Events>();
-  private readonly connection: Connection;
-  private readonly rooms: Rooms;
-  private readonly opened = new Map<string, Promise<Project>>();
-  private readonly projects = new Map<string, Project>();
-  private readonly stopHints: () => void;
-  private roles: ServerConnectedFrame["projects"] = {};
-  private storageProblem: StorageError | undefined;
+  readonly #events = new Emitter<Events>();
+  readonly #connection: Connection;
+  readonly #rooms: Rooms;
+  readonly #opened = new Map<string, Promise<Project>>();
+  readonly #projects = new Map<string, Project>();
+  readonly #stopHints: () => void;
+  #roles: ServerConnectedFrame["projects"] = {};
+  #storageProblem: StorageError | undefined;
 
   /** @internal */
   constructor(
@@ -150,7 +151,7 @@ export class Client {
     const http = new Http(base, options.fetch ?? globalFetch, tokens, clock, store);
     const { device, backoff, openSocket = globalSocket } = options;
     const url = `${base.replace(/^http/, "ws")}/v1/ws`;
-    this.connection = new Connection({
+    this.#connection = new Connection({
       url,
       tokens,
       clock,
@@ -159,49 +160,49 @@ export class Client {
       device,
       backoff,
       greet: ({ user, projects }) => {
-        this.roles = projects;
+        this.#roles = projects;
         return store.claim(user);
       },
     });
-    this.rooms = new Rooms(this.connection, clock);
+    this.#rooms = new Rooms(this.#connection, clock);
     this.parts = {
       store,
       http,
       clock,
-      rooms: this.rooms,
-      connection: this.connection,
-      limits: (of) => this.limits(of),
-      synced: (result) => this.events.emit("synced", result),
+      rooms: this.#rooms,
+      connection: this.#connection,
+      limits: (of) => this.#limits(of),
+      synced: (result) => this.#events.emit("synced", result),
     };
-    this.status = new Watched(this.look());
-    this.connection.events.on("open", () => {
-      for (const project of this.projects.values()) this.greet(project);
-      this.refresh();
+    this.status = new Watched(this.#look());
+    this.#connection.events.on("open", () => {
+      for (const project of this.#projects.values()) this.#greet(project);
+      this.#refresh();
     });
-    this.connection.events.on("frame", (frame) => this.take(frame));
-    this.connection.state.subscribe(() => this.refresh());
+    this.#connection.events.on("frame", (frame) => this.#take(frame));
+    this.#connection.state.subscribe(() => this.#refresh());
     store.events.on("failed", (error) => {
-      this.storageProblem = error;
-      this.refresh();
+      this.#storageProblem = error;
+      this.#refresh();
     });
-    this.stopHints = (options.hints ?? browserHints)((hint) => this.hint(hint));
+    this.#stopHints = (options.hints ?? browserHints)((hint) => this.hint(hint));
   }
 
   /** Connects and stays connected; resolves with the first session, fails only for good. */
   connect(): Promise<void> {
-    return this.connection.connect();
+    return this.#connection.connect();
   }
 
   /** Closes the connection. Edits go on into the outbox. */
   disconnect(): void {
-    this.connection.disconnect();
+    this.#connection.disconnect();
   }
 
   /** Ends the client: disconnects and lets go of the store. */
   async close(): Promise<void> {
-    this.stopHints();
+    this.#stopHints();
     this.disconnect();
-    for (const project of this.projects.values()) {
+    for (const project of this.#projects.values()) {
       project.stream.stop();
       project.outbox.stop();
     }
@@ -210,71 +211,73 @@ export class Client {
 
   /** Passes on what the app knows of itself or of the network, beside what `hints` says. */
   hint(hint: Hint): void {
-    this.connection.hint(hint);
+    this.#connection.hint(hint);
   }
 
   /** A project, from what the device has of it. */
   project(name: string): Promise<Project> {
-    let opened = this.opened.get(name);
+    let opened = this.#opened.get(name);
     if (!opened) {
-      opened = this.openProject(name);
-      this.opened.set(name, opened);
-      opened.catch(() => this.opened.delete(name));
+      opened = this.#openProject(name);
+      this.#opened.set(name, opened);
+      opened.catch(() => this.#opened.delete(name));
     }
     return opened;
   }
 
   /** Hears notifications (each once), changed roles, and results of `syncNow`. */
   on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
-    return this.events.on(name, listener);
+    return this.#events.on(name, listener);
   }
 
-  private async openProject(name: string): Promise<Project> {
+  async #openProject(name: string): Promise<Project> {
     const { store, http, clock } = this.parts;
     const replica = new Replica(name, store, clock);
     await replica.load();
     const outbox = new Outbox(replica, clock);
-    const stream = new Stream(replica, this.connection, this.rooms, http, clock);
-    stream.role = () => this.roles[name]?.role;
-    const project = new Project(name, replica, outbox, stream, this.rooms, http);
-    outbox.via = () => this.socketWay(name);
-    replica.events.on("ops", () => this.refresh());
-    replica.conflicts.subscribe(() => this.refresh());
-    this.projects.set(name, project);
-    this.refresh();
-    if (this.connection.hello) this.greet(project);
+    const stream = new Stream(replica, this.#connection, this.#rooms, http, clock);
+    stream.role = () => this.#roles[name]?.role;
+    const project = new Project(name, replica, outbox, stream, this.#rooms, http);
+    outbox.via = () => this.#socketWay(name);
+    replica.events.on("ops", () => this.#refresh());
+    replica.conflicts.subscribe(() => this.#refresh());
+    this.#projects.set(name, project);
+    this.#refresh();
+    if (this.#connection.hello) this.#greet(project);
     return project;
   }
 
   /** What a session is for, in a project. */
-  private greet({ outbox, stream, replica }: Project): void {
+  #greet({ name, outbox, stream, replica }: Project): void {
     outbox.take([]);
     outbox.kick();
     // What was stored without a session.
     stream.ack();
-    // The next session asks again.
-    askConflicts(replica, this.parts.http).catch(() => {});
+    // What happened elsewhere meanwhile; the next session asks again.
+    const { http } = this.parts;
+    askConflicts(replica, http).catch(() => {});
+    askRejected(name, outbox, http, this.parts.clock.now()).catch(() => {});
   }
 
-  private socketWay(project: string): ReturnType<Way> {
-    if (this.connection.state.get() !== "online") return undefined;
+  #socketWay(project: string): ReturnType<Way> {
+    if (this.#connection.state.get() !== "online") return undefined;
     const send: SendOps = async (ops, checksum, sentAt) => {
-      const answer = await this.connection.askText(
+      const answer = await this.#connection.askText(
         (id) =>
           `{"type":"write","id":${id},"project":${JSON.stringify(project)},"sent_at":${sentAt},"checksum":"${checksum}","ops":${ops}}`,
       );
       return (answer as { verdicts: Verdict[] }).verdicts;
     };
-    return { send, limits: this.limits("frame_bytes") };
+    return { send, limits: this.#limits("frame_bytes") };
   }
 
-  private limits(of: "frame_bytes" | "body_bytes"): SendLimits {
-    const told: Record<string, number> = { ...LIMITS, ...this.connection.hello?.limits };
+  #limits(of: "frame_bytes" | "body_bytes"): SendLimits {
+    const told: Record<string, number> = { ...LIMITS, ...this.#connection.hello?.limits };
     return { ops: Math.min(OPS, told["ops_per_write"]!), bytes: told[of]! * 0.9, opBytes: told["op_bytes"]! };
   }
 
-  private take(frame: ServerFrame): void {
-    const project = "project" in frame ? this.projects.get(String(frame.project)) : undefined;
+  #take(frame: ServerFrame): void {
+    const project = this.#projects.get((frame as { project?: string }).project!);
     switch (frame.type) {
       case "change":
         if (!project?.stream.following) void project?.takeAlone(frame).catch(() => {});
@@ -290,7 +293,7 @@ export class Client {
         break;
       case "notification":
         // Once each, also if it came as a push.
-        if (this.firstTime(frame.nid)) this.events.emit("notification", frame);
+        if (this.firstTime(frame.nid)) this.#events.emit("notification", frame);
         break;
       case "conflict":
         void project?.replica.transact((change) => saveConflict(change, frame.conflict));
@@ -298,10 +301,10 @@ export class Client {
       case "access":
         for (const [name, grant] of Object.entries(frame.projects)) {
           if (!grant) continue;
-          this.roles = { ...this.roles, [name]: grant };
-          this.rooms.rejoin(name);
+          this.#roles = { ...this.#roles, [name]: grant };
+          this.#rooms.rejoin(name);
         }
-        this.events.emit("access", frame.projects);
+        this.#events.emit("access", frame.projects);
     }
   }
 
@@ -315,24 +318,24 @@ export class Client {
     return true;
   }
 
-  private refresh(): void {
-    const next = this.look();
+  #refresh(): void {
+    const next = this.#look();
     const now = this.status.get();
     const same = (Object.keys(next) as (keyof Status)[]).every((name) => next[name] === now[name]);
     if (!same) this.status.set(next);
   }
 
-  private look(): Status {
-    const projects = [...this.projects.values()];
+  #look(): Status {
+    const projects = [...this.#projects.values()];
     const sum = (count: (project: Project) => number) => projects.reduce((total, project) => total + count(project), 0);
     return {
-      connection: this.connection.state.get(),
+      connection: this.#connection.state.get(),
       user: this.parts.store.user,
       pending: sum(({ outbox }) => outbox.pending.length),
       failed: sum(({ outbox }) => outbox.failed.length),
       conflicts: sum(({ replica }) => [...replica.conflicts.get().values()].filter(({ state }) => state === "open").length),
-      problem: this.connection.problem,
-      storage: this.storageProblem,
+      problem: this.#connection.problem,
+      storage: this.#storageProblem,
     };
   }
 }

@@ -3,7 +3,7 @@
 import type { Http } from "./http.js";
 import type { Fields, PendingOp } from "./model.js";
 import type { Conflict, Verdict } from "./protocol/server.gen.js";
-import type { Change, Replica } from "./replica.js";
+import type { Change, Left, Replica } from "./replica.js";
 import { key } from "./storage/storage.js";
 
 /** A conflict as the device knows it. */
@@ -97,6 +97,15 @@ export async function askConflicts(replica: Replica, http: Http): Promise<void> 
     if (!page.next) for (const known of before.values()) if (known.state === "open") keep(change, { ...known, state: "resolved" });
     for (const told of page.conflicts) await saveConflict(change, told);
   });
+}
+
+/** Lets go of the hub's values that may not be read any more, as of rows. What the user wrote stays. */
+export function purgeConflicts(change: Change, left: Left): void {
+  for (const conflict of change.replica.conflicts.get().values()) {
+    const row = { type: conflict.type, id: conflict.entity, version: 0, fields: conflict.server, at: 0, gen: 0 };
+    const rest = left(row);
+    if (rest !== row) keep(change, { ...conflict, server: rest?.fields ?? {} });
+  }
 }
 
 function keep(change: Change, conflict: KnownConflict): void {

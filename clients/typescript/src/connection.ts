@@ -8,7 +8,7 @@ import { Emitter, Watched } from "./emitter.js";
 import { AuthError, ClosedError, DisconnectedError, RequestError, SynclineError } from "./errors.js";
 import type { Clock, Hint, OpenSocket, Socket } from "./platform.js";
 import type { ClientFrame } from "./protocol/client.gen.js";
-import type { ServerConnectedFrame, ServerErrorFrame, ServerFrame } from "./protocol/server.gen.js";
+import type { ServerConnectedFrame, ServerErrorFrame, ServerFrame, ServerRefreshedFrame } from "./protocol/server.gen.js";
 import { isAboutToken, type TokenKeeper } from "./token.js";
 
 /** Where the connection is. `refused` is final until `connect` is called again. */
@@ -67,54 +67,53 @@ export class Connection {
   /** What the hub said when the session began. */
   hello: ServerConnectedFrame | undefined;
 
-  private socket: Socket | undefined;
-  private pending = new Map<number, Waiting>();
-  private lastId = 0;
-  private attempts = 0;
-  private lastAttempt = 0;
+  #socket: Socket | undefined;
+  #pending = new Map<number, Waiting>();
+  #lastId = 0;
+  #attempts = 0;
+  #lastAttempt = 0;
   /** Frames heard. Counted, not timed: a clock may be set back. */
-  private heard = 0;
-  private retryAt: number | undefined;
+  #heard = 0;
   /** Until when the hub asked not to come back, and how long that was: a clock may be set back. */
-  private pacedUntil = 0;
-  private paceMs = 0;
-  private active = true;
-  private connecting: { promise: Promise<void>; resolve(): void; reject(error: Error): void } | undefined;
-  private stopTimers: (() => void)[] = [];
-  private stopRetry: (() => void) | undefined;
-  private generation = 0;
+  #pacedUntil = 0;
+  #paceMs = 0;
+  #active = true;
+  #connecting: { promise: Promise<void>; resolve(): void; reject(error: Error): void } | undefined;
+  #stopTimers: (() => void)[] = [];
+  #stopRetry: (() => void) | undefined;
+  #generation = 0;
 
   constructor(private readonly options: ConnectionOptions) {}
 
   /** Connects, and stays connected. The same promise for everyone who asks; it fails only for good. */
   connect(): Promise<void> {
     if (this.state.get() === "online") return Promise.resolve();
-    if (!this.connecting) {
+    if (!this.#connecting) {
       let resolve!: () => void;
       let reject!: (error: Error) => void;
       const promise = new Promise<void>((yes, no) => ((resolve = yes), (reject = no)));
       promise.catch(() => {});
-      this.connecting = { promise, resolve, reject };
+      this.#connecting = { promise, resolve, reject };
     }
-    const { promise } = this.connecting;
-    if (this.state.get() === "idle" || this.state.get() === "refused") void this.attempt();
+    const { promise } = this.#connecting;
+    if (this.state.get() === "idle" || this.state.get() === "refused") void this.#attempt();
     return promise;
   }
 
   /** Closes, and stays closed until `connect`. */
   disconnect(): void {
-    this.generation++;
-    this.stopRetry?.();
-    this.drop(1000);
-    this.connecting?.reject(new DisconnectedError("disconnected by the app"));
-    this.connecting = undefined;
+    this.#generation++;
+    this.#stopRetry?.();
+    this.#drop(1000);
+    this.#connecting?.reject(new DisconnectedError("disconnected by the app"));
+    this.#connecting = undefined;
     this.state.set("idle");
   }
 
   /** Sends a frame that wants no answer; false if there is no session. */
   send(frame: Ask): boolean {
-    if (this.state.get() !== "online" || !this.socket) return false;
-    this.socket.send(JSON.stringify(frame));
+    if (this.state.get() !== "online" || !this.#socket) return false;
+    this.#socket.send(JSON.stringify(frame));
     return true;
   }
 
@@ -126,131 +125,124 @@ export class Connection {
   /** The same for a frame whose text must not change on its way. */
   askText(text: (id: number) => string): Promise<ServerFrame> {
     if (this.state.get() !== "online") return Promise.reject(new DisconnectedError());
-    return this.transmit(text);
+    return this.#transmit(text);
   }
 
   /** Takes a hint: it may make the next attempt or probe come sooner, and nothing else. */
   hint(hint: Hint): void {
     if (hint === "foreground" || hint === "background") {
       const active = hint === "foreground";
-      if (active !== this.active) this.send({ type: "ack", active });
-      this.active = active;
+      if (active !== this.#active) this.send({ type: "ack", active });
+      this.#active = active;
       if (!active) return;
     }
     const now = this.options.clock.now();
-    if (this.state.get() === "online") this.probe();
-    else if (this.state.get() === "waiting" && now >= this.pacedUntil && now - this.lastAttempt >= HINT_MS) {
-      this.stopRetry?.();
-      void this.attempt();
+    if (this.state.get() === "online") this.#probe();
+    else if (this.state.get() === "waiting" && now >= this.#pacedUntil && now - this.#lastAttempt >= HINT_MS) {
+      this.#stopRetry?.();
+      void this.#attempt();
     }
   }
 
-  /** When the next attempt is due, while waiting. */
-  get nextAttemptAt(): number | undefined {
-    return this.state.get() === "waiting" ? this.retryAt : undefined;
-  }
-
-  private async attempt(): Promise<void> {
-    const generation = ++this.generation;
-    this.lastAttempt = this.options.clock.now();
-    this.pacedUntil = 0;
+  async #attempt(): Promise<void> {
+    const generation = ++this.#generation;
+    this.#lastAttempt = this.options.clock.now();
+    this.#pacedUntil = 0;
     this.problem = undefined;
     this.state.set("connecting");
     try {
       let token = await this.options.tokens.get();
-      if (generation !== this.generation) return;
-      await this.open(generation);
+      if (generation !== this.#generation) return;
+      await this.#open(generation);
       for (;;) {
         try {
-          const hello = (await this.transmit((id) => this.introduction(id, token))) as ServerConnectedFrame;
+          const hello = (await this.#transmit((id) => {
+            const { clientId: client, device } = this.options;
+            return JSON.stringify({ type: "connect", id, token, client, active: this.#active, device });
+          })) as ServerConnectedFrame;
           await this.options.greet(hello);
-          if (generation === this.generation) this.opened(hello);
+          if (generation === this.#generation) this.#opened(hello);
           return;
         } catch (error) {
           const refused = error instanceof RequestError && isAboutToken(error.code);
-          if (!refused || generation !== this.generation) throw error;
+          if (!refused || generation !== this.#generation) throw error;
           // Refused in the session's first breath: another token may still be shown on this socket.
           token = await this.options.tokens.replace(token, error.code, error.message);
-          if (generation !== this.generation) return;
+          if (generation !== this.#generation) return;
         }
       }
     } catch (error) {
-      if (generation !== this.generation) return;
-      this.failed(error instanceof SynclineError ? error : new SynclineError(String(error)));
+      if (generation !== this.#generation) return;
+      this.#failed(error instanceof SynclineError ? error : new SynclineError(String(error)));
     }
   }
 
-  private introduction(id: number, token: string): string {
-    const { clientId, device } = this.options;
-    return JSON.stringify({ type: "connect", id, token, client: clientId, active: this.active, device });
-  }
-
-  private open(generation: number): Promise<void> {
+  #open(generation: number): Promise<void> {
     return new Promise((resolve, reject) => {
       const { openSocket, clock, clientId, url } = this.options;
       const socket = openSocket(`${url}?client=${clientId}`, ["syncline.v1"]);
-      this.socket = socket;
+      this.#socket = socket;
       const stop = clock.after(OPEN_MS, () => {
-        this.drop(1000);
+        this.#drop(1000);
         reject(new DisconnectedError("the hub does not answer"));
       });
-      this.stopTimers.push(stop);
+      this.#stopTimers.push(stop);
       socket.onopen = () => {
         stop();
         resolve();
       };
       socket.onerror = () => {};
-      socket.onmessage = ({ data }) => generation === this.generation && this.hear(String(data));
+      socket.onmessage = ({ data }) => generation === this.#generation && this.#hear(String(data));
       socket.onclose = ({ code, reason }) => {
-        reject(new DisconnectedError("the hub cannot be reached"));
-        if (socket === this.socket) this.closed(code, reason);
+        reject(new DisconnectedError());
+        if (socket === this.#socket) this.#closed(code, reason);
       };
     });
   }
 
-  private opened(hello: ServerConnectedFrame): void {
+  #opened(hello: ServerConnectedFrame): void {
     const { clock, tokens } = this.options;
     this.hello = hello;
     tokens.accepted(hello.ttl);
-    this.stopTimers.push(clock.after(STABLE_MS, () => (this.attempts = 0)));
-    this.watch(hello.ping_interval * 1000);
+    this.#stopTimers.push(clock.after(STABLE_MS, () => (this.#attempts = 0)));
+    this.#watch(hello.ping_interval * 1000);
     this.state.set("online");
     this.events.emit("open", hello);
-    this.connecting?.resolve();
-    this.connecting = undefined;
+    this.#connecting?.resolve();
+    this.#connecting = undefined;
   }
 
   /** A browser shows no pings: silence is broken by asking. */
-  private watch(interval: number): void {
+  #watch(interval: number): void {
     const { clock } = this.options;
-    let known = this.heard;
+    let known = this.#heard;
     const look = () => {
-      const silent = this.heard === known;
-      if (silent) this.probe(ALIVE_MS);
+      const silent = this.#heard === known;
+      if (silent) this.#probe(ALIVE_MS);
       // The answer to that is no other sign of life.
-      known = this.heard + Number(silent);
-      this.stopTimers.push(clock.after(interval, look));
+      known = this.#heard + Number(silent);
+      this.#stopTimers.push(clock.after(interval, look));
     };
-    this.stopTimers.push(clock.after(interval, look));
+    this.#stopTimers.push(clock.after(interval, look));
   }
 
-  private probe(within = PROBE_MS): void {
+  #probe(within = PROBE_MS): void {
     const { clock } = this.options;
-    const socket = this.socket;
-    const { heard } = this;
+    const socket = this.#socket;
+    const heard = this.#heard;
     socket?.send(JSON.stringify({ type: "ping" }));
-    this.stopTimers.push(
+    this.#stopTimers.push(
       clock.after(within, () => {
-        if (socket === this.socket && this.heard === heard) {
-          this.drop(1000);
-          this.closed(1006, "nothing was heard");
+        if (socket === this.#socket && this.#heard === heard) {
+          this.#drop(1000);
+          this.#closed(1006, "nothing was heard");
         }
       }),
     );
   }
 
-  private hear(text: string): void {
-    this.heard++;
+  #hear(text: string): void {
+    this.#heard++;
     let frame: ServerFrame;
     try {
       frame = JSON.parse(text) as ServerFrame;
@@ -258,94 +250,93 @@ export class Connection {
       return;
     }
     const id = (frame as { id?: unknown }).id;
-    const waiting = typeof id === "number" ? this.pending.get(id) : undefined;
+    const waiting = typeof id === "number" ? this.#pending.get(id) : undefined;
     if (waiting) {
-      this.pending.delete(id as number);
+      this.#pending.delete(id as number);
       waiting.stop();
       if (frame.type === "error") waiting.reject(refusal(frame));
       else waiting.resolve(frame);
       return;
     }
-    if (frame.type === "token_expiring") void this.refresh();
+    if (frame.type === "token_expiring") void this.#refresh();
     else if (frame.type === "goodbye") {
-      this.paceMs = frame.reconnect_in_ms;
-      this.pacedUntil = this.options.clock.now() + this.paceMs;
+      this.#paceMs = frame.reconnect_in_ms;
+      this.#pacedUntil = this.options.clock.now() + this.#paceMs;
     }
     this.events.emit("frame", frame);
   }
 
-  private async refresh(): Promise<void> {
+  async #refresh(): Promise<void> {
     const { tokens } = this.options;
-    const generation = this.generation;
+    const generation = this.#generation;
     try {
       const token = await tokens.renew("expired");
-      if (generation !== this.generation) return;
-      const answer = await this.ask({ type: "refresh", token });
-      if (answer.type === "refreshed") tokens.accepted(answer.ttl);
+      if (generation !== this.#generation) return;
+      const { ttl } = (await this.ask({ type: "refresh", token })) as ServerRefreshedFrame;
+      tokens.accepted(ttl);
     } catch (error) {
       // What is only a bad moment is tried again when the hub closes with 4100.
-      if (error instanceof AuthError && generation === this.generation) this.failed(error);
+      if (error instanceof AuthError && generation === this.#generation) this.#failed(error);
     }
   }
 
-  private transmit(text: (id: number) => string): Promise<ServerFrame> {
+  #transmit(text: (id: number) => string): Promise<ServerFrame> {
     return new Promise((resolve, reject) => {
-      const id = ++this.lastId;
+      const id = ++this.#lastId;
       const stop = this.options.clock.after(ANSWER_MS, () => {
-        this.pending.delete(id);
+        this.#pending.delete(id);
         // The connection may be well all the same. The fate is unknown: who asked asks again, and an answer that comes
         // later is a frame like any other.
         reject(new RequestError("unavailable", "the hub does not answer"));
-        this.probe();
+        this.#probe();
       });
-      this.pending.set(id, { resolve, reject, stop });
-      this.socket?.send(text(id));
+      this.#pending.set(id, { resolve, reject, stop });
+      this.#socket?.send(text(id));
     });
   }
 
-  private closed(code: number, reason: string): void {
-    this.drop();
-    this.generation++;
+  #closed(code: number, reason: string): void {
+    this.#drop();
+    this.#generation++;
     const what = afterClose(code);
     if (what === "stop") {
       const terminal = code === 4401 ? new AuthError(`the hub does not trust the token: ${reason}`) : new ClosedError(code, reason);
-      return this.failed(terminal);
+      return this.#failed(terminal);
     }
     if (what === "refresh") {
       const known = this.options.tokens.doubt(code === 4101 ? "revoked" : "expired");
-      if (!known) return this.failed(new AuthError(`the hub refused a fresh token: ${reason}`));
+      if (!known) return this.#failed(new AuthError(`the hub refused a fresh token: ${reason}`));
     }
-    this.failed(new DisconnectedError(`the connection was closed: ${code} ${reason}`), what === "later" ? CROWDED : undefined);
+    this.#failed(new DisconnectedError(`the connection was closed: ${code} ${reason}`), what === "later" ? CROWDED : undefined);
   }
 
-  private failed(error: SynclineError, backoff = this.options.backoff ?? CONNECT): void {
-    this.drop(1000);
+  #failed(error: SynclineError, backoff = this.options.backoff ?? CONNECT): void {
+    this.#drop(1000);
     this.problem = error;
     if (error instanceof AuthError || error instanceof ClosedError) {
-      this.generation++;
-      this.connecting?.reject(error);
-      this.connecting = undefined;
+      this.#generation++;
+      this.#connecting?.reject(error);
+      this.#connecting = undefined;
       this.state.set("refused");
       return;
     }
     const { clock } = this.options;
     const now = clock.now();
-    const paced = Math.min(this.pacedUntil - now, this.paceMs);
-    const ms = paced > 0 ? paced : wait(backoff, this.attempts++, clock.random());
-    this.retryAt = now + ms;
-    this.stopRetry = clock.after(ms, () => void this.attempt());
+    const paced = Math.min(this.#pacedUntil - now, this.#paceMs);
+    const ms = paced > 0 ? paced : wait(backoff, this.#attempts++, clock.random());
+    this.#stopRetry = clock.after(ms, () => void this.#attempt());
     // Before the listeners hear of it: one of them may call `connect`.
-    if (!this.connecting) void this.connect().catch(() => {});
+    if (!this.#connecting) void this.connect().catch(() => {});
     this.state.set("waiting");
   }
 
   /** Lets go of the socket and of everything that waits for it. */
-  private drop(code?: number): void {
-    const { socket } = this;
+  #drop(code?: number): void {
+    const socket = this.#socket;
     const was = this.hello;
-    this.socket = undefined;
+    this.#socket = undefined;
     this.hello = undefined;
-    for (const stop of this.stopTimers.splice(0)) stop();
+    for (const stop of this.#stopTimers.splice(0)) stop();
     if (socket) {
       socket.onopen = socket.onmessage = socket.onclose = null;
       if (code !== undefined) {
@@ -356,11 +347,11 @@ export class Connection {
         }
       }
     }
-    for (const waiting of this.pending.values()) {
+    for (const waiting of this.#pending.values()) {
       waiting.stop();
       waiting.reject(new DisconnectedError("the answer broke off"));
     }
-    this.pending.clear();
+    this.#pending.clear();
     if (was) this.events.emit("lost", undefined);
   }
 }

@@ -4,6 +4,9 @@ import { DisconnectedError, RequestError } from "./errors.js";
 import type { Clock, Fetch } from "./platform.js";
 import { isAboutToken, type TokenKeeper } from "./token.js";
 
+/** How long an answer may take, unless whoever asks says otherwise. */
+const ANSWER_MS = 30_000;
+
 /** Calls of the hub's HTTP endpoints. */
 export class Http {
   constructor(
@@ -26,7 +29,7 @@ export class Http {
   }
 
   /** Any method. An expired token is replaced once. */
-  async call<T>(method: string, path: string, body?: string, within = 30_000): Promise<T> {
+  async call<T>(method: string, path: string, body?: string, within?: number): Promise<T> {
     const token = await this.tokens.get();
     const ask = async (shown: string) => {
       const answer = await this.once<T>(method, path, body, within, shown);
@@ -42,24 +45,14 @@ export class Http {
     }
   }
 
-  /** The same without a token. */
-  open<T>(method: string, path: string, body: string): Promise<T> {
-    return this.once<T>(method, path, body, 30_000, undefined);
-  }
-
-  private async once<T>(
-    method: string,
-    path: string,
-    body: string | undefined,
-    within: number,
-    token: string | undefined,
-  ): Promise<T> {
+  /** The same as it is: with the token given, or without one. */
+  async once<T>(method: string, path: string, body?: string, within?: number, token?: string): Promise<T> {
     const headers: Record<string, string> = {};
     if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
     if (this.owner.user !== undefined) headers["syncline-user"] = encodeURIComponent(this.owner.user);
     if (body !== undefined) headers["content-type"] = "application/json";
     const abort = new AbortController();
-    const stop = this.clock.after(within, () => abort.abort());
+    const stop = this.clock.after(within ?? ANSWER_MS, () => abort.abort());
     try {
       const init = { method, headers, signal: abort.signal, ...(body === undefined ? {} : { body }) };
       const response = await this.fetch(this.base + path, init).catch((error: unknown) => {
@@ -95,5 +88,5 @@ function problem(status: number, text: string, retryAfter: string | null): Reque
   const code = details.code ?? (status === 429 ? "rate_limited" : status >= 500 ? "unavailable" : "bad_request");
   const seconds = Number(retryAfter);
   const wait = retryAfter !== null && Number.isFinite(seconds) ? seconds * 1000 : undefined;
-  return new RequestError(code, details.detail ?? `the hub answered with status ${status}`, wait, details.extra);
+  return new RequestError(code, details.detail ?? `status ${status}`, wait, details.extra);
 }

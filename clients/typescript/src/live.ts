@@ -115,12 +115,12 @@ function view<T, S>({ value, look }: ReturnType<typeof kept<T>>, empty: S, show:
 
 /** The views of one replica. */
 export class Views {
-  private readonly types = new Map<string, ReturnType<typeof kept<ReadonlyMap<string, Entity>>>>();
+  readonly #types = new Map<string, ReturnType<typeof kept<ReadonlyMap<string, Entity>>>>();
   constructor(private readonly replica: Replica) {}
 
   /** Several entities of a type. */
   query<F = Fields>(type: string, options: QueryOptions<F> = {}): Live<Entity<F>[]> {
-    return view(this.type(type), [] as Entity<F>[], (entities, was) => {
+    return view(this.#type(type), [] as Entity<F>[], (entities, was) => {
       const data = pick(entities.values() as unknown as Iterable<Entity<F>>, options);
       return data.length === was.length && data.every((entity, at) => entity === was[at]) ? was : data;
     });
@@ -138,8 +138,9 @@ export class Views {
   }
 
   /** All entities of a type, once for all who look. */
-  private type(type: string) {
-    const { replica, types } = this;
+  #type(type: string) {
+    const { replica } = this;
+    const types = this.#types;
     const read = async () => new Map((await replica.list(type)).map((entity) => [entity.id, entity]));
     const take = (changed: Changed, was: ReadonlyMap<string, Entity>) => {
       const entities = new Map(was);

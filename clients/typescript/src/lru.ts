@@ -11,24 +11,24 @@ export interface CacheStats {
 
 /** Keeps values up to a number of bytes. */
 export class Lru<V> {
-  private readonly entries = new Map<string, { value: V; bytes: number }>();
-  private bytes = 0;
-  private hits = 0;
-  private misses = 0;
-  private evictions = 0;
+  readonly #entries = new Map<string, { value: V; bytes: number }>();
+  #bytes = 0;
+  #hits = 0;
+  #misses = 0;
+  #evictions = 0;
 
   constructor(private readonly limit: number) {}
 
   get(key: string): V | undefined {
-    const entry = this.entries.get(key);
+    const entry = this.#entries.get(key);
     if (!entry) {
-      this.misses++;
+      this.#misses++;
       return undefined;
     }
-    this.hits++;
+    this.#hits++;
     // A map keeps the order of insertion: put back, it is the youngest.
-    this.entries.delete(key);
-    this.entries.set(key, entry);
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
     return entry.value;
   }
 
@@ -36,26 +36,31 @@ export class Lru<V> {
     this.delete(key);
     const bytes = 2 * (key.length + sizeOf(value)) + 64;
     if (bytes > this.limit) return;
-    this.entries.set(key, { value, bytes });
-    this.bytes += bytes;
-    for (const [oldest, entry] of this.entries) {
-      if (this.bytes <= this.limit) break;
-      this.entries.delete(oldest);
-      this.bytes -= entry.bytes;
-      this.evictions++;
+    this.#entries.set(key, { value, bytes });
+    this.#bytes += bytes;
+    for (const [oldest, entry] of this.#entries) {
+      if (this.#bytes <= this.limit) break;
+      this.#entries.delete(oldest);
+      this.#bytes -= entry.bytes;
+      this.#evictions++;
     }
   }
 
   delete(key: string): void {
-    const entry = this.entries.get(key);
+    const entry = this.#entries.get(key);
     if (!entry) return;
-    this.entries.delete(key);
-    this.bytes -= entry.bytes;
+    this.#entries.delete(key);
+    this.#bytes -= entry.bytes;
   }
 
   stats(): CacheStats {
-    const { hits, misses, evictions, bytes } = this;
-    return { hits, misses, evictions, entries: this.entries.size, bytes };
+    return {
+      hits: this.#hits,
+      misses: this.#misses,
+      evictions: this.#evictions,
+      entries: this.#entries.size,
+      bytes: this.#bytes,
+    };
   }
 }
 

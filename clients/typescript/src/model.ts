@@ -60,6 +60,8 @@ export interface PendingOp {
   choose?: Choose | undefined;
   expectedVersion?: number;
   notify?: Notify | undefined;
+  /** The rejected operation in whose place it is: should that be tried again elsewhere, one of them takes effect. */
+  replaces?: string;
   state: OpState;
   /** How often it was sent without a verdict. */
   attempts: number;

@@ -73,20 +73,20 @@ interface Waiter {
 
 /** The outbox of one project. */
 export class Outbox {
-  private readonly waiters = new Map<string, Waiter>();
-  private lastOrder = 0;
-  private attempts = 0;
-  private suspects = new Set<string>();
-  private flushing: Promise<void> | undefined;
+  readonly #waiters = new Map<string, Waiter>();
+  #lastOrder = 0;
+  #attempts = 0;
+  #suspects = new Set<string>();
+  #flushing: Promise<void> | undefined;
   /** Whether something came while it was being sent. */
-  private due = false;
+  #due = false;
   /** The group that is being made. */
-  private gathered: { group: string; ops: PendingOp[]; local: Promise<void> } | undefined;
+  #gathered: { group: string; ops: PendingOp[]; local: Promise<void> } | undefined;
   /**
    * What waits for its time, and how to stop that. Timed in memory alone: a clock that is set back, or a time that was
    * stored, keeps nothing waiting.
    */
-  private readonly held = new Map<string, () => void>();
+  readonly #held = new Map<string, () => void>();
   /** The usual way, set by the client. */
   via: Way | undefined;
 
@@ -94,7 +94,7 @@ export class Outbox {
     private readonly replica: Replica,
     private readonly clock: Clock,
   ) {
-    this.lastOrder = replica.ops.reduce((last, op) => Math.max(last, op.order), 0);
+    this.#lastOrder = replica.ops.reduce((last, op) => Math.max(last, op.order), 0);
   }
 
   /** What waits, oldest first. */
@@ -109,12 +109,12 @@ export class Outbox {
 
   /** Queues an edit. */
   add(asked: Asked, options: EditOptions = {}): Edit {
-    const { gathered } = this;
+    const gathered = this.#gathered;
     const opId = uuid(this.clock);
     const op: PendingOp = {
       ...asked,
       opId,
-      order: ++this.lastOrder,
+      order: ++this.#lastOrder,
       editedAt: this.clock.now(),
       project: this.replica.project,
       base: 0,
@@ -125,25 +125,25 @@ export class Outbox {
       attempts: 0,
     };
     gathered?.ops.push(op);
-    const synced = this.decision(opId);
-    return { opId, id: asked.id, local: gathered?.local ?? this.queue([op]), synced };
+    const synced = this.#decision(opId);
+    return { opId, id: asked.id, local: gathered?.local ?? this.#queue([op]), synced };
   }
 
   /** Queues the edits that are made in it as one group. */
   together<T>(make: () => T): T {
-    if (this.gathered) return make();
+    if (this.#gathered) return make();
     let store!: (stored: Promise<void>) => void;
     const local = new Promise<void>((resolve) => (store = resolve));
-    const { ops } = (this.gathered = { group: uuid(this.clock), ops: [] as PendingOp[], local });
+    const { ops } = (this.#gathered = { group: uuid(this.clock), ops: [] as PendingOp[], local });
     try {
       const made = make();
-      store(this.queue(ops));
+      store(this.#queue(ops));
       return made;
     } catch (error) {
-      for (const { opId } of ops) this.tell(opId, new DiscardedError());
+      for (const { opId } of ops) this.#tell(opId, new DiscardedError());
       throw error;
     } finally {
-      this.gathered = undefined;
+      this.#gathered = undefined;
     }
   }
 
@@ -159,11 +159,11 @@ export class Outbox {
     const again = unit.map((op): PendingOp => {
       const { verdict: _verdict, problem: _problem, was: _was, ...kept } = op;
       const opAgain = uuid(this.clock);
-      const synced = this.decision(opAgain);
+      const synced = this.#decision(opAgain);
       if (op === failed) edit = { opId: opAgain, id: op.id, local: Promise.resolve(), synced };
-      return { ...kept, opId: opAgain, order: ++this.lastOrder, state: "queued", attempts: 0 };
+      return { ...kept, opId: opAgain, replaces: op.opId, order: ++this.#lastOrder, state: "queued", attempts: 0 };
     });
-    await this.queue(again, unit);
+    await this.#queue(again, unit);
     return edit;
   }
 
@@ -175,12 +175,12 @@ export class Outbox {
       for (const one of ops) change.dropOp(one);
       return ops;
     });
-    for (const op of unit) this.tell(op.opId, new DiscardedError());
+    for (const op of unit) this.#tell(op.opId, new DiscardedError());
   }
 
   /** Sends what is ready, now if nothing is on its way. */
   kick(): void {
-    this.due = true;
+    this.#due = true;
     void this.flush().catch(() => {});
   }
 
@@ -189,12 +189,12 @@ export class Outbox {
    * usual waits for what is being sent, and leaves the rest to the usual.
    */
   async flush(until = Infinity, way?: Way): Promise<void> {
-    while (way && this.flushing) await this.flushing.catch(() => {});
-    this.flushing ??= this.run(until, way ?? this.via).finally(() => {
-      this.flushing = undefined;
-      if (way || this.due) this.kick();
+    while (way && this.#flushing) await this.#flushing.catch(() => {});
+    this.#flushing ??= this.#run(until, way ?? this.via).finally(() => {
+      this.#flushing = undefined;
+      if (way || this.#due) this.kick();
     });
-    return this.flushing;
+    return this.#flushing;
   }
 
   /**
@@ -202,100 +202,115 @@ export class Outbox {
    * without any, what waits for changes that nobody follows any more is let go of.
    */
   take(verdicts: readonly Verdict[]): void {
-    void this.settle(verdicts).catch(() => {});
+    void this.#settle(verdicts).catch(() => {});
+  }
+
+  /** Sends what was decided once more, to hear its verdict of now: the hub decides nothing twice. */
+  async recall(decided: readonly PendingOp[]): Promise<void> {
+    const left = decided.map((op) => [op]);
+    while (left.length > 0) {
+      const via = this.via?.();
+      if (!via) return;
+      const batch = nextBatch(left, () => false, via.limits, this.#resolve);
+      await this.#deliver(batch, via.send);
+      left.splice(0, batch.length);
+    }
   }
 
   /** The client stops: nothing is sent any more. */
   stop(): void {
-    for (const stop of this.held.values()) stop();
+    for (const stop of this.#held.values()) stop();
     this.via = undefined;
   }
 
   /** Puts operations into the queue in one commit, so that none is sent before all are stored. */
-  private queue(ops: readonly PendingOp[], instead: readonly PendingOp[] = []): Promise<void> {
+  #queue(ops: readonly PendingOp[], instead: readonly PendingOp[] = []): Promise<void> {
     const local = this.replica.transact(async (change) => {
       for (const op of instead) {
         if (!change.ops.includes(op)) throw new RangeError(`there is no failed operation ${op.opId}`);
         change.dropOp(op);
       }
       for (const op of ops) {
-        await this.rebase(change, op);
+        await this.#rebase(change, op);
         change.putOp(op);
       }
     });
     local.then(
       () => this.kick(),
-      (error: Error) => ops.forEach(({ opId }) => this.tell(opId, error)),
+      (error: Error) => ops.forEach(({ opId }) => this.#tell(opId, error)),
     );
     return local;
   }
 
+  readonly #resolve = (op: PendingOp): string => this.replica.resolve(op.type, op.id);
+
   /** What the edit started from, in the light of what is queued before it. */
-  private async rebase(change: Change, op: PendingOp): Promise<void> {
+  async #rebase(change: Change, op: PendingOp): Promise<void> {
     if (op.kind === "create" || op.kind === "resolve") return;
-    const resolve = (one: PendingOp) => this.replica.resolve(one.type, one.id);
-    const id = resolve(op);
+    const id = this.#resolve(op);
     const row = await change.row(op.type, id);
     op.base = row?.version ?? 0;
-    const before = change.ops.filter((one) => one.kind !== "resolve" && one.type === op.type && resolve(one) === id);
+    const before = change.ops.filter((one) => one.kind !== "resolve" && one.type === op.type && this.#resolve(one) === id);
     const seen = overlay(row, id, before)?.fields;
     if (!op.fields || !seen) return;
     const was = Object.keys(op.fields).filter((name) => name in seen);
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
 
-  private async run(until: number, way: Way | undefined): Promise<void> {
-    this.due = false;
-    const waits = ({ opId }: PendingOp) => this.held.has(opId);
+  async #run(until: number, way: Way | undefined): Promise<void> {
+    this.#due = false;
+    const waits = ({ opId }: PendingOp) => this.#held.has(opId);
     for (;;) {
       const via = way?.();
       if (!via || this.clock.now() >= until) return;
-      const resolve = (op: PendingOp) => this.replica.resolve(op.type, op.id);
-      const sorted = sendOrder(this.replica.ops, resolve);
+      const sorted = sendOrder(this.replica.ops, this.#resolve);
       const { limits, send } = via;
-      const doubtful = sorted.flat().some((op) => this.suspects.has(op.opId));
-      const batch = nextBatch(sorted, waits, doubtful ? { ...limits, ops: 1 } : limits, resolve);
+      const doubtful = sorted.flat().some((op) => this.#suspects.has(op.opId));
+      const batch = nextBatch(sorted, waits, doubtful ? { ...limits, ops: 1 } : limits, this.#resolve);
       const large = tooLarge(batch, limits);
       if (large) {
-        const message = `larger than the hub takes: ${limits.opBytes} bytes an operation, ${limits.bytes} together`;
-        await this.fail(batch.filter((op) => joined(op, large)), { code: "limit_exceeded", message });
-      } else if (batch.length === 0 || !(await this.sendBatch(batch, send))) return;
+        const message = `larger than ${limits.opBytes} bytes, or together than ${limits.bytes}`;
+        await this.#fail(batch.filter((op) => joined(op, large)), { code: "limit_exceeded", message });
+      } else if (batch.length === 0 || !(await this.#sendBatch(batch, send))) return;
     }
   }
 
   /** Whether to go on at once. */
-  private async sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
-    const ops = `[${batch.map(wireText).join(",")}]`;
+  async #sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
     try {
-      const verdicts = await send(ops, sha256(ops), this.clock.now());
-      await this.settle(verdicts);
-      this.attempts = 0;
-      for (const op of batch) this.suspects.delete(op.opId);
+      await this.#deliver(batch, send);
+      this.#attempts = 0;
+      for (const op of batch) this.#suspects.delete(op.opId);
       return true;
     } catch (error) {
       if (error instanceof AuthError || error instanceof DisconnectedError) return false;
       if (error instanceof RequestError && !error.retryable) {
-        if (batch.every((op) => joined(op, batch[0]!))) await this.fail(batch, error);
-        else for (const op of batch) this.suspects.add(op.opId);
+        if (batch.every((op) => joined(op, batch[0]!))) await this.#fail(batch, error);
+        else for (const op of batch) this.#suspects.add(op.opId);
         return true;
       }
-      this.hold(batch, error);
-      await this.note(batch, error);
+      this.#hold(batch, error);
+      await this.#note(batch, error);
       return true;
     }
   }
 
+  async #deliver(batch: readonly PendingOp[], send: SendOps): Promise<void> {
+    const ops = `[${batch.map(wireText).join(",")}]`;
+    await this.#settle(await send(ops, sha256(ops), this.clock.now()));
+  }
+
   /** Leaves these alone for a while. */
-  private hold(ops: readonly PendingOp[], error: unknown): void {
-    const stop = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => {
-      for (const { opId } of ops) this.held.delete(opId);
+  #hold(ops: readonly PendingOp[], error: unknown): void {
+    const stop = this.clock.after(waitAfter(error, this.#attempts++, this.clock.random()), () => {
+      for (const { opId } of ops) this.#held.delete(opId);
       this.kick();
     });
-    for (const { opId } of ops) this.held.set(opId, stop);
+    for (const { opId } of ops) this.#held.set(opId, stop);
   }
 
   /** Tells why an attempt was in vain. Where nothing can be written, nothing is. */
-  private async note(batch: readonly PendingOp[], error: unknown): Promise<void> {
+  async #note(batch: readonly PendingOp[], error: unknown): Promise<void> {
     const problem = {
       code: error instanceof RequestError ? error.code : "storage",
       message: error instanceof Error ? error.message : String(error),
@@ -309,7 +324,7 @@ export class Outbox {
     await noted.catch(() => {});
   }
 
-  private async fail(ops: readonly PendingOp[], { code, message }: { code: string; message: string }): Promise<void> {
+  async #fail(ops: readonly PendingOp[], { code, message }: { code: string; message: string }): Promise<void> {
     try {
       await this.replica.transact(async (change) => {
         for (const { opId } of ops) {
@@ -319,45 +334,45 @@ export class Outbox {
       });
     } catch (error) {
       // It could not be stored: it is found out again.
-      return this.hold(ops, error);
+      return this.#hold(ops, error);
     }
     for (const { opId } of ops) {
-      this.suspects.delete(opId);
-      this.tell(opId, new RejectedError({ op_id: opId, code, message }));
+      this.#suspects.delete(opId);
+      this.#tell(opId, new RejectedError({ op_id: opId, code, message }));
     }
   }
 
   /** Takes the hub's verdicts, all in one commit. */
-  private async settle(verdicts: readonly Verdict[]): Promise<void> {
+  async #settle(verdicts: readonly Verdict[]): Promise<void> {
     await this.replica.transact(async (change) => {
       for (const verdict of verdicts) {
         const op = find(change, verdict.op_id);
-        if (op && op.state !== "settled") await this.decide(change, op, verdict);
+        if (op && op.state !== "settled") await this.#decide(change, op, verdict);
       }
       await retire(change);
     });
     for (const verdict of verdicts) {
-      this.tell(verdict.op_id, verdict.outcome === "rejected" ? new RejectedError(verdict) : verdict);
+      this.#tell(verdict.op_id, verdict.outcome === "rejected" ? new RejectedError(verdict) : verdict);
     }
   }
 
-  private async decide(change: Change, op: PendingOp, verdict: Verdict): Promise<void> {
+  async #decide(change: Change, op: PendingOp, verdict: Verdict): Promise<void> {
     if (verdict.local_id !== undefined && verdict.local_id !== verdict.id) {
       this.replica.map(change, op.type, verdict.local_id, verdict.id);
     }
     if (verdict.outcome === "rejected") {
-      const problem = { code: verdict.code ?? "rejected", message: verdict.message ?? "the operation was rejected" };
+      const problem = { code: verdict.code ?? "rejected", message: verdict.message ?? "" };
       change.putOp({ ...op, state: "failed", verdict, problem });
       return;
     }
-    await this.refresh(change, op.type, verdict);
+    await this.#refresh(change, op.type, verdict);
     await saveVerdictConflict(change, op, verdict);
     if (verdict.outcome === "superseded" || verdict.outcome === "conflict") change.dropOp(op);
     else change.putOp({ ...op, state: "settled", verdict });
   }
 
   /** The entity as the verdict has it, if that is newer than the row. */
-  private async refresh(change: Change, type: string, { id, current }: Verdict): Promise<void> {
+  async #refresh(change: Change, type: string, { id, current }: Verdict): Promise<void> {
     if (!current) return;
     const row = await change.row(type, id);
     const kind = current.deleted ? "delete" : "state";
@@ -366,16 +381,16 @@ export class Outbox {
     if (next !== row) change.putRow(next);
   }
 
-  private decision(opId: string): Promise<Verdict> {
-    const synced = new Promise<Verdict>((resolve, reject) => this.waiters.set(opId, { resolve, reject }));
+  #decision(opId: string): Promise<Verdict> {
+    const synced = new Promise<Verdict>((resolve, reject) => this.#waiters.set(opId, { resolve, reject }));
     // Who does not look at it is not to be alarmed.
     synced.catch(() => {});
     return synced;
   }
 
-  private tell(opId: string, decision: Verdict | Error): void {
-    const waiter = this.waiters.get(opId);
-    this.waiters.delete(opId);
+  #tell(opId: string, decision: Verdict | Error): void {
+    const waiter = this.#waiters.get(opId);
+    this.#waiters.delete(opId);
     if (decision instanceof Error) waiter?.reject(decision);
     else waiter?.resolve(decision);
   }

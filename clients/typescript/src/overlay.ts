@@ -30,7 +30,7 @@ export function overlay(row: Row | undefined, id: string, ops: readonly PendingO
     else if (fields) fields = { ...fields, ...op.fields, ...op.verdict?.fields };
   }
   if (!fields) return undefined;
-  const type = row?.type ?? ops[0]?.type ?? "";
+  const { type } = (row ?? ops[0])!;
   return { type, id, version: row && !row.deleted ? row.version : 0, fields, pending };
 }
 

@@ -45,28 +45,28 @@ export function room<State = unknown>(client: Client, project: string, name: str
 
 /** One ephemeral room. Made by `room`. */
 export class EphemeralRoom<State = unknown> {
-  private readonly events = new Emitter<Events<State>>();
+  readonly #events = new Emitter<Events<State>>();
   /** Who is here, to watch. */
   readonly presence = new Watched<Presence<State>>({ users: 0, members: new Map(), joined: false });
-  private state: State | undefined;
-  private readonly wanted: Wanted;
+  #state: State | undefined;
+  readonly #wanted: Wanted;
 
   constructor(
     readonly room: string,
     private readonly connection: Connection,
     private readonly rooms: Rooms,
   ) {
-    this.wanted = {
+    this.#wanted = {
       room,
       ask: () => ({ presence: true }),
-      answered: (answer) => this.answered(answer),
+      answered: (answer) => this.#answered(answer),
       lost: () => this.presence.set({ ...this.presence.get(), joined: false }),
     };
   }
 
   /** Enters the room, and again after every reconnect; the returned function leaves it, unless others are in it still. */
   readonly join: () => () => void = held(
-    () => this.rooms.add(this.wanted),
+    () => this.rooms.add(this.#wanted),
     () => {
       this.rooms.remove(this.room);
       this.presence.set({ users: 0, members: new Map(), joined: false });
@@ -75,12 +75,12 @@ export class EphemeralRoom<State = unknown> {
 
   /** Hears who comes, goes and changes, and what is said. */
   on<Name extends keyof Events<State>>(name: Name, listener: (event: Events<State>[Name]) => void): () => void {
-    return this.events.on(name, listener);
+    return this.#events.on(name, listener);
   }
 
   /** What others see of this user here; kept, and shown again after a reconnect. */
   setState(state: State): void {
-    this.state = state;
+    this.#state = state;
     if (this.presence.get().joined) this.connection.send({ type: "presence", room: this.room, state });
   }
 
@@ -92,35 +92,35 @@ export class EphemeralRoom<State = unknown> {
   /** @internal Takes a frame of this room. */
   take(frame: ServerPresenceFrame | ServerEventFrame): void {
     if (frame.type === "event") {
-      this.events.emit("event", { event: frame.event, data: frame.data, from: frame.from });
+      this.#events.emit("event", { event: frame.event, data: frame.data, from: frame.from });
       return;
     }
     // The whole list: something may have been missed, and what was known before is void.
     const members = new Map(frame.members ? [] : this.presence.get().members);
     for (const { user, state } of frame.members ?? [...(frame.joined ?? []), ...(frame.updated ?? [])]) members.set(user, state as State);
     for (const user of frame.left ?? []) members.delete(user);
-    this.show(members, frame.users, this.presence.get().joined);
+    this.#show(members, frame.users, this.presence.get().joined);
   }
 
-  private answered(answer: Joined): void {
+  #answered(answer: Joined): void {
     if (answer.error) {
       this.presence.set({ ...this.presence.get(), joined: false, problem: answer.error });
       return;
     }
     const list: PresenceList = answer.presence ?? { users: 0, members: [] };
     const members = new Map(list.members.map(({ user, state }: Member) => [user, state as State]));
-    this.show(members, list.users, true);
-    if (this.state !== undefined) this.setState(this.state);
+    this.#show(members, list.users, true);
+    if (this.#state !== undefined) this.setState(this.#state);
   }
 
   /** Tells the differences: a reconnect is no leave and no join. */
-  private show(members: Map<string, State>, users: number, joined: boolean): void {
+  #show(members: Map<string, State>, users: number, joined: boolean): void {
     const before = this.presence.get().members;
     this.presence.set({ users, members, joined });
-    for (const user of before.keys()) if (!members.has(user)) this.events.emit("left", { user });
+    for (const user of before.keys()) if (!members.has(user)) this.#events.emit("left", { user });
     for (const [user, state] of members) {
-      if (!before.has(user)) this.events.emit("joined", { user, state });
-      else if (JSON.stringify(before.get(user)) !== JSON.stringify(state)) this.events.emit("updated", { user, state });
+      if (!before.has(user)) this.#events.emit("joined", { user, state });
+      else if (JSON.stringify(before.get(user)) !== JSON.stringify(state)) this.#events.emit("updated", { user, state });
     }
   }
 }

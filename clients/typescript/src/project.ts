@@ -1,6 +1,6 @@
 /** One project, as an app works with it: read, watch, edit. */
 
-import type { KnownConflict } from "./conflicts.js";
+import { type KnownConflict, purgeConflicts } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
 import { isForbidden } from "./errors.js";
 import { held } from "./held.js";
@@ -26,8 +26,8 @@ export interface Resolution {
 
 /** One project, from `client.project`. */
 export class Project {
-  private readonly views: Views;
-  private readonly followed = new Map<string, () => () => void>();
+  readonly #views: Views;
+  readonly #followed = new Map<string, () => () => void>();
 
   constructor(
     readonly name: string,
@@ -37,8 +37,8 @@ export class Project {
     private readonly rooms: Rooms,
     /** @internal */ readonly http: Http,
   ) {
-    this.views = new Views(replica);
-    replica.comes = (type, id) => stream.following || this.followed.has(entityKey(type, id));
+    this.#views = new Views(replica);
+    replica.comes = (type, id) => stream.following || this.#followed.has(entityKey(type, id));
   }
 
   /** Whether what is here is true. */
@@ -67,19 +67,19 @@ export class Project {
     const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
       if (frame.type === "resync") fetch();
       else if (frame.reason === "scope_changed") void this.stream.purge(frame);
-      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row)).catch(fetch);
+      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row), purgeConflicts).catch(fetch);
     };
-    let follow = this.followed.get(name);
+    let follow = this.#followed.get(name);
     if (!follow) {
       follow = held(
         () => this.rooms.add({ room, ask: () => ({}), answered: fetch, told }),
         () => {
-          this.followed.delete(name);
+          this.#followed.delete(name);
           this.rooms.remove(room);
           this.outbox.take([]);
         },
       );
-      this.followed.set(name, follow);
+      this.#followed.set(name, follow);
     }
     return follow();
   }
@@ -92,12 +92,12 @@ export class Project {
 
   /** Entities of a type, watched. */
   query<F = Fields>(type: string, options?: QueryOptions<F>): Live<Entity<F>[]> {
-    return this.views.query(type, options);
+    return this.#views.query(type, options);
   }
 
   /** One entity, watched. */
   watch<F = Fields>(type: string, id: string): Live<Entity<F> | undefined> {
-    return this.views.entity(type, id);
+    return this.#views.entity(type, id);
   }
 
   /**
@@ -143,8 +143,7 @@ export class Project {
   resolve(conflict: string, { choose, fields }: Resolution): Edit {
     const known = this.replica.conflicts.get().get(conflict);
     if (!known) throw new RangeError(`there is no conflict ${conflict}`);
-    const { type, entity: id, serverVersion: expectedVersion } = known;
-    return this.outbox.add({ kind: "resolve", type, id, conflict, expectedVersion, choose, fields });
+    return this.outbox.add({ kind: "resolve", type: known.type, id: known.entity, conflict, expectedVersion: known.serverVersion, choose, fields });
   }
 
   /** What waits for the hub, and what failed, oldest first. */
@@ -187,7 +186,7 @@ export class Project {
       const row = await change.row(type, id);
       // The answer stands, whatever the version: another role may see more of the same, another epoch counts anew.
       if (row && row.version === before?.version) change.dropRow(type, id);
-      if (state) await this.keep(change, state);
+      if (state) await this.#keep(change, state);
       return true;
     });
     if (!current) return this.fetch(type, id);
@@ -198,16 +197,16 @@ export class Project {
   /** @internal A change of an entity that is followed alone. */
   async takeAlone(frame: ServerChangeFrame): Promise<void> {
     const incoming = fromFrame(frame);
-    if (!this.followed.has(entityKey(incoming.type, incoming.id))) return;
+    if (!this.#followed.has(entityKey(incoming.type, incoming.id))) return;
     const whole = await this.replica.transact(async (change) => {
       const fitting = fits(await change.row(incoming.type, incoming.id), incoming);
-      if (fitting) await this.keep(change, incoming);
+      if (fitting) await this.#keep(change, incoming);
       return fitting;
     });
     if (!whole) await this.fetch(incoming.type, incoming.id);
   }
 
-  private async keep(change: Change, incoming: Incoming): Promise<void> {
+  async #keep(change: Change, incoming: Incoming): Promise<void> {
     await store(change, [incoming]);
     const row = await change.row(incoming.type, incoming.id);
     // What the project's cursor covers is the stream's; what came alone grows old.

@@ -23,6 +23,8 @@ interface Events {
 }
 
 const DAY = 86_400_000;
+/** What is left of a row that goes, or in part: the same row if that is all of it. */
+export type Left = (row: Row) => Row | undefined;
 
 /** One transaction on a replica. */
 export class Change {
@@ -33,7 +35,7 @@ export class Change {
   cursor: Cursor | undefined;
   /** Whether so much changed that views read anew. */
   reset = false;
-  private readonly rows = new Map<string, Row | undefined>();
+  readonly #rows = new Map<string, Row | undefined>();
 
   constructor(
     readonly replica: Replica,
@@ -45,44 +47,29 @@ export class Change {
 
   async row(type: string, id: string): Promise<Row | undefined> {
     const name = key(this.replica.project, type, id);
-    return this.rows.has(name) ? this.rows.get(name) : this.store.row(this.replica.project, type, id);
+    return this.#rows.has(name) ? this.#rows.get(name) : this.store.row(this.replica.project, type, id);
   }
 
   putRow(row: Row): void {
-    const name = key(this.replica.project, row.type, row.id);
-    this.rows.set(name, row);
-    this.puts.push({ table: "rows", key: name, value: row });
-    this.touch(row.type, row.id);
+    this.#setRow(row.type, row.id, row);
   }
 
   dropRow(type: string, id: string): void {
-    const name = key(this.replica.project, type, id);
-    this.rows.set(name, undefined);
-    this.puts.push({ table: "rows", key: name });
-    this.touch(type, id);
+    this.#setRow(type, id);
   }
 
   putOp(op: PendingOp): void {
-    const others = this.ops.filter(({ opId }) => opId !== op.opId);
-    this.ops = [...others, op].sort((a, b) => a.order - b.order);
-    this.puts.push({ table: "ops", key: this.opKey(op), value: op });
-    this.touch(op.type, op.id);
+    this.#setOp(op, op);
   }
 
   dropOp(op: PendingOp): void {
-    this.ops = this.ops.filter(({ opId }) => opId !== op.opId);
-    this.puts.push({ table: "ops", key: this.opKey(op) });
-    this.touch(op.type, op.id);
+    this.#setOp(op);
   }
 
-  putCursor(cursor: Cursor): void {
-    this.cursor = cursor;
-    this.puts.push({ table: "cursors", key: this.replica.project, value: cursor });
-  }
-
-  dropCursor(): void {
-    this.cursor = undefined;
-    this.puts.push({ table: "cursors", key: this.replica.project });
+  /** Without a cursor the copy is no more. */
+  putCursor(value: Cursor | undefined): void {
+    this.cursor = value;
+    this.puts.push({ table: "cursors", key: this.replica.project, value });
   }
 
   touch(type: string, id: string): void {
@@ -91,8 +78,18 @@ export class Change {
     if (real !== id) this.touched.set(entityKey(type, id), { type, id });
   }
 
-  private opKey(op: PendingOp): string {
-    return key(this.replica.project, String(op.order).padStart(12, "0"));
+  #setOp(op: PendingOp, value?: PendingOp): void {
+    const others = this.ops.filter(({ opId }) => opId !== op.opId);
+    this.ops = value ? [...others, value].sort((a, b) => a.order - b.order) : others;
+    this.puts.push({ table: "ops", key: key(this.replica.project, String(op.order).padStart(12, "0")), value });
+    this.touch(op.type, op.id);
+  }
+
+  #setRow(type: string, id: string, value?: Row): void {
+    const name = key(this.replica.project, type, id);
+    this.#rows.set(name, value);
+    this.puts.push({ table: "rows", key: name, value });
+    this.touch(type, id);
   }
 }
 
@@ -111,9 +108,9 @@ export class Replica {
   comes: (type: string, id: string) => boolean = () => false;
   /** The conflicts known, by id. */
   readonly conflicts = new Watched<ReadonlyMap<string, KnownConflict>>(new Map());
-  private byEntity = new Map<string, PendingOp[]>();
-  private readonly ids = new Map<string, string>();
-  private tail: Promise<unknown> = Promise.resolve();
+  #byEntity = new Map<string, PendingOp[]>();
+  readonly #ids = new Map<string, string>();
+  #tail: Promise<unknown> = Promise.resolve();
 
   constructor(
     readonly project: string,
@@ -125,7 +122,8 @@ export class Replica {
 
   /** Reads what the device has of it. */
   load(): Promise<void> {
-    const { project, store, ids } = this;
+    const { project, store } = this;
+    const ids = this.#ids;
     return this.transact(async (change) => {
       change.cursor = await store.get<Cursor>("cursors", project);
       ids.clear();
@@ -145,17 +143,17 @@ export class Replica {
       await this.store.commit(change.puts);
       if (change.ops !== this.ops) {
         this.ops = change.ops;
-        this.index();
+        this.#index();
         change.after.unshift(() => this.events.emit("ops", undefined));
       }
       this.cursor = change.cursor;
       if (change.reset) this.events.emit("reset", undefined);
-      else if (change.touched.size > 0) this.events.emit("changed", await this.views(change.touched.values()));
+      else if (change.touched.size > 0) this.events.emit("changed", await this.#views(change.touched.values()));
       for (const then of change.after) then();
       return result;
     };
-    const result = this.tail.then(run, run);
-    this.tail = result.catch(() => {});
+    const result = this.#tail.then(run, run);
+    this.#tail = result.catch(() => {});
     return result;
   }
 
@@ -167,7 +165,7 @@ export class Replica {
   }
 
   /** Lets go of rows, or of parts of them: `left` says what is left of each. Returns how many went. */
-  purge(left: (row: Row) => Row | undefined, also?: (change: Change) => void): Promise<number> {
+  purge(left: Left, also?: (change: Change, left: Left) => void): Promise<number> {
     this.purges++;
     return this.transact(async (change) => {
       let gone = 0;
@@ -178,7 +176,7 @@ export class Replica {
           gone++;
         } else if (rest !== row) change.putRow(rest);
       }
-      also?.(change);
+      also?.(change, left);
       change.reset = true;
       return gone;
     });
@@ -186,13 +184,13 @@ export class Replica {
 
   /** The id by which the hub knows an entity; the local one while it has none. */
   resolve(type: string, id: string): string {
-    return this.ids.get(entityKey(type, id)) ?? id;
+    return this.#ids.get(entityKey(type, id)) ?? id;
   }
 
   /** Learns the hub's id of what was named locally. */
   map(change: Change, type: string, local: string, id: string): void {
     change.puts.push({ table: "ids", key: key(this.project, type, local), value: id });
-    this.ids.set(entityKey(type, local), id);
+    this.#ids.set(entityKey(type, local), id);
     // Operations are found under the new name from now on.
     change.ops = [...change.ops];
     change.touch(type, local);
@@ -200,7 +198,7 @@ export class Replica {
 
   /** The pending operations of an entity, in order. */
   opsOf(type: string, id: string): readonly PendingOp[] {
-    return this.byEntity.get(entityKey(type, this.resolve(type, id))) ?? [];
+    return this.#byEntity.get(entityKey(type, this.resolve(type, id))) ?? [];
   }
 
   /** One entity as the user should see it. */
@@ -231,20 +229,20 @@ export class Replica {
     return (await this.store.list<Row>("rows", this.project)).map(([, row]) => row);
   }
 
-  private async views(keys: Iterable<{ type: string; id: string }>): Promise<Map<string, Entity | undefined>> {
+  async #views(keys: Iterable<{ type: string; id: string }>): Promise<Map<string, Entity | undefined>> {
     const views = new Map<string, Entity | undefined>();
     for (const { type, id } of keys) views.set(entityKey(type, id), await this.get(type, id));
     return views;
   }
 
-  private index(): void {
-    this.byEntity = new Map();
+  #index(): void {
+    this.#byEntity = new Map();
     for (const op of this.ops) {
       if (op.kind === "resolve") continue;
       const name = entityKey(op.type, this.resolve(op.type, op.id));
-      const ops = this.byEntity.get(name);
+      const ops = this.#byEntity.get(name);
       if (ops) ops.push(op);
-      else this.byEntity.set(name, [op]);
+      else this.#byEntity.set(name, [op]);
     }
   }
 }

@@ -37,90 +37,90 @@ const AT_ONCE = 100;
 
 /** Keeps the subscriptions of one connection. */
 export class Rooms {
-  private readonly wanted = new Map<string, Wanted>();
-  private readonly asking = new Set<string>();
-  private due = new Set<string>();
-  private scheduled = false;
-  private attempts = 0;
+  readonly #wanted = new Map<string, Wanted>();
+  readonly #asking = new Set<string>();
+  #due = new Set<string>();
+  #scheduled = false;
+  #attempts = 0;
 
   constructor(
     private readonly connection: Connection,
     private readonly clock: Clock,
   ) {
     connection.events.on("open", () => {
-      this.asking.clear();
-      this.join(...this.wanted.keys());
+      this.#asking.clear();
+      this.join(...this.#wanted.keys());
     });
     connection.events.on("frame", (frame) => {
-      if (frame.type === "gone" || frame.type === "resync") this.wanted.get(frame.room)?.told?.(frame);
+      if (frame.type === "gone" || frame.type === "resync") this.#wanted.get(frame.room)?.told?.(frame);
     });
     connection.events.on("lost", () => {
-      this.asking.clear();
-      for (const room of this.wanted.values()) room.lost?.();
+      this.#asking.clear();
+      for (const room of this.#wanted.values()) room.lost?.();
     });
   }
 
   /** Joins a room and stays in it. */
   add(wanted: Wanted): void {
-    this.wanted.set(wanted.room, wanted);
+    this.#wanted.set(wanted.room, wanted);
     this.join(wanted.room);
   }
 
   /** Leaves a room. */
   remove(room: string): void {
     // Whoever comes back asks anew: an answer that is under way speaks of before.
-    this.asking.delete(room);
-    if (this.wanted.delete(room)) this.connection.send({ type: "unsubscribe", rooms: [room] });
+    this.#asking.delete(room);
+    if (this.#wanted.delete(room)) this.connection.send({ type: "unsubscribe", rooms: [room] });
   }
 
   /** Joins what is wanted of a project again: the user may do more there than before. */
   rejoin(project: string): void {
-    for (const room of this.wanted.keys()) if (room.split(":")[1] === project) this.join(room);
+    for (const room of this.#wanted.keys()) if (room.split(":")[1] === project) this.join(room);
   }
 
   /** Asks for rooms; what is asked for in the same moment goes into one request. */
   join(...rooms: string[]): void {
-    for (const room of rooms) this.due.add(room);
-    if (this.scheduled) return;
-    this.scheduled = true;
+    for (const room of rooms) this.#due.add(room);
+    if (this.#scheduled) return;
+    this.#scheduled = true;
     void Promise.resolve().then(() => {
-      this.scheduled = false;
-      const due = [...this.due].filter((room) => !this.asking.has(room));
-      this.due.clear();
+      this.#scheduled = false;
+      const due = [...this.#due].filter((room) => !this.#asking.has(room));
+      this.#due.clear();
       if (this.connection.state.get() !== "online") return;
-      for (let at = 0; at < due.length; at += AT_ONCE) void this.ask(due.slice(at, at + AT_ONCE));
+      for (let at = 0; at < due.length; at += AT_ONCE) void this.#ask(due.slice(at, at + AT_ONCE));
     });
   }
 
-  private async ask(names: string[]): Promise<void> {
+  async #ask(names: string[]): Promise<void> {
     const rooms: SubscribeRoom[] = [];
     for (const room of names) {
-      const asked = this.wanted.get(room)?.ask();
+      const asked = this.#wanted.get(room)?.ask();
       if (asked) rooms.push({ room, ...asked } as SubscribeRoom);
     }
     if (rooms.length === 0) return;
-    for (const { room } of rooms) this.asking.add(room);
+    for (const { room } of rooms) this.#asking.add(room);
     const again = new Set<string>();
     try {
       const answer = (await this.connection.ask({ type: "subscribe", rooms })) as ServerSubscribedFrame;
-      this.attempts = 0;
+      this.#attempts = 0;
       for (const joined of answer.rooms as Joined[]) {
-        this.asking.delete(joined.room);
+        this.#asking.delete(joined.room);
         if (joined.error && new RequestError(joined.error.code, "").retryable) again.add(joined.room);
-        this.wanted.get(joined.room)?.answered(joined);
+        this.#wanted.get(joined.room)?.answered(joined);
       }
     } catch (error) {
       // A connection that broke joins everything when it is back.
       if (!(error instanceof RequestError)) return;
       for (const { room } of rooms) {
-        this.asking.delete(room);
+        this.#asking.delete(room);
         if (error.retryable) again.add(room);
-        else this.wanted.get(room)?.answered({ room, error: { code: error.code as Refusal["code"], message: error.message } });
+        else this.#wanted.get(room)?.answered({ room, error: { code: error.code as Refusal["code"], message: error.message } });
       }
     }
     if (again.size > 0) {
-      const ms = wait(SEND, this.attempts++, this.clock.random());
-      this.clock.after(ms, () => this.join(...[...again].filter((room) => this.wanted.has(room))));
+      const ms = wait(SEND, this.#attempts++, this.clock.random());
+      this.clock.after(ms, () => this.join(...[...again].filter((room) => this.#wanted.has(room))));
     }
   }
 }

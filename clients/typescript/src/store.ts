@@ -25,11 +25,11 @@ export class Store {
   }
 
   get<T>(table: Table, name: string): Promise<T | undefined> {
-    return this.guard(this.storage.get(table, name)) as Promise<T | undefined>;
+    return this.#guard(this.storage.get(table, name)) as Promise<T | undefined>;
   }
 
   async list<T>(table: Table, ...parts: string[]): Promise<[string, T][]> {
-    return (await this.guard(this.storage.list(table, below(...parts)))) as [string, T][];
+    return (await this.#guard(this.storage.list(table, below(...parts)))) as [string, T][];
   }
 
   /** One row, from memory if it is there. */
@@ -45,7 +45,7 @@ export class Store {
   /** Does all of it or nothing; memory follows the store, never the other way. */
   async commit(puts: Put[]): Promise<void> {
     if (puts.length === 0) return;
-    await this.guard(this.storage.commit(puts));
+    await this.#guard(this.storage.commit(puts));
     for (const { table, key: name, value } of puts) {
       if (table !== "rows") continue;
       if (value === undefined) this.cache.delete(name);
@@ -69,10 +69,10 @@ export class Store {
   }
 
   close(): Promise<void> {
-    return this.guard(this.storage.close());
+    return this.#guard(this.storage.close());
   }
 
-  private async guard<T>(work: Promise<T>): Promise<T> {
+  async #guard<T>(work: Promise<T>): Promise<T> {
     try {
       return await work;
     } catch (cause) {

@@ -8,13 +8,14 @@
 
 import { waitAfter } from "./backoff.js";
 import type { Connection } from "./connection.js";
+import { purgeConflicts } from "./conflicts.js";
 import { Watched } from "./emitter.js";
 import { AuthError, isForbidden, RequestError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
 import type { Clock } from "./platform.js";
 import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
-import { type Change, holes, type Replica, store } from "./replica.js";
+import { type Change, holes, type Left, type Replica, store } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /**
@@ -49,18 +50,18 @@ export class Stream implements Wanted {
   readonly room: string;
   /** Whether the project is followed. */
   following = false;
-  private queue: (ServerChangeFrame | ServerAdvanceFrame)[] = [];
-  private draining = false;
-  private joined = false;
-  private pulling: Promise<number> | undefined;
+  #queue: (ServerChangeFrame | ServerAdvanceFrame)[] = [];
+  #draining = false;
+  #joined = false;
+  #pulling: Promise<number> | undefined;
   /** When that ends, done or not. */
-  private until = 0;
-  private stale = false;
-  private attempts = 0;
-  private stopRetry: (() => void) | undefined;
-  private ackDue = false;
+  #until = 0;
+  #stale = false;
+  #attempts = 0;
+  #stopRetry: (() => void) | undefined;
+  #ackDue = false;
   /** Whether a page came since the last acknowledgement: the cursor is of the hub's log as it is now. */
-  private fetched = false;
+  #fetched = false;
   /** The role the token grants now. */
   role: () => string | undefined = () => undefined;
 
@@ -86,7 +87,7 @@ export class Stream implements Wanted {
   /** Stops following; the copy stays. */
   stop(): void {
     this.following = false;
-    this.stopRetry?.();
+    this.#stopRetry?.();
     this.lost();
     this.rooms.remove(this.room);
   }
@@ -98,7 +99,7 @@ export class Stream implements Wanted {
     const other = cursor && cursor.scope === undefined && cursor.role !== undefined && role !== undefined && role !== cursor.role;
     // Who was refused asks over HTTP first: that waits for the purge.
     if (!cursor || cursor.sweeping || other || this.state.get() === "denied") {
-      this.heal(other === true);
+      this.#heal(other === true);
       return undefined;
     }
     const { seq, epoch, scope } = cursor;
@@ -112,111 +113,108 @@ export class Stream implements Wanted {
       else if (!error.retryable) this.state.set("denied");
       return;
     }
-    this.joined = true;
-    this.attempts = 0;
-    if (answer.resync) return this.heal(true);
-    if (answer.scope !== undefined && this.replica.cursor?.scope !== answer.scope) void this.note(answer.scope);
+    this.#joined = true;
+    this.#attempts = 0;
+    if (answer.resync) return this.#heal(true);
+    const { scope } = answer;
+    if (scope !== undefined && this.replica.cursor?.scope !== scope) {
+      void this.replica.transact(async (change) => change.cursor && change.putCursor({ ...change.cursor, scope }));
+    }
     const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
     this.state.set(behind ? "catching_up" : "live");
     // What was stored right before the last connection broke.
     this.ack();
-    void this.drain();
+    void this.#drain();
   }
 
   lost(): void {
-    this.joined = false;
-    this.queue = [];
+    this.#joined = false;
+    this.#queue = [];
     if (this.state.get() !== "cold" && this.state.get() !== "denied") this.state.set("behind");
   }
 
   /** Takes a `change` or an `advance` of the project. */
   take(frame: ServerChangeFrame | ServerAdvanceFrame): void {
     if (!this.following) return;
-    if (this.queue.length >= QUEUE) {
-      this.queue = [];
-      this.stale = true;
-    } else this.queue.push(frame);
-    void this.drain();
+    if (this.#queue.length >= QUEUE) {
+      this.#queue = [];
+      this.#stale = true;
+    } else this.#queue.push(frame);
+    void this.#drain();
   }
 
   told(frame: ServerGoneFrame | ServerResyncFrame): void {
-    if (frame.type === "resync") this.heal(true);
+    if (frame.type === "resync") this.#heal(true);
     else void this.purge(frame.reason === "scope_changed" ? frame : undefined);
   }
 
   /** Brings the copy up to date over HTTP; returns how many entities came. */
   pull(anew = false, until = Infinity): Promise<number> {
     // A fresh copy is not a page more of the old one, and what ends too soon may leave something out.
-    if (this.pulling && (anew || this.until < until)) return this.pulling.catch(() => 0).then(() => this.pull(anew, until));
-    if (this.pulling) return this.pulling;
-    this.until = until;
-    this.pulling = this.read(anew, until)
+    if (this.#pulling && (anew || this.#until < until)) return this.#pulling.catch(() => 0).then(() => this.pull(anew, until));
+    if (this.#pulling) return this.#pulling;
+    this.#until = until;
+    this.#pulling = this.#read(anew, until)
       .catch(async (error: unknown) => {
         if (isForbidden(error)) await this.purge();
         throw error;
       })
       .finally(() => {
-        this.pulling = undefined;
-        void this.drain();
+        this.#pulling = undefined;
+        void this.#drain();
         this.ack();
       });
-    return this.pulling;
+    return this.#pulling;
   }
 
   /** Access was lost, to everything or to a part: what came from it goes. Pending work stays. */
   async purge(part?: Part): Promise<void> {
     // What waits came before this, and is fetched as it may be read now.
-    this.stale ||= this.queue.length > 0;
-    this.queue = [];
+    this.#stale ||= this.#queue.length > 0;
+    this.#queue = [];
     if (!part) {
-      this.joined = false;
+      this.#joined = false;
       this.state.set("denied");
     }
-    const purged = this.replica.purge((row) => part && rest(row, part), part ? undefined : forget);
-    void this.drain();
+    const purged = this.replica.purge((row) => part && rest(row, part), part ? purgeConflicts : forget);
+    void this.#drain();
     // If it cannot be stored, the hub is asked again what may be read.
-    await purged.catch((error: unknown) => this.later(error));
-  }
-
-  private note(scope: string): Promise<void> {
-    return this.replica.transact(async (change) => {
-      if (change.cursor) change.putCursor({ ...change.cursor, scope });
-    });
+    await purged.catch((error: unknown) => this.#later(error));
   }
 
   /** Fetches what is missing, until it works; then joins if that waited for it. */
-  private heal(anew: boolean): void {
+  #heal(anew: boolean): void {
     if (this.state.get() !== "cold") this.state.set("catching_up");
-    this.stopRetry?.();
-    this.stale = false;
+    this.#stopRetry?.();
+    this.#stale = false;
     this.pull(anew).then(
       () => {
-        this.attempts = 0;
+        this.#attempts = 0;
         if (!this.following) return;
-        if (this.joined) {
+        if (this.#joined) {
           this.state.set("live");
-          void this.drain();
+          void this.#drain();
         } else this.rooms.join(this.room);
       },
-      (error: unknown) => isForbidden(error) || this.later(error),
+      (error: unknown) => isForbidden(error) || this.#later(error),
     );
   }
 
-  private later(error: unknown): void {
+  #later(error: unknown): void {
     if (error instanceof AuthError || !this.following) return;
-    this.stopRetry = this.clock.after(waitAfter(error, this.attempts++, this.clock.random()), () => this.heal(false));
+    this.#stopRetry = this.clock.after(waitAfter(error, this.#attempts++, this.clock.random()), () => this.#heal(false));
   }
 
-  private async read(anew: boolean, until: number): Promise<number> {
+  async #read(anew: boolean, until: number): Promise<number> {
     let count = 0;
     if (anew) await this.replica.transact(async (change) => change.putCursor(fresh(change.cursor)));
     for (;;) {
       const { purges } = this.replica;
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
-      const page = await this.http.get<Page>(this.pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
-      if (await this.takePage(cursor, page, purges)) {
-        this.fetched = true;
+      const page = await this.http.get<Page>(this.#pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
+      if (await this.#takePage(cursor, page, purges)) {
+        this.#fetched = true;
         count += page.changes.length;
         if (!page.more) return count;
       }
@@ -224,16 +222,16 @@ export class Stream implements Wanted {
     }
   }
 
-  private pagePath({ seq, epoch, scope, begun }: Cursor): string {
+  #pagePath({ seq, epoch, scope, begun }: Cursor): string {
     const query = [`since=${seq}`];
     if (seq > 0 && epoch) query.push(`epoch=${epoch}`);
     if (scope !== undefined) query.push(`scope=${encodeURIComponent(scope)}`);
-    if (begun !== undefined) query.push(`begun=${encodeURIComponent(String(begun))}`);
+    if (begun !== undefined) query.push(`begun=${begun}`);
     return `/v1/projects/${this.replica.project}/changes?${query.join("&")}`;
   }
 
   /** False if it is from before a purge. */
-  private takePage(asked: Cursor, page: Page, purges: number): Promise<boolean> {
+  #takePage(asked: Cursor, page: Page, purges: number): Promise<boolean> {
     return this.replica.transact(async (change) => {
       if (purges !== this.replica.purges) return false;
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
@@ -255,17 +253,17 @@ export class Stream implements Wanted {
     });
   }
 
-  private async drain(): Promise<void> {
-    if (this.draining || this.pulling || !this.joined) return;
-    this.draining = true;
+  async #drain(): Promise<void> {
+    if (this.#draining || this.#pulling || !this.#joined) return;
+    this.#draining = true;
     try {
-      while (this.queue.length > 0 || this.stale) {
-        const whole = !this.stale && (await this.takeFrames(this.queue.splice(0)));
+      while (this.#queue.length > 0 || this.#stale) {
+        const whole = !this.#stale && (await this.#takeFrames(this.#queue.splice(0)));
         // Meanwhile the connection was lost, or the access.
-        if (!this.joined) return;
+        if (!this.#joined) return;
         if (!whole) {
-          this.queue = [];
-          this.heal(false);
+          this.#queue = [];
+          this.#heal(false);
           return;
         }
         this.state.set("live");
@@ -274,16 +272,16 @@ export class Stream implements Wanted {
       }
     } catch (error) {
       // The store failed, or a missing entity could not be fetched: nothing moved, so nothing is lost.
-      this.queue = [];
-      this.stale = true;
-      this.later(error);
+      this.#queue = [];
+      this.#stale = true;
+      this.#later(error);
     } finally {
-      this.draining = false;
+      this.#draining = false;
     }
   }
 
   /** Stores frames; false if one is missing before them, or they may not be read any more. */
-  private async takeFrames(frames: (ServerChangeFrame | ServerAdvanceFrame)[]): Promise<boolean> {
+  async #takeFrames(frames: (ServerChangeFrame | ServerAdvanceFrame)[]): Promise<boolean> {
     const { purges } = this.replica;
     let { seq } = this.replica.cursor ?? { seq: 0 };
     const changes: Incoming[] = [];
@@ -294,7 +292,7 @@ export class Stream implements Wanted {
       seq = frame.seq;
       if (frame.type === "change") changes.push(fromFrame(frame));
     }
-    const whole = await this.fill(changes);
+    const whole = await this.#fill(changes);
     if (purges !== this.replica.purges) return false;
     await this.replica.transact(async (change) => {
       if (change.cursor) await store(change, whole, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
@@ -303,7 +301,7 @@ export class Stream implements Wanted {
   }
 
   /** Instead of edits of what is not here, the whole entities. */
-  private async fill(changes: Incoming[]): Promise<Incoming[]> {
+  async #fill(changes: Incoming[]): Promise<Incoming[]> {
     const missing = await this.replica.transact((change) => holes(change, changes));
     if (missing.length === 0) return changes;
     const found: Incoming[] = [];
@@ -319,13 +317,13 @@ export class Stream implements Wanted {
    * page, that its log is the one the cursor counts.
    */
   ack(): void {
-    if (this.ackDue) return;
-    this.ackDue = true;
+    if (this.#ackDue) return;
+    this.#ackDue = true;
     this.clock.after(ACK_MS, () => {
-      this.ackDue = false;
+      this.#ackDue = false;
       const seq = this.replica.cursor?.seq;
-      if (!seq || this.pulling || !(this.joined || this.fetched)) return;
-      if (this.connection.send({ type: "ack", project: this.replica.project, seq })) this.fetched = false;
+      if (!seq || this.#pulling || !(this.#joined || this.#fetched)) return;
+      if (this.connection.send({ type: "ack", project: this.replica.project, seq })) this.#fetched = false;
     });
   }
 }
@@ -376,7 +374,8 @@ function rest(row: Row, { types = [], except = [], fields = {} }: Part): Row | u
 }
 
 /** The copy is no more; what was decided without it does not wait for it. */
-function forget(change: Change): void {
-  change.dropCursor();
+function forget(change: Change, left: Left): void {
+  purgeConflicts(change, left);
+  change.putCursor(undefined);
   for (const op of change.ops) if (op.state === "settled") change.dropOp(op);
 }

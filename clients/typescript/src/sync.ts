@@ -143,7 +143,7 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
     if (!(cursor.used < before) || project.stream.following) continue;
     const { replica } = project;
     const needed = (row: Row) => (replica.opsOf(row.type, row.id).length > 0 ? row : undefined);
-    done.rows += await replica.purge(needed, (change) => change.dropCursor());
+    done.rows += await replica.purge(needed, (change) => change.putCursor(undefined));
     done.projects++;
   }
   const log = await store.list<SyncResult>("log");

@@ -9,10 +9,11 @@ import type { Clock } from "./platform.js";
  */
 export type TokenReason = "initial" | "expired" | "revoked";
 
-const ABOUT_TOKENS = new Set(["token_expired", "token_revoked", "unauthorized"]);
+/** What codes say of a token; with `unauthorized`, another would fare no better. */
+const ABOUT_TOKENS: Record<string, TokenReason | undefined> = { token_expired: "expired", token_revoked: "revoked", unauthorized: undefined };
 
 /** Whether an error's code is about the token and not about the request. */
-export const isAboutToken = (code: string): boolean => ABOUT_TOKENS.has(code);
+export const isAboutToken = (code: string): boolean => code in ABOUT_TOKENS;
 
 /**
  * How long a token that was fetched instead of another counts as fresh. One that is refused later has aged while the
@@ -28,12 +29,12 @@ export type GetToken = (reason: TokenReason) => Promise<string> | string;
 
 /** Holds the token of one client for its socket and its HTTP requests. */
 export class TokenKeeper {
-  private token: string | undefined;
-  private reason: TokenReason = "initial";
-  private expiresAt = Infinity;
+  #token: string | undefined;
+  #reason: TokenReason = "initial";
+  #expiresAt = Infinity;
   /** Until when a refusal means that another would fare no better; over once the hub has taken it. */
-  private freshUntil = 0;
-  private fetching: Promise<string> | undefined;
+  #freshUntil = 0;
+  #fetching: Promise<string> | undefined;
 
   constructor(
     private readonly getToken: GetToken,
@@ -42,65 +43,65 @@ export class TokenKeeper {
 
   /** The token, from memory if it is good still. */
   async get(): Promise<string> {
-    if (this.token !== undefined && this.clock.now() >= this.expiresAt) this.doubt("expired");
-    return this.token ?? (await this.fetch());
+    if (this.#token !== undefined && this.clock.now() >= this.#expiresAt) this.doubt("expired");
+    return this.#token ?? (await this.#fetch());
   }
 
   /** Another token, before the old one ends. */
   renew(reason: TokenReason): Promise<string> {
-    this.reason = reason;
-    return this.fetch();
+    this.#reason = reason;
+    return this.#fetch();
   }
 
   /** The hub took it. */
   worked(): void {
-    this.freshUntil = 0;
+    this.#freshUntil = 0;
   }
 
   /** The hub took it, for so many seconds. */
   accepted(ttl: number): void {
     this.worked();
-    this.expiresAt = this.clock.now() + ttl * 1000;
+    this.#expiresAt = this.clock.now() + ttl * 1000;
   }
 
   /**
    * The token is of no use. False if it was a fresh one that no hub ever took: another would fare no better.
    */
   doubt(reason: TokenReason): boolean {
-    const worthwhile = this.clock.now() >= this.freshUntil;
-    this.token = undefined;
-    this.reason = reason;
-    this.freshUntil = 0;
-    this.expiresAt = Infinity;
+    const worthwhile = this.clock.now() >= this.#freshUntil;
+    this.#token = undefined;
+    this.#reason = reason;
+    this.#freshUntil = 0;
+    this.#expiresAt = Infinity;
     return worthwhile;
   }
 
   /** A token instead of one that was refused with `code`. */
   async replace(refused: string, code: string, message: string): Promise<string> {
     // Somebody else may have replaced it meanwhile.
-    if (this.token !== undefined && this.token !== refused) return this.token;
-    const reason = code === "token_expired" ? "expired" : code === "token_revoked" ? "revoked" : undefined;
+    if (this.#token !== undefined && this.#token !== refused) return this.#token;
+    const reason = ABOUT_TOKENS[code];
     if (!reason || !this.doubt(reason)) throw new AuthError(message);
-    return this.fetch();
+    return this.#fetch();
   }
 
-  private fetch(): Promise<string> {
+  #fetch(): Promise<string> {
     let stop = () => {};
     const late = () =>
       new Promise<never>((_, reject) => {
         stop = this.clock.after(FETCH_MS, () => reject(new DisconnectedError("getToken does not answer")));
       });
-    this.fetching ??= Promise.race([Promise.resolve().then(() => this.getToken(this.reason)), late()])
+    this.#fetching ??= Promise.race([Promise.resolve().then(() => this.getToken(this.#reason)), late()])
       .then((token) => {
-        this.token = token;
-        this.freshUntil = this.reason === "initial" ? 0 : this.clock.now() + FRESH_MS;
-        this.expiresAt = Infinity;
+        this.#token = token;
+        this.#freshUntil = this.#reason === "initial" ? 0 : this.clock.now() + FRESH_MS;
+        this.#expiresAt = Infinity;
         return token;
       })
       .finally(() => {
         stop();
-        this.fetching = undefined;
+        this.#fetching = undefined;
       });
-    return this.fetching;
+    return this.#fetching;
   }
 }

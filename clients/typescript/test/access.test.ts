@@ -73,6 +73,58 @@ test("access lost while away is learnt when the room is refused; work that waits
   assert.deepEqual([await w.held(), w.project.state.get()], [["task:t1"], "live"]);
 });
 
+/** A client that has heard of a conflict about a task, and of one about a payroll. */
+async function conflicted(w: World): Promise<void> {
+  for (const [id, type] of [["c-1", "task"], ["c-2", "payroll"]] as const) {
+    const fields = ["title", "budget"].map((name) => ({ name, client: "mine", server: "theirs", conflict: true, strategy: "manual" }));
+    const conflict = { id, kind: "fields", state: "open", outcome: "conflict", strategy: "manual", entity: { type, id: "t1" }, op_id: `op-${id}`, fields };
+    w.hub.tell({ type: "conflict", project: "p", conflict: { ...conflict, op_kind: "update", user: "ana", base: 1, server_version: 4, created_at: 1 } } as never);
+  }
+  await settle();
+}
+/** What the device has of them, on its disk: the hub's values by conflict. */
+const theirs = async ({ storage }: World) =>
+  Object.fromEntries(((await storage.disk.list("conflicts", "")) as [string, { id: string; server: object }][]).map(([, { id, server }]) => [id, server]));
+
+test("with access go the hub's values in conflicts; what the user wrote stays", async () => {
+  const both = { title: "theirs", budget: "theirs" };
+  const losses: [frame: object, left: object][] = [
+    [GONE as object, { "c-1": {}, "c-2": {} }],
+    [NARROWER as object, { "c-1": both, "c-2": {} }],
+    [{ ...(NARROWER as object), types: [], fields: { task: ["budget"] } }, { "c-1": { title: "theirs" }, "c-2": both }],
+  ];
+  for (const [frame, left] of losses) {
+    const w = await new Slow().live();
+    await conflicted(w);
+    w.hub.tell(frame as never);
+    await settle();
+    assert.deepEqual(await theirs(w), left);
+    const seen = w.project.conflicts().map(({ id, server, client, state }) => [id, { server, client, state }]);
+    assert.deepEqual(Object.fromEntries(seen), Object.fromEntries(Object.entries(left).map(([id, server]) => [id, { server, client: { title: "mine", budget: "mine" }, state: "open" }])));
+  }
+});
+
+test("what of an entity that is followed alone may not be read any more goes from its conflict, and from no other", async () => {
+  const w = new Slow();
+  await w.live();
+  w.leave();
+  w.project.follow("task", "t1");
+  await settle();
+  await conflicted(w);
+  w.hub.tell({ type: "gone", room: "entity:p:task:t1", reason: "access_lost" } as never);
+  await settle();
+  assert.deepEqual(await theirs(w), { "c-1": {}, "c-2": { title: "theirs", budget: "theirs" } });
+});
+
+test("a clean-up of copies that nobody opens leaves conflicts as they are", async () => {
+  const w = await new Slow().live();
+  await conflicted(w);
+  w.leave();
+  w.clock.skew = 40 * 86_400_000;
+  assert.equal((await cleanUp(w.client)).projects, 1);
+  assert.deepEqual((await theirs(w))["c-1"], { title: "theirs", budget: "theirs" });
+});
+
 test("a room that is refused for another reason purges nothing", async () => {
   const w = new Slow();
   w.hub.write("task", "t1", { title: "one" });

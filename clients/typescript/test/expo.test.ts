@@ -10,7 +10,7 @@ import { FakeHub } from "./support/fake-hub.js";
 test("the system's task sends what waits, and leaves it alone without a network", async () => {
   const hub = new FakeHub();
   const clock = new TestClock();
-  const client = await createClient({ url: "http://hub.test", getToken: () => "t", clock, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
+  const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
   const project = await client.project("p");
   await project.insert("task", { title: "mine" }, { id: "t1" }).local;
   let task: (() => Promise<unknown>) | undefined;

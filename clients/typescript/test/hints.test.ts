@@ -33,7 +33,7 @@ function appState(currentState: string | null) {
 /** What the hub hears first of a client with such hints. */
 async function introduced(hints: HintSource): Promise<unknown> {
   const hub = new FakeHub();
-  const client = await createClient({ url: "http://hub.test", getToken: () => "t", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints });
+  const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints });
   await client.connect();
   await settle();
   await client.close();

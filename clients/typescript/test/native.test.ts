@@ -36,7 +36,7 @@ test("the client, push and Expo's parts run without any global of the web", asyn
     `(async () => {
       const hints = syncline.nativeHints(appState);
       const storage = syncline.compressed(await syncline.openSqlite(database), codec, 100);
-      const client = await syncline.createClient({ url: "http://hub.test", getToken: () => "t", storage, openSocket: hub.openSocket, fetch: hub.fetch, hints });
+      const client = await syncline.createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", storage, openSocket: hub.openSocket, fetch: hub.fetch, hints });
       const opened = [];
       const push = await syncline.openPush(client, { schemes: ["app"], onLink: (link) => opened.push(link) });
       const project = await client.project("p");

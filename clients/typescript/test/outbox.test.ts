@@ -145,6 +145,79 @@ test("one that is rejected again says why now; one that another edit stands agai
   assert.deepEqual([known?.state, known?.server, known?.serverVersion], ["open", { title: "theirs" }, 4]);
 });
 
+/** Several that were rejected, and wait in the hub's lane; then the connection is lost. */
+async function rejectedAndAway(count: number): Promise<{ w: World; opIds: string[] }> {
+  const w = await (await world()).online();
+  w.hub.decide = () => ({ outcome: "rejected", code: "forbidden", message: "no" });
+  const edits = Array.from({ length: count }, (_, at) => w.project.insert("task", { title: `${at}` }, { id: `t${at}` }));
+  for (const { synced } of edits) await assert.rejects(synced, /no/);
+  const opIds = edits.map(({ opId }) => opId);
+  for (const opId of opIds) w.hub.lane.set(opId, { code: "forbidden" });
+  w.client.disconnect();
+  w.hub.heard.length = w.hub.requests.length = 0;
+  return { w, opIds };
+}
+/** Somebody else tries one again, with success. */
+function triedAgain({ hub }: World, opId: string, id: string, title: string): void {
+  hub.lane.delete(opId);
+  const { seq } = hub.write("task", id, { title }, opId);
+  hub.verdicts.set(opId, { op_id: opId, outcome: "applied", id, seq, version: seq });
+}
+const rewritten = ({ hub }: World) => hub.heard.flatMap((frame) => (frame.type === "write" ? frame.ops.map(({ op_id }) => op_id) : []));
+const laneAsked = ({ hub }: World) => hub.requests.filter((request) => request.includes("/v1/sync/failed")).length;
+
+test("what became of rejected operations while the client was away is found out with the next session", async () => {
+  const { w, opIds } = await rejectedAndAway(4);
+  triedAgain(w, opIds[0]!, "t0", "0");
+  // Tried again in vain, for another reason.
+  w.hub.lane.set(opIds[1]!, { code: "limit_exceeded" });
+  w.hub.verdicts.set(opIds[1]!, { op_id: opIds[1]!, outcome: "rejected", id: "t1", code: "limit_exceeded", message: "too many" });
+  // Taken out of the lane: its verdict stays.
+  w.hub.lane.delete(opIds[2]!);
+  const seen: unknown[] = [];
+  w.project.pendingChanged(() => seen.push(...lane(w).filter(([state]) => state !== "failed")));
+  await w.online();
+  assert.deepEqual(lane(w), [["failed", "limit_exceeded"], ["failed", "forbidden"], ["failed", "forbidden"]]);
+  assert.deepEqual([await w.titles(), w.project.replica.ops.length, w.client.status.get().failed], [["0"], 3, 3]);
+  // Only what is not known is asked for, and nothing looks as if it was sent again.
+  assert.deepEqual([rewritten(w), seen, w.hub.head, laneAsked(w)], [opIds.slice(0, 3), [], 1, 1]);
+  // What is behind the lane's first page is asked for in vain.
+  w.client.disconnect();
+  w.hub.laneRows = 1;
+  await w.online();
+  assert.deepEqual([rewritten(w).slice(3), lane(w).length, w.hub.head], [opIds.slice(2), 3, 1]);
+});
+
+test("a client without rejected operations does not ask for the lane, and one whose rejections still wait sends nothing", async () => {
+  const empty = await (await world()).online();
+  assert.equal(laneAsked(empty), 0);
+  const { w } = await rejectedAndAway(2);
+  await w.online();
+  assert.deepEqual([laneAsked(w), rewritten(w), lane(w).length], [1, [], 2]);
+});
+
+test("an old rejection, whose verdict the hub may have purged, is not sent to be decided anew", async () => {
+  const { w } = await rejectedAndAway(1);
+  w.hub.lane.clear();
+  w.hub.verdicts.clear();
+  w.hub.decide = undefined;
+  w.clock.skew = 100 * 86_400_000;
+  await w.online();
+  assert.deepEqual([rewritten(w), lane(w), w.hub.head], [[], [["failed", "forbidden"]], 0]);
+});
+
+test("asking what became of rejected operations begins again with the next session if it was broken off", async () => {
+  const { w, opIds } = await rejectedAndAway(1);
+  triedAgain(w, opIds[0]!, "t0", "0");
+  w.hub.refuse = (what) => (what === "/v1/sync/failed" ? "unavailable" : undefined);
+  await w.online();
+  assert.equal(lane(w).length, 1);
+  w.hub.refuse = () => undefined;
+  w.client.disconnect();
+  await w.online();
+  assert.deepEqual([lane(w), await w.titles()], [[], ["0"]]);
+});
+
 test("a verdict of what another device sent, or of what is not known here, changes nothing", async () => {
   const { w } = await rejected();
   retried(w, { op_id: "another", outcome: "applied", id: "t1", seq: 1, version: 1 });
@@ -338,7 +411,7 @@ test("what is too large together waits in the failed lane, and keeps neither oth
   const good = w.project.insert("task", { title: "good" }, { id: "good" });
   await w.online();
   assert.equal((await good.synced).outcome, "applied");
-  for (const { synced } of [...edits, ...oversized]) await assert.rejects(synced, /larger than the hub takes/);
+  for (const { synced } of [...edits, ...oversized]) await assert.rejects(synced, /larger than 5000 bytes, or together than 9000/);
   assert.deepEqual(w.hub.log.map(({ id }) => id), ["good"]);
   assert.deepEqual(lane(w), Array(8).fill(["failed", "limit_exceeded"]));
   assert.equal(w.client.status.get().connection, "online");
@@ -358,6 +431,8 @@ test("what was made together is tried again and discarded together", async () =>
   await settle();
   assert.deepEqual([await w.titles(), lane(w)], [["b", "c", "z"], []]);
   assert.deepEqual(writes(w)[1]?.slice(0, 3).map(({ kind, id }) => [kind, id]), [["create", "t1"], ["update", "t1"], ["create", "t2"]]);
+  const replaced = writes(w)[1]?.slice(0, 4).map(({ replaces }) => replaces);
+  assert.deepEqual(replaced, [...edits.map(({ opId }) => opId), undefined], "should the hub try the old ones again");
   w.client.disconnect();
   const thrown = w.project.together(() => [w.project.update("task", "t1", { title: "x" }), w.project.delete("task", "t2")]);
   await thrown[0]!.local;

@@ -9,7 +9,7 @@ import { FakeHub } from "./support/fake-hub.js";
 
 test("a whole list replaces what was known, and the differences are told", async () => {
   const hub = new FakeHub();
-  const client = await createClient({ url: "http://hub.test", getToken: () => "t", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
+  const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
   const plan = room<{ at: number }>(client, "p", "plan");
   plan.join();
   await client.connect();

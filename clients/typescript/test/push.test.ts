@@ -62,7 +62,7 @@ class World {
 
   app(): Promise<Client> {
     const { clock, storage, hub } = this;
-    return createClient({ url: "http://hub.test", getToken: () => "t", clock, storage, openSocket: hub.openSocket, fetch: this.fetch, hints: () => () => {} });
+    return createClient({ url: "http://hub.test", getToken: () => "t", user: this.user, clock, storage, openSocket: hub.openSocket, fetch: this.fetch, hints: () => () => {} });
   }
 
   options(more: Partial<PushOptions> = {}): PushOptions {

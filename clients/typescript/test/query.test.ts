@@ -11,7 +11,7 @@ import { FakeHub } from "./support/fake-hub.js";
 
 test("a query is patched by edits offline and by changes of others", async () => {
   const hub = new FakeHub();
-  const client = await createClient({ url: "http://hub.test", getToken: () => "t", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
+  const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
   const project = await client.project("p");
   project.subscribe();
   const queries = new QueryClient();
@@ -37,7 +37,7 @@ test("a query is patched by edits offline and by changes of others", async () =>
 
 test("queries that differ in what they show of a type show each its own, and all are patched", async () => {
   const hub = new FakeHub();
-  const client = await createClient({ url: "http://hub.test", getToken: () => "t", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
+  const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
   const project = await client.project("p");
   const queries = new QueryClient();
   const stop = keepQuery(queries, project, "task");

@@ -17,7 +17,7 @@ async function staffed(name: string, role: string): Promise<{ boss: Project; ana
   await admin("PUT", `/projects/${name}/members/ana`, { role });
   const made = [];
   for (const user of ["boss", "ana"]) {
-    const one = await createClient({ url: EDGE, getToken: () => token(user, { [name]: "editor" }), openSocket, hints: () => () => {} });
+    const one = await createClient({ url: EDGE, getToken: () => token(user, { [name]: "editor" }), user, openSocket, hints: () => () => {} });
     open.push(one);
     const project = await one.project(name);
     if (user === "boss") {
@@ -138,4 +138,20 @@ test("what an administrator tries again leaves the failed lane of the device", a
   await admin("POST", "/projects/again/sync/failed/retry", { user: "ana" });
   await eventually("it is decided, and its change is here", () => ana.replica.ops.length === 0);
   assert.deepEqual((await ana.get("payroll", "p9"))?.fields, { salary: 1 });
+});
+
+test("what an administrator tried again while the device was away leaves its failed lane with the next session", async () => {
+  const name = "tried-again";
+  const { boss, ana, phone } = await staffed(name, "worker");
+  const edit = ana.insert("payroll", { salary: 6 }, { id: "p2" });
+  const still = ana.insert("payroll", { salary: 7 }, { id: "p3" });
+  await assert.rejects(edit.synced, RejectedError);
+  await assert.rejects(still.synced, RejectedError);
+  phone.disconnect();
+  await admin("POST", `/projects/${name}/sync/failed/retry`, { user: "ana", op_ids: [edit.opId], role: "editor" });
+  await eventually("it is applied", async () => (await boss.get("payroll", "p2"))?.fields["salary"] === 6);
+  await phone.connect();
+  await eventually("it left the lane", () => !ana.pending().some(({ opId }) => opId === edit.opId));
+  assert.deepEqual(ana.pending().map(({ opId, state, problem }) => [opId, state, problem?.code]), [[still.opId, "failed", "forbidden"]]);
+  assert.equal(await boss.get("payroll", "p3"), undefined);
 });

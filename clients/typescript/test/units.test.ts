@@ -101,7 +101,7 @@ test("every frame that docs/PROTOCOL.md shows is taken", async () => {
   const frames = [...said.matchAll(/```json\n(.*)\n```/g)].map(([, frame]) => JSON.parse(frame!) as { type: string });
   assert.ok(frames.length >= 18);
   const hub = new FakeHub();
-  const client = await createClient({ url: "http://hub.test", getToken: () => "t", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
+  const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
   (await client.project("site-7")).subscribe();
   await client.connect();
   const seen: string[] = [];

@@ -255,6 +255,11 @@ export interface Op {
    */
   priority?: Lane;
   /**
+   * The rejected operation of the same user in whose place this one is sent. That one leaves the failed
+   * lane; if it took effect meanwhile, because somebody tried it again, this one does nothing.
+   */
+  replaces?: OpId | null;
+  /**
    * The entity's type.
    */
   type: EntityType;

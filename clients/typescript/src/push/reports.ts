@@ -59,7 +59,7 @@ export class Reports {
     for (const [name, { report }] of waiting) {
       const [, nid, what] = name.split(key("", "")) as [string, string, Reported];
       try {
-        await http.open("POST", `/v1/push/${what}`, JSON.stringify({ nid, report }));
+        await http.once("POST", `/v1/push/${what}`, JSON.stringify({ nid, report }));
       } catch (error) {
         if (!(error instanceof RequestError) || error.retryable) {
           const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;

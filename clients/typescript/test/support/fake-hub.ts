@@ -63,6 +63,10 @@ export class FakeHub {
   /** The user's open conflicts. */
   open: Conflict[] = [];
   limits: Record<string, number> = {};
+  /** The user's failed lane: what is named waits in it. */
+  readonly lane = new Map<string, { code: string }>();
+  /** Operations on its first page. */
+  laneRows = Infinity;
 
   readonly openSocket: OpenSocket = () => {
     const socket = new FakeSocket(this);
@@ -222,6 +226,10 @@ export class FakeHub {
     const code = this.refuse(path);
     if (code) return { status: code === "forbidden" ? 403 : 503, body: { code, detail: "no" } };
     if (path.endsWith("/changes")) return { status: 200, body: this.delta(query) };
+    if (path === "/v1/sync/failed") {
+      const failed = [...this.lane].map(([op_id, { code }]) => ({ op_id, code })).slice(0, this.laneRows);
+      return { status: 200, body: { failed } };
+    }
     if (path.endsWith("/conflicts")) return { status: 200, body: { conflicts: this.open } };
     if (path.endsWith("/checksum")) {
       const buckets = Array.from({ length: 64 }, () => ({ sum: 0n, count: 0 }));

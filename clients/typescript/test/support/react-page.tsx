@@ -49,7 +49,7 @@ const getToken = async () => {
   return ((await response.json()) as { token: string }).token;
 };
 
-void createClient({ url: location.origin, getToken }).then(async (client) => {
+void createClient({ url: location.origin, getToken, user: "cy" }).then(async (client) => {
   const push = await openPush(client, { schemes: [] });
   const element = document.createElement("div");
   document.body.replaceChildren(element);

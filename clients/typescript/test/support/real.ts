@@ -34,7 +34,7 @@ export function token(user: string, projects: Record<string, string>, ttl = 3600
 
 export function client(user: string, project: string, options: Partial<ClientOptions> = {}): Promise<Client> {
   const getToken = () => token(user, { [project]: "editor" });
-  return createClient({ url: EDGE, getToken, openSocket, hints: () => () => {}, ...options });
+  return createClient({ url: EDGE, getToken, user, openSocket, hints: () => () => {}, ...options });
 }
 
 /** Clients to be closed in the end: `after(closeAll)`. */

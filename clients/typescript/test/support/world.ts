@@ -21,7 +21,8 @@ export class World {
   async start(options: Partial<ClientOptions> = {}): Promise<this> {
     const { hub, clock, storage } = this;
     const getToken = () => "token";
-    this.client = await createClient({ url: "http://hub.test", getToken, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
+    const { user } = hub;
+    this.client = await createClient({ url: "http://hub.test", getToken, user, clock, storage, openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {}, ...options });
     this.project = await this.client.project("p");
     this.leave = this.project.subscribe();
     return this;
