@@ -151,7 +151,9 @@ impl Policy {
         let window = (user.to_owned(), project.to_owned(), key.to_owned());
         let ends = view.windows.get(&window).map(|at| at + millis(self.config.coalesce));
         if let Some(ends) = ends.filter(|ends| *ends > view.now) {
-            return decided.deferred.extend(members.iter().map(|due| (due.id, ends, "gathered")));
+            // What waited for the morning stays of one kind, and is gathered then as well.
+            let reason = if key == QUIET { QUIET } else { "gathered" };
+            return decided.deferred.extend(members.iter().map(|due| (due.id, ends, reason)));
         }
         let Some(leader) = members.iter().max_by_key(|due| &due.nid) else { return };
         let end = self.send(view, leader, (told, members), key, decided);
@@ -220,12 +222,14 @@ impl Policy {
         key: &str,
         device: Option<&Device>,
     ) -> NewDelivery {
+        let urgent = members.iter().map(|due| lane(due)).min_by_key(|lane| rank(*lane));
+        let urgent = urgent.unwrap_or_else(|| lane(due));
         let message = Message {
             nid: due.nid.clone(),
             user: due.user_id.clone(),
             project: due.project.clone(),
             seq: if due.evt_seq == NO_CHANGE { 0 } else { due.evt_seq },
-            lane: lane(due),
+            lane: urgent,
             title: due.title.clone(),
             body: due.body.clone(),
             badge: 1,
@@ -240,7 +244,7 @@ impl Policy {
             project: due.project.clone(),
             user: due.user_id.clone(),
             evt_seq: last_change(members),
-            lane: due.lane.clone(),
+            lane: urgent.as_str().into(),
             provider: device.map_or(log::NAME, |_| expo::NAME),
             token: device.map(|device| device.id),
             category: due.category.clone(),
@@ -265,6 +269,11 @@ fn key(due: &Due) -> Option<&str> {
 
 fn lane(due: &Due) -> Lane {
     Lane::ALL.into_iter().find(|lane| lane.as_str() == due.lane).unwrap_or_default()
+}
+
+/// 0 is the most urgent.
+fn rank(lane: Lane) -> Option<usize> {
+    Lane::ALL.into_iter().position(|one| one == lane)
 }
 
 /// What replaces what on the device: the same for every attempt, and for every push of a key.

@@ -100,6 +100,30 @@ fn the_morning_brings_what_the_night_held_back_in_one_push() {
 }
 
 #[test]
+fn a_morning_that_comes_in_parts_is_still_two_pushes() {
+    let policy = policy(|config| config.quiet_from = "22:00".into());
+    let late = |id| Due { reason: Some(QUIET.into()), ..due(id, Lane::Normal) };
+    // One part was sent; the rest of the night waits with it for the end of the window, and together.
+    let window = ("ana".to_owned(), "p".to_owned(), QUIET.to_owned());
+    let mut after = view(MORNING + 1, vec![late(3), late(4)]);
+    after.windows = [(window, MORNING)].into();
+    let ends = MORNING + millis(policy.config.coalesce);
+    assert_eq!(policy.decide(&after).deferred, [(3, ends, QUIET), (4, ends, QUIET)]);
+    after.now = ends;
+    assert_eq!(policy.decide(&after).deliveries.len(), 1);
+}
+
+#[test]
+fn a_gathered_push_is_as_urgent_as_the_most_urgent_of_it() {
+    let policy = policy(|_| {});
+    let of_key = |id, lane| Due { collapse: Some("k".into()), ..due(id, lane) };
+    let decided = policy.decide(&view(0, vec![of_key(1, Lane::High), of_key(2, Lane::Normal)]));
+    let message: Message = serde_json::from_str(&decided.deliveries[0].payload).unwrap();
+    assert_eq!((&*decided.deliveries[0].nid, &*decided.deliveries[0].lane), ("n2", "high"));
+    assert_eq!(message.lane, Lane::High);
+}
+
+#[test]
 fn what_is_suppressed_at_night_does_not_come_in_the_morning() {
     let policy = policy(|config| {
         config.quiet_from = "22:00".into();

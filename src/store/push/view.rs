@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::super::value;
 use super::devices::Device;
+use crate::protocol::notify::Lane;
 
 /// A push that is due, with its notification.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -108,6 +109,12 @@ pub(super) const LIVE: &str = "
     SELECT DISTINCT u.user_id FROM live_users u JOIN live_instances i ON i.instance = u.instance
     WHERE i.until > NOW_MS AND u.user_id IN (SELECT value->>0 FROM ROWS($1))";
 
+/// One instance at a time decides on a user: what each may send rests on what the other just sent. In buckets, so
+/// that they are few, and in order, so that no two wait for each other. A transaction of SQLite is alone anyway.
+pub(super) const LOCK_USERS: &str = "
+    SELECT pg_advisory_xact_lock(8473, bucket) FROM (
+        SELECT DISTINCT hashtext(value->>0) & 1023 AS bucket FROM ROWS($1) ORDER BY 1 OFFSET 0) u";
+
 /// All that a decision on these intents needs to know.
 macro_rules! look {
     ($tx:ident, $dialect:ident, $ids:ident) => {{
@@ -124,6 +131,10 @@ macro_rules! look {
         view.now = sqlx::query_scalar($dialect.sql("SELECT NOW_MS")).fetch_one(&mut *$tx).await?;
         view.due = of!(READ_DUE, ids);
         let users = view.users();
+        if matches!($dialect, $crate::store::dialect::Dialect::Postgres) {
+            let lock = sqlx::query($dialect.sql(sql::LOCK_USERS)).bind(view.bounded());
+            lock.execute(&mut *$tx).await?;
+        }
         let devices: Vec<Device> = of!(DEVICES, users);
         for device in devices {
             view.devices.entry(device.user_id.clone()).or_default().push(device);
@@ -143,7 +154,17 @@ macro_rules! look {
 impl View {
     /// Each recipient once, as the rows of the statements above.
     pub(super) fn users(&self) -> String {
-        let mut users: Vec<_> = self.due.iter().map(|due| [due.user_id.as_str()]).collect();
+        self.users_of(|_| true)
+    }
+
+    /// The same without those who get emergencies only, which nothing bounds.
+    pub(super) fn bounded(&self) -> String {
+        self.users_of(|due| due.lane != Lane::Critical.as_str())
+    }
+
+    fn users_of(&self, which: impl Fn(&Due) -> bool) -> String {
+        let due = self.due.iter().filter(|due| which(due));
+        let mut users: Vec<_> = due.map(|due| [due.user_id.as_str()]).collect();
         users.sort_unstable();
         users.dedup();
         value::json_text(&users)

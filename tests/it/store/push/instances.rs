@@ -1,5 +1,7 @@
 //! Pushes between instances: who holds one, who is here, and whose clock counts.
 
+use std::sync::Mutex;
+
 use sqlx::Connection;
 use syncline::id::InstanceId;
 use syncline::store::push::{Decided, View};
@@ -78,6 +80,39 @@ async fn a_cap_is_about_the_last_hour(site: Site) {
     store.forget_pushes(0).await.unwrap();
     let (view, _) = store.dispatch(9, &|_: &View| Decided::default()).await.unwrap();
     assert_eq!(view.counts["ben"], 12);
+}
+
+/// Two instances hold two pushes of one person: the second decides knowing what the first did.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_instance_sends_counts_before_another_decides() {
+    let site = Site::postgres().await;
+    let (one, two) = (site.open().await, site.open().await);
+    arm(&one, "p", 2).await;
+    let (began, begins) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (began, released) = (Mutex::new(began), Mutex::new(released));
+    let first = tokio::spawn(async move {
+        let decide = |view: &View| {
+            began.lock().unwrap().send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+            Decided { counted: vec![view.due[0].user_id.clone()], ..Decided::default() }
+        };
+        one.dispatch(1, &decide).await.unwrap();
+    });
+    tokio::task::block_in_place(|| begins.recv().unwrap());
+    let second = tokio::spawn(async move {
+        two.dispatch(1, &|_: &View| Decided::default()).await.unwrap().0.counts
+    });
+    let db = sqlx::PgPool::connect(&site.config.url).await.unwrap();
+    eventually("the second waits, or has not waited", async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        second.is_finished()
+            || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&db).await.unwrap() > 0
+    })
+    .await;
+    release.send(()).unwrap();
+    first.await.unwrap();
+    assert_eq!(second.await.unwrap()["ben"], 1);
 }
 
 #[tokio::test]
