@@ -281,8 +281,8 @@ async fn entries_of_a_consumer_that_died_are_applied_once() {
     let idle: Vec<_> = claim.chain(["IDLE", "3600000"]).collect();
     let _: redis::Value = backend.ask(&idle).await;
     let hub = TestHub::start_with(on(&redis.url())).await;
-    let mut reader = subscriber(&hub, "ana").await;
     backend.drained().await;
+    let mut reader = subscriber(&hub, "ana").await;
     let page = reader.subscribe(json!([{ "room": "entity:p:task:t", "since": 0 }])).await;
     assert_eq!(page[0]["seq"], 3);
     for n in 1..=3 {

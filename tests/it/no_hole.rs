@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -95,10 +95,18 @@ async fn pair(cluster: &Cluster) -> (Client, Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_message_is_lost_and_the_store_is_asked_for_it() {
-    let cluster = Cluster::start(|_| {}).await;
+    let database = postgres::fresh_database().await;
+    let cluster = Cluster::start_on(database.clone(), |_| {}).await;
     let (mut writer, mut reader) = pair(&cluster).await;
     writer.write(PROJECT, json!([create("1", "t1", &json!({}))])).await;
     assert_eq!(reader.expect("change").await["seq"], 1);
+    // Else it would be pushed at once.
+    let db = PgPool::connect(&database).await.unwrap();
+    eventually("bo is known to be connected", || async {
+        let live = "SELECT count(*) FROM live_users WHERE user_id = 'bo'";
+        sqlx::query_scalar::<_, i64>(live).fetch_one(&db).await.unwrap() > 0
+    })
+    .await;
     cluster.links[0].swallow(Way::ToServer);
     let mut op = create("2", "t2", &json!({}));
     op["notify"] = json!({ "users": ["bo"], "title": "look" });

@@ -1,6 +1,7 @@
 //! The real program, run as operators run it: several instances with PostgreSQL and Redis, each with a
 //! chaos proxy of its own on the way to Redis. All of it ends with the test.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -140,9 +141,12 @@ impl Drop for Process {
 /// Below the ports the kernel gives to outgoing connections, so that an instance finds its own free when
 /// it comes back.
 pub(crate) fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = rand::rng().random_range(10_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let free = TcpListener::bind(("127.0.0.1", port)).is_ok();
+        // Nobody else's either who is about to listen.
+        if free && GIVEN.lock().unwrap().insert(port) {
             return port;
         }
     }

@@ -70,8 +70,6 @@ export class Registration {
   async leave(): Promise<void> {
     if (!this.kept.wanted && !this.kept.done) return;
     const { done } = this.kept;
-    // Whatever becomes of it: the same registration is not known any more.
-    this.told = undefined;
     await this.keep(done ? { done } : {});
     await this.next(() => this.forget());
   }
@@ -112,6 +110,8 @@ export class Registration {
   }
 
   private async forget(): Promise<void> {
+    // Whatever becomes of it: the same registration is not known any more.
+    this.told = undefined;
     if (this.client.status.get().connection === "online") await this.ask({ type: "push_device", provider: "expo", token: null });
     else {
       const body = { client: this.client.clientId, provider: "expo", token: null };
