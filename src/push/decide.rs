@@ -1,7 +1,7 @@
 //! What becomes of a push that is due: a pure function of what the store shows.
 //!
 //! Read, too late, not theirs to read any more, quiet hours, gathered, capped, or sent to each device. Critical ones
-//! know neither quiet hours nor caps nor gathering. What is said is made when it is sent: [`words`](super::words).
+//! know neither quiet hours nor caps nor gathering. What is said is made when it is sent: `super::words`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
