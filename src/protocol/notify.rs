@@ -47,6 +47,16 @@ impl Lane {
     /// All of them, the most urgent first.
     pub const ALL: [Self; 3] = [Self::Critical, Self::High, Self::Normal];
 
+    /// 0 is the most urgent.
+    #[must_use]
+    pub fn rank(self) -> u8 {
+        match self {
+            Self::Critical => 0,
+            Self::High => 1,
+            Self::Normal => 2,
+        }
+    }
+
     /// The lane as it stands on the wire and in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -222,7 +222,7 @@ impl Policy {
         key: &str,
         device: Option<&Device>,
     ) -> NewDelivery {
-        let urgent = members.iter().map(|due| lane(due)).min_by_key(|lane| rank(*lane));
+        let urgent = members.iter().map(|due| lane(due)).min_by_key(|lane| lane.rank());
         let urgent = urgent.unwrap_or_else(|| lane(due));
         let message = Message {
             nid: due.nid.clone(),
@@ -269,11 +269,6 @@ fn key(due: &Due) -> Option<&str> {
 
 fn lane(due: &Due) -> Lane {
     Lane::ALL.into_iter().find(|lane| lane.as_str() == due.lane).unwrap_or_default()
-}
-
-/// 0 is the most urgent.
-fn rank(lane: Lane) -> Option<usize> {
-    Lane::ALL.into_iter().position(|one| one == lane)
 }
 
 /// What replaces what on the device: the same for every attempt, and for every push of a key.

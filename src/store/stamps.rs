@@ -41,6 +41,12 @@ impl Stamp {
         }
     }
 
+    /// Whether somebody else made it after what this actor saw.
+    #[must_use]
+    pub fn foreign(&self, base: Seq, actor: &Actor) -> bool {
+        self.0 > base && !self.by(actor)
+    }
+
     /// About how long it is in the store.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -100,8 +106,8 @@ impl Stamps {
     /// The latest edit, by when it was made, that somebody else made after `base`.
     #[must_use]
     pub fn foreign(&self, base: Seq, actor: &Actor) -> Option<&Stamp> {
-        let foreign = |stamp: &&Stamp| stamp.0 > base && !stamp.by(actor);
-        self.0.values().filter(foreign).max_by_key(|stamp| (stamp.3, stamp.0))
+        let foreign = self.0.values().filter(|stamp| stamp.foreign(base, actor));
+        foreign.max_by_key(|stamp| (stamp.3, stamp.0))
     }
 
     /// The client of the latest change.

@@ -19,7 +19,6 @@ use tokio::time::{Instant, sleep};
 
 use super::journal::{Journal, Kind, Request};
 use super::lane::{Job, Lane};
-use super::order;
 use super::plan;
 use super::retold;
 use super::rules::Rules;
@@ -191,7 +190,7 @@ impl Engine {
             project,
             actor: first.actor.clone(),
             role: (permit.act() == Act::Write).then(|| first.access.role.clone()),
-            rank: ops.iter().map(|op| order::rank(op.op.priority)).min().unwrap_or(u8::MAX),
+            rank: ops.iter().map(|op| op.op.priority.rank()).min().unwrap_or(u8::MAX),
             count: ops.len(),
             ops,
             bytes,

@@ -46,13 +46,13 @@ fn ranks(units: &[Vec<(PendingOp, usize)>]) -> Vec<u8> {
     let mut ranks = vec![0; units.len()];
     for (unit, place) in units.iter().zip(&mut ranks).rev() {
         let named: Vec<_> = unit.iter().flat_map(|(op, _)| named(op)).collect();
-        let own = unit.iter().map(|(op, _)| rank(op.op.priority));
+        let own = unit.iter().map(|(op, _)| op.op.priority.rank());
         let followed = named.iter().flat_map(|(kind, one)| {
             let other = if is_local(one) { Named::AnyId } else { Named::AnyLocal };
             [(*kind, Named::One(one.clone())), (*kind, other)]
         });
         let later = followed.filter_map(|name| wanted.get(&name).copied());
-        *place = own.chain(later).min().unwrap_or(rank(Lane::Normal));
+        *place = own.chain(later).min().unwrap_or(Lane::Normal.rank());
         for (kind, one) in named {
             let any = if is_local(&one) { Named::AnyLocal } else { Named::AnyId };
             for name in [Named::One(one), any] {
@@ -71,15 +71,6 @@ fn named(op: &PendingOp) -> impl Iterator<Item = (&EntityType, EntityRef)> {
 
 fn is_local(one: &EntityRef) -> bool {
     matches!(one, EntityRef::Local(_))
-}
-
-/// 0 is the most urgent.
-pub(super) fn rank(lane: Lane) -> u8 {
-    match lane {
-        Lane::Critical => 0,
-        Lane::High => 1,
-        Lane::Normal => 2,
-    }
 }
 
 #[cfg(test)]

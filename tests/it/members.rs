@@ -32,6 +32,17 @@ async fn start_at(store: &str, bus: &str) -> TestHub {
     .await
 }
 
+/// One whose bus no poll of the store comes to the help of.
+async fn start_unpolled(database: &str, redis: &redis::Server) -> TestHub {
+    TestHub::start_with(|config| {
+        roles(config);
+        config.store.url = database.into();
+        config.bus.url = redis.url();
+        config.bus.head_poll = Duration::from_secs(3600);
+    })
+    .await
+}
+
 async fn linked(hubs: [&TestHub; 2]) {
     eventually("the bus is up", || async { hubs.iter().all(|hub| hub.hub().relay.bus.link_up()) })
         .await;
@@ -274,15 +285,7 @@ async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() 
 #[tokio::test]
 async fn a_change_is_in_force_on_every_instance_and_after_a_restart() {
     let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
-    // No poll comes to the bus's help.
-    let start = || {
-        TestHub::start_with(|config| {
-            roles(config);
-            config.store.url.clone_from(&database);
-            config.bus.url = redis.url();
-            config.bus.head_poll = Duration::from_secs(3600);
-        })
-    };
+    let start = || start_unpolled(&database, &redis);
     let (a, b) = (start().await, start().await);
     linked([&a, &b]).await;
     let mut ana = connect(&b, "ana", json!({ "p": "editor" })).await;
@@ -311,14 +314,7 @@ async fn a_change_is_in_force_on_every_instance_and_after_a_restart() {
 #[tokio::test]
 async fn what_was_stored_and_not_told_is_in_force_once_it_is_asked_for_again() {
     let (database, redis) = (postgres::fresh_database().await, redis::Server::start().await);
-    let start = || {
-        TestHub::start_with(|config| {
-            roles(config);
-            config.store.url.clone_from(&database);
-            config.bus.url = redis.url();
-            config.bus.head_poll = Duration::from_secs(3600);
-        })
-    };
+    let start = || start_unpolled(&database, &redis);
     let (a, b) = (start().await, start().await);
     linked([&a, &b]).await;
     let (project, user) = ("p".parse().unwrap(), "ana".parse().unwrap());

@@ -120,10 +120,8 @@ impl Meeting<'_> {
     /// Who made the entity anew after the client saw it, without a field that the client remembers: the
     /// one it edits was deleted.
     pub(super) fn replaced(&self) -> Option<&Stamp> {
-        let Op { base, was, fields, .. } = &self.pending.op;
-        let made = self.row.stamps.made();
-        let theirs = made
-            .filter(|stamp| stamp.0 > self.planner.known(*base) && !stamp.by(&self.pending.actor));
+        let Op { was, fields, .. } = &self.pending.op;
+        let theirs = self.row.stamps.made().filter(|stamp| self.unseen(stamp));
         let lost = |name: &String| {
             !self.row.fields.contains_key(name) && was.get(name).is_some_and(|was| !was.is_null())
         };
@@ -134,12 +132,14 @@ impl Meeting<'_> {
     /// client saw or asks for.
     fn in_conflict(&self, name: &str, client: &Value) -> bool {
         let Some(server) = self.row.fields.get(name) else { return false };
-        let Op { base, was, .. } = &self.pending.op;
-        let base = self.planner.known(*base);
-        let foreign = |stamp: &Stamp| stamp.0 > base && !stamp.by(&self.pending.actor);
         server != client
-            && self.row.stamps.of(name).is_some_and(foreign)
-            && was.get(name).is_none_or(|was| was != server)
+            && self.row.stamps.of(name).is_some_and(|stamp| self.unseen(stamp))
+            && self.pending.op.was.get(name).is_none_or(|was| was != server)
+    }
+
+    /// Whether somebody else made a change after what the client saw.
+    fn unseen(&self, stamp: &Stamp) -> bool {
+        stamp.foreign(self.planner.known(self.pending.op.base), &self.pending.actor)
     }
 
     fn ours(&self) -> Edit<'_> {
@@ -189,7 +189,7 @@ impl Meeting<'_> {
 
     /// The fields of a conflict that is about the entity as a whole.
     fn all_fields(&self) -> Vec<ConflictField> {
-        let Op { fields, was, base, .. } = &self.pending.op;
+        let Op { fields, was, .. } = &self.pending.op;
         let field = |name: &str, client: Option<&Value>, server: Option<&Value>| ConflictField {
             name: name.to_owned(),
             was: was.get(name).cloned(),
@@ -200,10 +200,9 @@ impl Meeting<'_> {
             strategy: self.planner.rules.entity(&self.key.kind).strategy,
         };
         if self.kind == ConflictKind::Changed {
-            let (base, actor) = (self.planner.known(*base), &self.pending.actor);
-            let foreign =
-                |name: &str| self.row.stamps.of(name).is_some_and(|s| s.0 > base && !s.by(actor));
-            let changed = self.row.fields.iter().filter(|(name, _)| foreign(name));
+            let unseen =
+                |name: &str| self.row.stamps.of(name).is_some_and(|stamp| self.unseen(stamp));
+            let changed = self.row.fields.iter().filter(|(name, _)| unseen(name));
             return changed.map(|(name, server)| field(name, None, Some(server))).collect();
         }
         let met = |(name, client): (&String, &Value)| {
