@@ -65,17 +65,20 @@ impl Store {
     }
 
     /// Gives a project's sequence another identity, so that every cursor into it is refused: for a
-    /// store that was restored from a backup. Whether there is such a sequence.
+    /// store that was restored from a backup. It goes on [`LOST`] positions further. Whether there is such
+    /// a sequence.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn set_epoch(&self, project: &ProjectId, epoch: Epoch) -> Result<bool, StoreError> {
-        const SET: &str = "UPDATE sync_head SET epoch = $2 WHERE project = $1";
+        // Nobody reads the log across the positions that were lost; who wants to starts from the state.
+        const SET: &str = "UPDATE sync_head SET epoch = $2, head_seq = head_seq + $3,
+             log_floor = head_seq + $3 WHERE project = $1";
         // What devices have acknowledged of the sequence before says nothing of this one.
         const FORGET: &str = "DELETE FROM device_cursors WHERE project = $1";
         let set = in_transaction!(self, |tx| {
             let set = sqlx::query(SET).bind(project.as_str()).bind(epoch.to_string());
-            let set = set.execute(&mut *tx).await?.rows_affected();
+            let set = set.bind(LOST).execute(&mut *tx).await?.rows_affected();
             sqlx::query(FORGET).bind(project.as_str()).execute(&mut *tx).await?;
             set
         });
@@ -103,6 +106,11 @@ impl Store {
         names.iter().map(|name| value::name(name)).collect()
     }
 }
+
+/// Positions that a restored sequence leaves out: more than can have been given between the backup and its
+/// restoration, so that no position stands for two changes. An edit whose base was lost with them is then older
+/// than everything written since, and in conflict with it, and not taken for one that has seen it.
+const LOST: i64 = 1_000_000_000_000;
 
 /// Leaves a sequence that exists alone.
 pub(super) const BEGIN_SEQUENCE: &str =

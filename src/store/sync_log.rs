@@ -1,8 +1,9 @@
 //! The log of requests: who wrote how much, how it ended, how long it took.
 
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Inner, Store, StoreError, value};
+use super::{Inner, Store, StoreError, commit::column, value};
 use crate::id::ProjectId;
 use crate::protocol::op::Outcome;
 
@@ -83,6 +84,18 @@ pub struct SyncLogQuery<'a> {
     pub limit: u32,
 }
 
+macro_rules! insert {
+    ($rows:literal) => {
+        concat!(
+            "INSERT INTO sync_log (project, id, kind, user_id, client, device, ops, bytes,
+                 applied, merged, noop, superseded, conflict, rejected, replayed,
+                 duration_ms, result, at) ",
+            $rows,
+            " ON CONFLICT DO NOTHING"
+        )
+    };
+}
+
 macro_rules! list {
     ($of_user:literal) => {
         concat!(
@@ -99,37 +112,67 @@ impl Store {
     /// # Errors
     /// See [`StoreError`].
     pub async fn add_to_sync_log(&self, records: &[SyncRecord]) -> Result<(), StoreError> {
-        let rows = value::json_text(&records);
         match &self.inner {
             Inner::Sqlite { writer, .. } => {
-                sqlx::query(
-                    "INSERT INTO sync_log (project, id, kind, user_id, client, device, ops, bytes,
-                         applied, merged, noop, superseded, conflict, rejected, replayed,
-                         duration_ms, result, at)
-                     SELECT value->>'project', value->>'id', value->>'kind', value->>'user',
-                         value->>'client', value->>'device', value->>'ops', value->>'bytes',
-                         value->>'applied', value->>'merged', value->>'noop',
-                         value->>'superseded', value->>'conflict', value->>'rejected',
-                         value->>'replayed', value->>'duration_ms', value->>'result', value->>'at'
-                     FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
-                )
-                .bind(rows)
+                let row = |r: &SyncRecord| {
+                    let o = &r.outcomes;
+                    json!([
+                        r.project,
+                        r.id,
+                        r.kind,
+                        r.user,
+                        r.client,
+                        r.device,
+                        r.ops,
+                        r.bytes,
+                        o.applied,
+                        o.merged,
+                        o.noop,
+                        o.superseded,
+                        o.conflict,
+                        o.rejected,
+                        o.replayed,
+                        r.duration_ms,
+                        r.result,
+                        r.at,
+                    ])
+                };
+                let rows: Vec<_> = records.iter().map(row).collect();
+                sqlx::query(insert!(
+                    "SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5,
+                         value->>6, value->>7, value->>8, value->>9, value->>10, value->>11,
+                         value->>12, value->>13, value->>14, value->>15, value->>16, value->>17
+                     FROM jsonb_each($1) WHERE true"
+                ))
+                .bind(value::json_text(&rows))
                 .execute(writer)
                 .await?;
             }
             Inner::Postgres(pool) => {
-                sqlx::query(
-                    "INSERT INTO sync_log (project, id, kind, user_id, client, device, ops, bytes,
-                         applied, merged, noop, superseded, conflict, rejected, replayed,
-                         duration_ms, result, at)
-                     SELECT r.* FROM json_to_recordset(CAST($1 AS JSON)) AS r (project TEXT, id TEXT,
-                         kind TEXT, \"user\" TEXT, client TEXT, device TEXT, ops BIGINT,
-                         bytes BIGINT, applied BIGINT, merged BIGINT, noop BIGINT,
-                         superseded BIGINT, conflict BIGINT, rejected BIGINT, replayed BIGINT,
-                         duration_ms BIGINT, result TEXT, at BIGINT)
-                     ON CONFLICT DO NOTHING",
-                )
-                .bind(rows)
+                sqlx::query(insert!(
+                    "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
+                         $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
+                         $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
+                         $16::bigint[], $17::text[], $18::bigint[])"
+                ))
+                .bind(column(records, |r| r.project.as_str()))
+                .bind(column(records, |r| r.id.as_str()))
+                .bind(column(records, |r| r.kind.as_str()))
+                .bind(column(records, |r| r.user.as_str()))
+                .bind(column(records, |r| r.client.as_str()))
+                .bind(column(records, |r| r.device.as_deref()))
+                .bind(column(records, |r| r.ops))
+                .bind(column(records, |r| r.bytes))
+                .bind(column(records, |r| r.outcomes.applied))
+                .bind(column(records, |r| r.outcomes.merged))
+                .bind(column(records, |r| r.outcomes.noop))
+                .bind(column(records, |r| r.outcomes.superseded))
+                .bind(column(records, |r| r.outcomes.conflict))
+                .bind(column(records, |r| r.outcomes.rejected))
+                .bind(column(records, |r| r.outcomes.replayed))
+                .bind(column(records, |r| r.duration_ms))
+                .bind(column(records, |r| r.result.as_str()))
+                .bind(column(records, |r| r.at))
                 .execute(pool)
                 .await?;
             }

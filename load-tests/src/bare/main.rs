@@ -47,7 +47,7 @@ struct Options {
 enum Rows {
     /// Its entry in the log.
     Log,
-    /// The entity and the verdict as well.
+    /// The entity and the verdict as well, and each request's in the log of requests.
     All,
 }
 
@@ -65,10 +65,11 @@ impl Database {
         })
     }
 
-    async fn commit(&mut self, batch: &[Row], rows: Rows) -> Result<()> {
+    /// Commits what requests of `run` operations each lead to.
+    async fn commit(&mut self, batch: &[Row], run: usize, rows: Rows) -> Result<()> {
         match self {
-            Self::Sqlite(connection) => sqlite::commit(connection, batch, rows).await,
-            Self::Postgres(connection) => postgres::commit(connection, batch, rows).await,
+            Self::Sqlite(connection) => sqlite::commit(connection, batch, run, rows).await,
+            Self::Postgres(connection) => postgres::commit(connection, batch, run, rows).await,
         }
     }
 }
@@ -86,7 +87,7 @@ async fn main() -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs_f64(o.seconds) {
         let batch = writers.batch(turns, o.run, head);
-        database.commit(&batch, o.rows).await?;
+        database.commit(&batch, o.run, o.rows).await?;
         head = batch.last().map_or(head, |row| row.seq);
         commits += 1;
     }

@@ -29,6 +29,13 @@ pub(crate) struct Row {
     pub(crate) at: i64,
 }
 
+impl Row {
+    /// The id of the request that began with it: as long as a UUID, and sorted by time as the hub's are.
+    pub(crate) fn request(&self) -> String {
+        format!("{:08x}-{:04x}-7000-8000-{:012x}", self.at >> 16, self.at & 0xffff, self.seq)
+    }
+}
+
 /// An entity as it stands.
 #[derive(Debug)]
 struct Entity {

@@ -14,7 +14,12 @@ pub(crate) async fn open(url: &str) -> Result<PgConnection> {
     Ok(connection)
 }
 
-pub(crate) async fn commit(c: &mut PgConnection, batch: &[Row], rows: Rows) -> Result<()> {
+pub(crate) async fn commit(
+    c: &mut PgConnection,
+    batch: &[Row],
+    run: usize,
+    rows: Rows,
+) -> Result<()> {
     let mut tx = c.begin().await?;
     sqlx::query("SELECT head_seq FROM sync_head WHERE project = 'bench' FOR UPDATE")
         .execute(&mut *tx)
@@ -27,12 +32,35 @@ pub(crate) async fn commit(c: &mut PgConnection, batch: &[Row], rows: Rows) -> R
     if rows == Rows::All {
         entities(&mut tx, batch).await?;
         verdicts(&mut tx, batch).await?;
+        requests(&mut tx, batch, run).await?;
     }
     Ok(tx.commit().await?)
 }
 
-fn column<'r, T>(batch: &'r [Row], of: impl Fn(&'r Row) -> T) -> Vec<T> {
+fn column<'r, R, T>(batch: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
     batch.iter().map(of).collect()
+}
+
+async fn requests(c: &mut PgConnection, batch: &[Row], run: usize) -> Result<()> {
+    let requests: Vec<&[Row]> = batch.chunks(run).collect();
+    let size = |ops: &&[Row]| ops.iter().map(|row| row.patch.len() as i64).sum::<i64>();
+    sqlx::query(
+        "INSERT INTO sync_log (project, id, kind, user_id, client, ops, bytes, applied, merged, noop,
+             superseded, conflict, rejected, replayed, duration_ms, result, at)
+         SELECT 'bench', v.id, 'write', v.user_id, v.client, v.ops, v.bytes, v.ops, 0, 0, 0, 0, 0, 0, 1,
+             'ok', v.at
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+             AS v (id, user_id, client, ops, bytes, at)",
+    )
+    .bind(column(&requests, |ops| ops[0].request()))
+    .bind(column(&requests, |ops| ops[0].user.clone()))
+    .bind(column(&requests, |ops| ops[0].client.clone()))
+    .bind(column(&requests, |ops| ops.len() as i64))
+    .bind(column(&requests, size))
+    .bind(column(&requests, |ops| ops[0].at))
+    .execute(c)
+    .await?;
+    Ok(())
 }
 
 async fn changes(c: &mut PgConnection, batch: &[Row]) -> Result<()> {

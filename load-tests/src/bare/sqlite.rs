@@ -26,6 +26,13 @@ const VERDICTS: &str = "
         value->>5, value->>6, value->>7
     FROM jsonb_each($1)";
 
+const REQUESTS: &str = "
+    INSERT INTO sync_log (project, id, kind, user_id, client, ops, bytes, applied, merged, noop,
+        superseded, conflict, rejected, replayed, duration_ms, result, at)
+    SELECT 'bench', value->>0, 'write', value->>1, value->>2, value->>3, value->>4, value->>3, 0, 0, 0, 0, 0,
+        0, 1, 'ok', value->>5
+    FROM jsonb_each($1)";
+
 /// Opens the file as the hub opens it for its writer.
 pub(crate) async fn open(path: &str) -> Result<SqliteConnection> {
     let options = SqliteConnectOptions::new()
@@ -42,7 +49,12 @@ pub(crate) async fn open(path: &str) -> Result<SqliteConnection> {
     Ok(connection)
 }
 
-pub(crate) async fn commit(c: &mut SqliteConnection, batch: &[Row], rows: Rows) -> Result<()> {
+pub(crate) async fn commit(
+    c: &mut SqliteConnection,
+    batch: &[Row],
+    run: usize,
+    rows: Rows,
+) -> Result<()> {
     let mut tx = c.begin_with("BEGIN IMMEDIATE").await?;
     let change =
         |r: &Row| json!([r.seq, r.id, r.kind, r.patch, r.prev, r.user, r.client, r.op_id, r.at]);
@@ -59,15 +71,21 @@ pub(crate) async fn commit(c: &mut SqliteConnection, batch: &[Row], rows: Rows) 
             json!([r.op_id, hash, r.verdict, r.client, r.user, r.id, r.prev, r.at])
         };
         insert(&mut tx, VERDICTS, batch, verdict).await?;
+        let requests: Vec<&[Row]> = batch.chunks(run).collect();
+        let request = |ops: &&[Row]| {
+            let bytes: usize = ops.iter().map(|row| row.patch.len()).sum();
+            json!([ops[0].request(), ops[0].user, ops[0].client, ops.len(), bytes, ops[0].at])
+        };
+        insert(&mut tx, REQUESTS, &requests, request).await?;
     }
     Ok(tx.commit().await?)
 }
 
-async fn insert(
+async fn insert<R>(
     c: &mut SqliteConnection,
     statement: &'static str,
-    batch: &[Row],
-    row: impl Fn(&Row) -> Value,
+    batch: &[R],
+    row: impl Fn(&R) -> Value,
 ) -> Result<()> {
     let rows = Value::from_iter(batch.iter().map(row));
     sqlx::query(statement).bind(rows.to_string()).execute(c).await?;

@@ -40,10 +40,11 @@ mod verdicts;
 mod write;
 
 /// Decides what a project's operations do: a pure function of what is stored, what is asked and the
-/// time in milliseconds since the Unix epoch. It may run again for the same operations.
+/// time in milliseconds since the Unix epoch, but for the ids it makes. It may run again for the same operations.
 pub type Plan<'p> = dyn Fn(&Snapshot, &[PendingOp], i64) -> Effects + Sync + 'p;
 
 pub(super) use repeats::Repeats;
+pub(super) use write::column;
 
 pub(super) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),

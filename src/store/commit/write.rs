@@ -87,7 +87,7 @@ impl<'a> Rows<'a> {
 }
 
 /// One column of some rows, as an array for PostgreSQL.
-pub(super) fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
+pub(in super::super) fn column<'r, R, T>(rows: &'r [R], of: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(of).collect()
 }
 

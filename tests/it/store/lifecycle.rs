@@ -53,6 +53,20 @@ async fn the_command_gives_new_epochs_and_clients_are_told_to_resync(site: Site)
         let answer: serde_json::Value = answer.unwrap().json().await.unwrap();
         assert_eq!((&answer["resync"], &answer["epoch"]), (&resync, &json!(now[0])));
     }
+    // Ana has seen position 2 of the sequence that was lost; the backup ended with 1.
+    let mut was = json!(null);
+    for (op, base, outcome) in [("bo-1", 1, "applied"), ("ana-1", 2, "superseded")] {
+        let user = op.split_once('-').unwrap().0;
+        let fields = json!({ "title": user });
+        let op = json!({ "op_id": op, "kind": "update", "type": "task", "id": "1", "base": base,
+            "edited_at": 1, "fields": fields });
+        let asked = reqwest::Client::new().post(hub.http("/v1/projects/p/ops"));
+        let asked = asked.bearer_auth(token(user, &json!({ "p": "editor" })));
+        let answer = asked.json(&json!({ "ops": [op] })).send().await.unwrap();
+        let answer: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(answer["verdicts"][0]["outcome"], outcome, "after {was}: {answer}");
+        was = answer;
+    }
     hub.stop().await;
 }
 

@@ -178,7 +178,13 @@ async fn heads_of_many_projects_are_one_query(site: Site) {
     let restored = Epoch::random();
     assert!(store.set_epoch(&a, restored).await.unwrap());
     assert!(!store.set_epoch(&c, restored).await.unwrap(), "a sequence that has not begun");
-    assert_eq!(store.heads(std::slice::from_ref(&a)).await.unwrap(), [(a, restored, Seq(2))]);
+    let beyond = Seq(1_000_000_000_002);
+    assert_eq!(
+        store.heads(std::slice::from_ref(&a)).await.unwrap(),
+        [(a.clone(), restored, beyond)]
+    );
+    let head = store.open_project(&a).await.unwrap();
+    assert_eq!((head.head, head.floor), (beyond, beyond), "nobody reads across what was lost");
 }
 
 async fn a_purge_of_the_log_raises_the_floor_and_leaves_the_rest(site: Site) {
