@@ -211,15 +211,6 @@ impl<'de> Deserialize<'de> for EntityRef {
 #[serde(transparent)]
 pub struct ConflictId(pub Uuid);
 
-impl ConflictId {
-    /// The first that can be of this time, in milliseconds since the Unix epoch.
-    #[must_use]
-    pub fn at(ms: i64) -> Self {
-        let ms = u64::try_from(ms).unwrap_or(0);
-        Self(uuid::Builder::from_unix_timestamp_millis(ms, &[0; 10]).into_uuid())
-    }
-}
-
 impl FromStr for ConflictId {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {

@@ -3,10 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use dashmap::DashMap;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
@@ -46,8 +44,6 @@ pub struct Relay {
     access: Arc<Access>,
     presence: Presence,
     metrics: Arc<Metrics>,
-    /// Projects of which this instance told a user of a conflict, and when last.
-    contested: DashMap<ProjectId, Instant>,
     /// Feeds that need the store, for the follower.
     doubtful: mpsc::UnboundedSender<Arc<Feed>>,
 }
@@ -65,11 +61,8 @@ impl Relay {
     ) -> (Self, mpsc::UnboundedReceiver<Arc<Feed>>) {
         let (doubtful, receiver) = mpsc::unbounded_channel();
         let disconnects = Disconnects::default();
-        let contested = DashMap::new();
-        #[rustfmt::skip]
-        let relay = Self {
-            feeds, fanout, bus, disconnects, auth, access, presence, metrics, contested, doubtful,
-        };
+        let relay =
+            Self { feeds, fanout, bus, disconnects, auth, access, presence, metrics, doubtful };
         (relay, receiver)
     }
 
@@ -98,32 +91,13 @@ impl Relay {
     /// Tells a user of a conflict that waits for them, or was resolved. What a strategy decided at once is in the
     /// verdict.
     pub fn conflict(&self, project: &ProjectId, conflict: &Conflict) {
-        if let Some((user, about, frame)) = Self::of_user(project, conflict) {
-            self.contested.insert(project.clone(), Instant::now());
-            self.to_user(&user, &about, &frame);
+        if conflict.state != ConflictState::Closed
+            && let Ok(user) = UserId::new(&conflict.user)
+        {
+            let frame = ServerFrame::Conflict { project, conflict }.encode();
+            let kind = Some(conflict.entity.kind.clone());
+            self.to_user(&user, &About { project: project.clone(), kind }, &frame);
         }
-    }
-
-    /// The same, on this instance alone.
-    pub fn conflict_here(&self, project: &ProjectId, conflict: &Conflict) {
-        if let Some((user, about, frame)) = Self::of_user(project, conflict) {
-            self.to_user_here(&user, &about, &frame);
-        }
-    }
-
-    fn of_user(project: &ProjectId, conflict: &Conflict) -> Option<(UserId, About, Bytes)> {
-        if conflict.state == ConflictState::Closed {
-            return None;
-        }
-        let about = About { project: project.clone(), kind: Some(conflict.entity.kind.clone()) };
-        let frame = ServerFrame::Conflict { project, conflict }.encode();
-        Some((UserId::new(&conflict.user).ok()?, about, frame))
-    }
-
-    /// The projects of which this instance told a user of a conflict within this time.
-    pub fn contested(&self, within: Duration) -> Vec<ProjectId> {
-        self.contested.retain(|_, at| at.elapsed() < within);
-        self.contested.iter().map(|entry| entry.key().clone()).collect()
     }
 
     fn offer(&self, project: &ProjectId, epoch: Epoch, changes: Vec<Arc<EncodedChange>>) {

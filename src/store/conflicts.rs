@@ -172,26 +172,6 @@ impl Store {
         rows.into_iter().map(|row| Ok(row.read()?.1.conflict)).collect()
     }
 
-    /// The newest of a project's conflicts since then that waited, or wait, for their user.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn conflicts_since(
-        &self,
-        project: &ProjectId,
-        since: ConflictId,
-        limit: u32,
-    ) -> Result<Vec<Conflict>, StoreError> {
-        const NEWEST: &str = "
-            SELECT * FROM conflict_log WHERE project = $1 AND id >= $2 AND state <> 'closed'
-            ORDER BY id DESC LIMIT $3";
-        let rows: Vec<StoredConflict> = on_reader!(self, |db| {
-            let query = sqlx::query_as(NEWEST).bind(project.as_str()).bind(since.to_string());
-            query.bind(i64::from(limit)).fetch_all(db).await
-        })?;
-        rows.into_iter().map(|row| Ok(row.read()?.1.conflict)).collect()
-    }
-
     /// The conflicts about an entity, the newest first.
     ///
     /// # Errors

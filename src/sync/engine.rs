@@ -183,7 +183,7 @@ impl Engine {
             self.0.runtime.spawn(self.0.clone().run(key));
         }
         let mut queue = lane.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.ops_of(&project) + ops.len() > self.0.limits.queue_ops {
+        if queue.ops + ops.len() > self.0.limits.queue_ops {
             return Err(self.0.overloaded(request));
         }
         let job = Job {

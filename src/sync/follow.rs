@@ -88,8 +88,6 @@ impl Follower {
         let mut filling: HashSet<ProjectId> = HashSet::new();
         let mut fills = JoinSet::new();
         let mut polls = JoinSet::new();
-        let mut retelling = JoinSet::new();
-        let mut lost_since = None;
         let mut suspect = !self.relay.bus.link_up();
         self.metrics.bus_link_up.set(i64::from(!suspect));
         let mut poll_at = Instant::now() + self.poll_interval(suspect);
@@ -126,7 +124,6 @@ impl Follower {
                     }
                     Some(BusEvent::Suspect) => {
                         suspect = true;
-                        lost_since.get_or_insert_with(Instant::now);
                         self.metrics.bus_link_up.set(0);
                         poll_at = Instant::now();
                     }
@@ -135,9 +132,6 @@ impl Follower {
                         self.metrics.bus_link_up.set(1);
                         self.metrics.heals.inc();
                         self.presence.resync();
-                        // Without a suspicion before it, a queue was full.
-                        let since = lost_since.take().unwrap_or_else(Instant::now);
-                        retelling.spawn(self.clone().retell(since));
                         poll_at = Instant::now();
                     }
                     None => return,
@@ -147,7 +141,6 @@ impl Follower {
                     poll_at = Instant::now() + self.poll_interval(suspect);
                 }
                 Some(_) = polls.join_next() => {}
-                Some(_) = retelling.join_next() => {}
                 _ = tick.tick() => self.tidy(),
             }
         }
@@ -222,15 +215,6 @@ impl Follower {
             if last == Some(page.head) && offered == Offered::InOrder {
                 return Ok(());
             }
-        }
-    }
-
-    /// Tells of the conflicts that the bus may have lost since then.
-    async fn retell(self, since: Instant) {
-        while let Err(error) = retold::conflicts(&self.store, &self.relay, since.elapsed()).await {
-            self.metrics.store_errors.inc();
-            tracing::warn!(%error, "cannot tell of conflicts again yet");
-            sleep(STORE_PAUSE).await;
         }
     }
 

@@ -2,8 +2,7 @@
 //!
 //! Filled and emptied by [`super::engine`].
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -24,21 +23,16 @@ pub(super) struct Lane {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) jobs: VecDeque<Job>,
-    /// Each project's operations in them: counted here, because a full queue would be walked for every new one.
-    waiting: HashMap<ProjectId, usize>,
+    /// Operations in all of them: counted here, because a full queue would be walked for every new one.
+    pub(super) ops: usize,
 }
 
 impl Queue {
-    /// How many of a project's operations wait.
-    pub(super) fn ops_of(&self, project: &ProjectId) -> usize {
-        self.waiting.get(project).copied().unwrap_or(0)
-    }
-
     /// Puts a job behind all but the less urgent ones of others.
     pub(super) fn push(&mut self, job: Job) {
         let overtaken = |other: &&Job| other.rank > job.rank && other.actor != job.actor;
         let place = self.jobs.len() - self.jobs.iter().rev().take_while(overtaken).count();
-        *self.waiting.entry(job.project.clone()).or_default() += job.count;
+        self.ops += job.count;
         self.jobs.insert(place, job);
     }
 
@@ -53,14 +47,7 @@ impl Queue {
         };
         let count = self.jobs.iter().take_while(fits).count();
         let group: Vec<Job> = self.jobs.drain(..count).collect();
-        for job in &group {
-            if let Entry::Occupied(mut waiting) = self.waiting.entry(job.project.clone()) {
-                *waiting.get_mut() -= job.count;
-                if *waiting.get() == 0 {
-                    waiting.remove();
-                }
-            }
-        }
+        self.ops -= group.iter().map(|job| job.count).sum::<usize>();
         group
     }
 }
@@ -122,12 +109,11 @@ mod tests {
         for (user, count) in [("a", 9), ("b", 2), ("c", 3), ("d", 1)] {
             queue.push(job(user, 2, count));
         }
-        let ops = |queue: &Queue| queue.ops_of(&ProjectId::new("p").unwrap());
-        assert_eq!((ops(&queue), queue.ops_of(&ProjectId::new("q").unwrap())), (15, 0));
+        assert_eq!(queue.ops, 15);
         assert_eq!(users(&queue.next_group(&limits)), ["a"], "larger than a group, so alone");
-        assert_eq!((ops(&queue), users(&queue.next_group(&limits))), (6, vec!["b", "c"]));
-        assert_eq!((ops(&queue), users(&queue.next_group(&limits))), (1, vec!["d"]));
-        assert_eq!((ops(&queue), queue.next_group(&limits).len()), (0, 0));
+        assert_eq!((queue.ops, users(&queue.next_group(&limits))), (6, vec!["b", "c"]));
+        assert_eq!((queue.ops, users(&queue.next_group(&limits))), (1, vec!["d"]));
+        assert_eq!((queue.ops, queue.next_group(&limits).len()), (0, 0));
         let narrow = config::Store { group_bytes: 15, ..limits };
         ["a", "b"].into_iter().for_each(|user| queue.push(job(user, 2, 1)));
         assert_eq!(users(&queue.next_group(&narrow)), ["a"], "two have too many bytes");

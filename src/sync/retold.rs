@@ -1,20 +1,15 @@
 //! What a commit made true that nobody was told: operations were tried again on behalf of a user, or its
 //! outcome was unknown, and when it was run again every operation had its verdict already, or the bus lost it.
-//! Neither side of the bus knows what was lost, so both tell again: the one that may not have been heard, and the
-//! one that may not have heard.
 //!
 //! The changes are in the log, so the feed is made to look there. Conflicts that wait for their user are in the
 //! store, and so are the notifications, which have to be sent as well: a client that sees the changes acknowledges
 //! them, and with that disarms pushes of notifications it was never shown.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 
-use crate::clock;
 use crate::fanout::{About, Relay};
 use crate::id::{ConflictId, ProjectId, Seq};
-use crate::store::{Answer, Committed, NewNotification, PendingOp, Store, StoreError};
+use crate::store::{Answer, Committed, NewNotification, PendingOp, Store};
 
 /// Passes on what an earlier try of this commit made true, if one did.
 pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, ops: &[PendingOp]) {
@@ -48,37 +43,6 @@ pub(super) async fn notifications(
             Vec::new()
         }
     }
-}
-
-/// Conflicts are dated by the clocks of the instances that found them, and committed a little later.
-const MARGIN: Duration = Duration::from_secs(600);
-/// The most that are told again of a project; users' next sessions ask for all of theirs.
-const CONFLICTS: u32 = 500;
-
-/// Tells users of the conflicts that the bus may have lost since so long ago. Clients know a conflict by its id,
-/// and show it once.
-pub(super) async fn conflicts(
-    store: &Store,
-    relay: &Relay,
-    ago: Duration,
-) -> Result<(), StoreError> {
-    let ago = ago + MARGIN;
-    let since = ConflictId::at(clock::now_ms() - i64::try_from(ago.as_millis()).unwrap_or(0));
-    let found_here = relay.contested(ago);
-    for project in &found_here {
-        for conflict in store.conflicts_since(project, since, CONFLICTS).await? {
-            relay.conflict(project, &conflict);
-        }
-    }
-    for feed in relay.feeds.all() {
-        let project = feed.project();
-        if !found_here.contains(project) {
-            for conflict in store.conflicts_since(project, since, CONFLICTS).await? {
-                relay.conflict_here(project, &conflict);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What an earlier try of a commit left behind.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,6 @@ use crate::support::hub::{TestHub, token};
 use crate::support::postgres;
 use crate::support::process::{Cluster, log_of};
 use crate::support::proxy::{Proxy, Way};
-use crate::support::schema::varied;
 use crate::support::{DEADLINE, eventually};
 
 /// Longer than any test runs: what must not help.
@@ -83,41 +82,6 @@ async fn chaos(cluster: &mut Cluster, mut random: SmallRng, stop: CancellationTo
         sleep(Duration::from_millis(random.random_range(0..300))).await;
     }
     cluster.linked().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conflict_that_the_bus_lost_is_told_once_the_link_is_back() {
-    let cluster = Cluster::start(varied).await;
-    let [ana, bo] = ["ana", "bo"].map(|user| token(user, &json!({ PROJECT: "editor" })));
-    let mut phone = Client::connect(&cluster.instances[0].ws(), &ana).await;
-    let mut desk = Client::connect(&cluster.instances[0].ws(), &bo).await;
-    let mut tablet = Client::connect(&cluster.instances[1].ws(), &ana).await;
-    tablet.subscribe(json!([{ "room": "project:p" }])).await;
-    // Once the instance that finds it is not heard, once the one that should hear of it is deaf.
-    for (link, way) in [(0, Way::ToServer), (1, Way::ToClient)] {
-        let form = |name: &str, kind: &str, base: u64| {
-            let op_id = format!("{link}-{name}");
-            json!({ "op_id": op_id, "kind": kind, "type": "form", "id": format!("f{link}"),
-                "base": base, "fields": { "title": name } })
-        };
-        let base =
-            phone.write(PROJECT, json!([form("new", "create", 0)])).await[0]["version"].clone();
-        let base = base.as_u64().unwrap();
-        desk.write(PROJECT, json!([form("bo's", "update", base)])).await;
-        cluster.links[link].swallow(way);
-        let parked = phone.write(PROJECT, json!([form("ana's", "update", base)])).await.remove(0);
-        assert_eq!(parked["outcome"], "conflict");
-        let instance = &cluster.instances[link];
-        eventually("the loss is noticed", || async {
-            instance.metric("syncline_bus_link_up").await == 0.0
-        })
-        .await;
-        cluster.links[link].heal();
-        let told = |frame: &Value| {
-            frame["type"] == "conflict" && frame["conflict"]["id"] == parked["conflict"]
-        };
-        tablet.find("the conflict", told).await;
-    }
 }
 
 /// A writer, ana, on the first instance and a reader, bo, on the second.

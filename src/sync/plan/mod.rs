@@ -1,7 +1,7 @@
 //! What becomes of operations: a pure function from a project's state to effects.
 //!
-//! Called by the store inside the transaction, under the project's lock; it touches nothing, and the time it
-//! decides by is given to it. Only the ids it makes are new at every run. Each operation gets one verdict and each verdict one place to be decided: `decide` looks at
+//! Called by the store inside the transaction, under the project's lock; it reads no clock and touches
+//! nothing. Each operation gets one verdict and each verdict one place to be decided: `decide` looks at
 //! what is there, `conflict` at what two sides did to the same, [`super::merge`] at a single field.
 //! Here the decisions become effects, in order, each on the state the earlier ones leave; `group` sees to it
 //! that the operations of a group take effect together or not at all.
