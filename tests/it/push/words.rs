@@ -1,4 +1,4 @@
-//! Words and times: languages, gathering, quiet hours, caps, rules.
+//! Words: languages, gathering, caps, rules.
 
 use std::time::Duration;
 
@@ -112,42 +112,6 @@ async fn the_first_comes_at_once_and_the_others_together() {
     settled(&hub).await;
     assert_eq!(stand_in.sent().len(), 2);
     hub.stop().await;
-}
-
-#[tokio::test]
-async fn at_night_only_an_emergency_comes_and_the_rest_in_the_morning() {
-    // Quiet everywhere but in an hour that is not now, in the user's zone.
-    let now =
-        jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::get("Asia/Tokyo").unwrap());
-    let hour = |hours: i8| format!("{:02}:00", (now.hour() + hours).rem_euclid(24));
-    let (hub, stand_in) = hub_and_stand_in(|config| {
-        config.push.quiet_from = hour(-2);
-        config.push.quiet_to = hour(2);
-    })
-    .await;
-    register(&hub, "ana", "phone", json!({ "tz": "Asia/Tokyo" })).await;
-    publish(
-        &hub,
-        &[
-            notify("ana", "later", "normal"),
-            notify("ana", "also later", "normal"),
-            notify("ana", "SOS", "critical"),
-            notify("ana", "high", "high"),
-        ],
-    )
-    .await;
-    let mut loud = titles(&sent(&stand_in, 2).await);
-    loud.sort();
-    assert_eq!(loud, ["SOS", "high"]);
-    eventually("the rest waits", || async {
-        number(&hub, "SELECT count(*) FROM push_intents WHERE reason = 'quiet hours'").await == 2
-    })
-    .await;
-    let lasts =
-        "SELECT max(expires_at - created_at) FROM push_intents WHERE reason = 'quiet hours'";
-    assert_eq!(number(&hub, lasts).await, 86_400_000, "waiting makes nothing younger");
-    hub.stop().await;
-    // The morning is in the unit tests of the decision: nobody can move the hub's clock.
 }
 
 #[tokio::test]
