@@ -57,6 +57,12 @@ impl Lane {
         }
     }
 
+    /// The lane of this name; what nobody knows is not urgent.
+    #[must_use]
+    pub fn read(name: &str) -> Self {
+        Self::ALL.into_iter().find(|lane| lane.as_str() == name).unwrap_or_default()
+    }
+
     /// The lane as it stands on the wire and in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {

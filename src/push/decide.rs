@@ -214,7 +214,7 @@ impl Policy {
         SENT
     }
 
-    /// For one device; what it says is made when it is sent.
+    /// For one device; what it says, and of which of them it bears the name, is made when it is sent.
     fn delivery(
         &self,
         due: &Due,
@@ -268,7 +268,7 @@ fn key(due: &Due) -> Option<&str> {
 }
 
 fn lane(due: &Due) -> Lane {
-    Lane::ALL.into_iter().find(|lane| lane.as_str() == due.lane).unwrap_or_default()
+    Lane::read(&due.lane)
 }
 
 /// What replaces what on the device: the same for every attempt, and for every push of a key.

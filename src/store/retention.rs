@@ -96,9 +96,10 @@ const DUE_TOMBSTONES: &str = "
 const FLOOR_LOG: &str = "SELECT log_floor FROM sync_head WHERE project = $1";
 const FLOOR_TOMBSTONES: &str = "SELECT tombstone_floor FROM sync_head WHERE project = $1";
 /// The position before which no device is that may still come back. One before `$3` needs what nobody is
-/// given any more: it will be told to resync, and holds back nothing.
+/// given any more: it will be told to resync, and holds back nothing. Nor does what has no name: it is no device.
 const REACHED: &str = "
-    SELECT MIN(acked) FROM device_cursors WHERE project = $1 AND last_seen >= $2 AND acked >= $3";
+    SELECT MIN(acked) FROM device_cursors
+    WHERE project = $1 AND last_seen >= $2 AND acked >= $3 AND client <> ''";
 
 const OLDEST_LOG: &str = "
     SELECT seq, at FROM changes WHERE project = $1 ORDER BY seq LIMIT $2";

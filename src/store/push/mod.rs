@@ -25,6 +25,7 @@ mod recent;
 mod stats;
 mod tend;
 
+pub use acks::Ack;
 pub use cancel::Canceled;
 pub use content::{Content, Cursor, Member, Unread};
 pub use deliver::{AMBIGUOUS, Claimed, NO_ACCESS, Report, Settled, Settlement};

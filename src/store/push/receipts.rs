@@ -59,15 +59,16 @@ const SETTLE: &str = "
     RETURNING push_deliveries.state, project, lane, COALESCE(push_deliveries.error, '') AS error,
         token_id, COALESCE(sent_at, 0) AS sent_at";
 
-/// Once each, whatever is said again. Who can say it was sent it, and may be faster than what the provider says.
+/// Once each, whatever is said again. Who can say it was sent it, and may be faster than what the provider says. What
+/// it knows a gathered push by is the latest that was left of it then.
 const RECEIVED: &str = "
     UPDATE push_deliveries SET received_at = NOW_MS
-    WHERE nid = $1 AND token_id = $2 AND received_at IS NULL AND sent_at IS NOT NULL
+    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2 AND received_at IS NULL AND sent_at IS NOT NULL
     RETURNING project, lane, provider";
 
 const OPENED: &str = "
     UPDATE push_deliveries SET opened_at = NOW_MS
-    WHERE nid = $1 AND token_id = $2 AND opened_at IS NULL AND sent_at IS NOT NULL
+    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2 AND opened_at IS NULL AND sent_at IS NOT NULL
     RETURNING project, lane, provider";
 
 /// `state, project, lane, error, token_id, sent_at`

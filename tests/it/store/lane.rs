@@ -3,7 +3,7 @@
 use serde_json::json;
 use syncline::clock;
 use syncline::config::{self, Config};
-use syncline::id::{ClientId, OpId, ProjectId, Seq, UserId};
+use syncline::id::{OpId, ProjectId, Seq, UserId};
 use syncline::protocol::op::{Op, Outcome};
 use syncline::store::{
     Actor, Answer, Backlog, Batch, Committed, LaneOp, LaneQuery, Outcomes, PendingOp, Refused,
@@ -14,7 +14,7 @@ use syncline::sync::retention::{Counts, Retention};
 use syncline::telemetry::{Metrics, Purged};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::plan::{project, rules};
+use crate::support::plan::{ack, project, rules};
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -263,12 +263,13 @@ async fn a_status_tells_heads_failures_conflicts_and_devices(site: Site) {
     let committed = commit_at(&store, &p, &ops, NOW).await;
     commit_at(&store, &p, &[create("ana", "4", true), create("ana", "5", false)], NOW + 7).await;
     store.add_to_sync_log(&[record(1, "ana", None), record(2, "ben", None)]).await.unwrap();
-    let (ana, ben) = (UserId::new("ana").unwrap(), UserId::new("ben").unwrap());
-    for (user, client, seq, at) in
-        [(&ana, "phone", 1, NOW), (&ana, "laptop", 2, NOW + 1), (&ben, "phone", 1, NOW)]
-    {
-        let client = ClientId::new(client).unwrap();
-        store.ack(&p, user, &client, Seq(seq), true, at).await.unwrap();
+    for (user, client, seq, at) in [
+        ("ana", "phone", 1, NOW),
+        ("ana", "laptop", 2, NOW + 1),
+        ("ana", "", 2, NOW + 2),
+        ("ben", "phone", 1, NOW),
+    ] {
+        ack(&store, ("p", user, client), seq, true, at).await;
     }
     site.run(
         "INSERT INTO conflict_log (project, id, user_id, client, op_id, type, entity_id, kind,

@@ -4,6 +4,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use syncline::store::push::{Outcome, Settled, Settlement};
 
 use super::{SEND, SETTINGS, arm, phone, to_device, user};
+use crate::support::plan::ack;
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -56,13 +57,11 @@ async fn who_names_anothers_installation_takes_nothing_from_them(site: Site) {
     assert_eq!(tokens(&ben).await, [(device, "t1".to_owned())], "ben's is ben's still");
     assert_eq!(tokens(&eve).await, [(other, "t2".to_owned())]);
     // What eve stores in the background spares her own device only, though it has the name of ben's.
-    let (project, client) = ("p".parse().unwrap(), "phone".parse().unwrap());
-    let acked = store.ack(&project, &eve, &client, syncline::id::Seq(9), false, 1200).await;
-    assert_eq!(acked.unwrap().total(), 0);
+    assert_eq!(ack(&store, ("p", "eve", "phone"), 1, false, 1200).await, 0);
     let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
     let reached: Vec<_> = held.iter().map(|claimed| claimed.token.as_deref()).collect();
     assert_eq!(reached, [Some("t1")], "what was queued for ben comes");
-    assert_eq!(store.remove_device(&eve, None, Some(&client)).await.unwrap(), 1);
+    assert_eq!(store.remove_device(&eve, None, Some(&"phone".parse().unwrap())).await.unwrap(), 1);
     assert_eq!(tokens(&ben).await.len(), 1);
 }
 
