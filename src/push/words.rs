@@ -51,7 +51,7 @@ impl Policy {
             title: text.title,
             body: text.body,
             badge: self.badge(content, &claimed.user_id),
-            link: latest.link.clone().filter(|link| self.may_open(link)),
+            link: latest.link.clone(),
             data: latest.data.as_deref().and_then(|data| serde_json::from_str(data).ok()),
             ..message
         })
@@ -115,13 +115,6 @@ impl Policy {
                 }
             },
         )
-    }
-
-    /// Whether an app may be told to open this.
-    fn may_open(&self, link: &str) -> bool {
-        link.split_once(':').is_some_and(|(scheme, _)| {
-            self.config.link_schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme))
-        })
     }
 }
 

@@ -61,6 +61,28 @@ pub const NOTIFICATIONS: Aged = Aged {
         WHERE i.nid = notifications.nid AND i.state IN ('waiting', 'scheduled'))",
 };
 
+/// Pushes of devices that came to an end.
+pub const DELIVERIES: Aged =
+    Aged { table: "push_deliveries", key: "id", expired: "finished_at < $1" };
+/// Armed pushes that were decided on.
+pub const INTENTS: Aged = Aged {
+    table: "push_intents",
+    key: "id",
+    expired: "state IN ('done', 'canceled', 'expired', 'suppressed') AND updated_at < $1",
+};
+/// What became of pushes, by the minute.
+pub const PUSH_STATS: Aged = Aged {
+    table: "push_stats",
+    key: "minute, project, lane, provider, event, reason",
+    expired: "minute < $1 / 60000",
+};
+/// How many pushes people got, by the minute.
+pub const PUSH_MINUTES: Aged =
+    Aged { table: "push_minutes", key: "user_id, minute", expired: "minute <= $1 / 60000" };
+/// When something was last pushed under a collapse key.
+pub const PUSH_WINDOWS: Aged =
+    Aged { table: "push_windows", key: "user_id, project, collapse", expired: "sent_at < $1" };
+
 /// What of a project goes up to a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {

@@ -190,6 +190,45 @@ async fn a_rule_notifies_without_being_asked() {
 }
 
 #[tokio::test]
+async fn a_rule_tells_of_what_was_deleted_and_stores_little_of_what_is_large() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        templates(config);
+        let rule = |on: &str| Rule {
+            entity: "task".into(),
+            on: vec![on.into()],
+            users_field: "owner".into(),
+            template: "alert".into(),
+            lane: Lane::High,
+            ..Rule::default()
+        };
+        config.push.rules = vec![rule("create"), rule("delete")];
+    })
+    .await;
+    register(&hub, "bo", "phone", json!({})).await;
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let large = json!({ "title": "é".repeat(30_000), "risk": "high", "notes": "n".repeat(60_000), "owner": "bo" });
+    let small =
+        json!({ "title": "Leak", "risk": "low", "notes": "n".repeat(60_000), "owner": "bo" });
+    ana.write("p", json!([create("1", "t1", &large), create("2", "t2", &small)])).await;
+    sent(&stand_in, 2).await;
+    let gone = json!({ "op_id": "3", "kind": "delete", "type": "task", "id": "t2", "base": 2 });
+    ana.write("p", json!([gone])).await;
+    let told = sent(&stand_in, 3).await.remove(2).message;
+    assert_eq!(
+        (&told["title"], &told["body"]),
+        (&json!("Leak"), &json!("Risk: low")),
+        "what it was"
+    );
+    let longest = "SELECT max(length(vars)) FROM notifications";
+    assert!(number(&hub, longest).await < 8400);
+    let mut of_large =
+        stand_in.sent().into_iter().filter(|sent| sent.message["body"] == "Risk: high");
+    let title = of_large.next().unwrap().message["title"].as_str().unwrap().to_owned();
+    assert!(title.starts_with("éé") && title.ends_with('…'), "{title}");
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_too_old_is_never_sent() {
     let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
     register(&hub, "ana", "phone", json!({})).await;

@@ -1,9 +1,11 @@
 //! The failed lane, the log of requests and what the status tells of them.
 
+use std::time::Duration;
+
 use serde_json::json;
 use syncline::clock;
 use syncline::config::{self, Config};
-use syncline::id::{OpId, ProjectId, Seq, UserId};
+use syncline::id::{OpId, ProjectId, Seq};
 use syncline::protocol::op::{Op, Outcome};
 use syncline::store::{
     Actor, Answer, Backlog, Batch, Committed, LaneOp, LaneQuery, Outcomes, PendingOp, Refused,
@@ -199,7 +201,8 @@ async fn the_oldest_of_a_lane_with_too_many_leave_it(site: Site) {
     assert_eq!(store.backlog().await.unwrap().failed, 18);
 
     let config = config::Retention { failed_ops: 3, batch: 2, ..Default::default() };
-    let retention = Retention::new(store.clone(), "test".into(), config, Metrics::new());
+    let retention =
+        Retention::new(store.clone(), "test".into(), config, Duration::MAX, Metrics::new());
     let of_lane = |counts: Counts| {
         counts.into_iter().find_map(|(what, n)| (what == Purged::FailedOps).then_some(n)).unwrap()
     };

@@ -74,7 +74,7 @@ fn delivery(due: &Due, device: i64) -> NewDelivery {
         user: due.user_id.clone(),
         evt_seq: due.evt_seq,
         lane: due.lane.clone(),
-        provider: "expo",
+        provider: "expo".into(),
         token: Some(device),
         category: None,
         payload: "{}".into(),

@@ -38,7 +38,8 @@ on_both_engines!(
 fn retention(store: &Store, change: impl FnOnce(&mut config::Retention)) -> Retention {
     let mut config = config::Retention { batch: 7, ..config::Retention::default() };
     change(&mut config);
-    Retention::new(store.clone(), "test".into(), config, Metrics::new())
+    let pushes = Duration::from_secs(30 * 24 * 3600);
+    Retention::new(store.clone(), "test".into(), config, pushes, Metrics::new())
 }
 
 async fn commit_now(store: &Store, project: &ProjectId, ops: &[PendingOp]) {
@@ -83,6 +84,19 @@ const MORE: &str = "
         ('old', 'p', 'ana', 1, 'high', 'done', 1000, 1000),
         ('due', 'p', 'ana', 1, 'high', 'waiting', {now}, 1000),
         ('later', 'p', 'ana', 1, 'high', 'scheduled', {now}, 1000);
+    INSERT INTO push_deliveries (nid, project, user_id, evt_seq, lane, provider, payload, state, next_at, expires_at,
+        created_at, finished_at)
+    SELECT 'n', 'p', 'ana', 1, 'high', 'expo', '', state, 0, 0, 1000, finished_at FROM (
+        SELECT 'handed' AS state, 1000 AS finished_at UNION ALL SELECT 'failed', 1000 UNION ALL
+        SELECT 'canceled', 1000 UNION ALL SELECT 'expired', 1000 UNION ALL SELECT 'handed', 1000 UNION ALL
+        SELECT 'handed', 1000 UNION ALL SELECT 'handed', 1000 UNION ALL SELECT 'handed', 1000 UNION ALL
+        SELECT 'handed', {now} UNION ALL SELECT 'accepted', NULL) d;
+    INSERT INTO push_stats (minute, project, lane, provider, event, reason, count) VALUES
+        (1, 'p', 'high', 'expo', 'sent', '', 1), ({now} / 60000, 'p', 'high', 'expo', 'sent', '', 1);
+    INSERT INTO push_minutes (user_id, minute, count) VALUES
+        ('ana', {now} / 60000 - 61, 1), ('ana', {now} / 60000 - 50, 1);
+    INSERT INTO push_windows (user_id, project, collapse, sent_at) VALUES
+        ('ana', 'p', 'old', {now} - 90000000), ('ana', 'p', 'new', {now} - 80000000);
 ";
 
 async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
@@ -117,6 +131,11 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::Devices, 1),
         (Purged::Revocations, 1),
         (Purged::Notifications, 2),
+        (Purged::PushDeliveries, 8),
+        (Purged::PushIntents, 1),
+        (Purged::PushStats, 1),
+        (Purged::PushMinutes, 1),
+        (Purged::PushWindows, 1),
     ];
     assert_eq!(retention.look().await.unwrap(), expected, "a dry run tells the same");
     assert_eq!(retention.look().await.unwrap(), expected, "and changes nothing");

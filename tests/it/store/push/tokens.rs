@@ -13,7 +13,48 @@ on_both_engines!(
     tokens_of_before_are_kept_and_their_numbers_not_given_again,
     a_dead_token_is_disabled_unless_it_came_back,
     tokens_that_nobody_uses_are_disabled,
+    what_is_queued_for_a_device_comes_whatever_it_is_called_now,
 );
+
+async fn what_is_queued_for_a_device_comes_whatever_it_is_called_now(site: Site) {
+    let store = site.open().await;
+    store.begin_gate("expo").await.unwrap();
+    let ben = user("ben");
+    let register = async |client: &str, token: &str| {
+        store.register_device(&ben, &phone(client, token)).await.unwrap()
+    };
+    let queue = async |device: i64| {
+        arm(&store, &format!("p{}", uuid::Uuid::new_v4()), 1).await;
+        store.dispatch(9, &to_device(device)).await.unwrap();
+    };
+    let claim = async || {
+        let held = store.claim_deliveries("expo", &SEND, SETTINGS, 0, "w").await.unwrap();
+        store.reap_deliveries(&[]).await.unwrap();
+        let mut held: Vec<_> =
+            held.into_iter().map(|c| (c.token_id, c.token, c.client, c.scope)).collect();
+        held.sort_unstable();
+        held
+    };
+    let to = |id: i64, token: &str, client: &str| {
+        (Some(id), Some(token.into()), Some(client.into()), None)
+    };
+    let device = register("phone", "t1").await;
+    store.scope_tokens(&[(device, "@a/x".into())]).await.unwrap();
+    queue(device).await;
+    assert_eq!(register("phone", "t2").await, device, "it has another token");
+    assert_eq!(claim().await, [to(device, "t2", "phone")], "of which nobody knows more");
+    assert_eq!(register("anew", "t2").await, device, "it was installed anew");
+    assert_eq!(claim().await, [to(device, "t2", "anew")]);
+    // Known by both names: once as what it was, with its old token, and once by the token.
+    let other = register("old", "t3").await;
+    queue(other).await;
+    assert_eq!(register("old", "t2").await, device);
+    assert_eq!(claim().await, [to(device, "t2", "old"), to(device, "t2", "old")]);
+    assert_eq!(store.devices(&ben).await.unwrap().len(), 1);
+    // Of somebody else it is another device.
+    let eve = store.register_device(&user("eve"), &phone("old", "t2")).await.unwrap();
+    assert_eq!((eve != device, claim().await), (true, Vec::new()));
+}
 
 async fn a_token_belongs_to_who_registered_it_last(site: Site) {
     let store = site.open().await;
