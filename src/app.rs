@@ -105,7 +105,8 @@ pub async fn retention(mut config: Config, dry_run: bool) -> anyhow::Result<Opti
     config.store.migrate = false; // that is not what was asked for
     let store = open_store(&config).await?;
     let owner = format!("the command line, process {}", std::process::id());
-    let retention = Retention::new(store.clone(), owner, config.retention, Metrics::new());
+    let (policy, pushes) = (config.retention, config.push.keep);
+    let retention = Retention::new(store.clone(), owner, policy, pushes, Metrics::new());
     let counts = if dry_run {
         Some(retention.look().await?)
     } else {
@@ -292,8 +293,8 @@ fn assemble(
     let (acks, store, metrics) = (hub.acks.clone(), hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("acknowledgements", acks.run(store, metrics, stop.clone()));
     let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
-    let policy = hub.config.retention.clone();
-    let retention = Retention::new(store, instance.to_string(), policy, metrics);
+    let (policy, pushes) = (hub.config.retention.clone(), hub.config.push.keep);
+    let retention = Retention::new(store, instance.to_string(), policy, pushes, metrics);
     shutdown.spawn("retention", retention.run(stop.clone()));
     let (store, metrics) = (hub.store.clone(), hub.metrics.clone());
     shutdown.spawn("backlog", backlog::run(store, metrics, stop.clone()));

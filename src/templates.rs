@@ -69,6 +69,8 @@ pub struct Templates {
     env: Environment<'static>,
     /// The locales of each.
     locales: BTreeMap<String, BTreeSet<String>>,
+    /// What each may say.
+    vars: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,7 +98,7 @@ impl Default for Templates {
         env.set_fuel(Some(FUEL));
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.add_function("plural", plural);
-        let mut templates = Self { env, locales: BTreeMap::new() };
+        let mut templates = Self { env, locales: BTreeMap::new(), vars: BTreeMap::new() };
         let problems = templates.add(SUMMARY, SUMMARY_FILE, &[]);
         debug_assert!(problems.is_empty(), "{problems:?}");
         templates
@@ -180,6 +182,7 @@ impl Templates {
             }
         }
         self.locales.insert(name.to_owned(), file.locales.into_keys().collect());
+        self.vars.insert(name.to_owned(), file.vars);
         problems
     }
 
@@ -187,6 +190,12 @@ impl Templates {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.locales.contains_key(name)
+    }
+
+    /// The variables a template may use.
+    #[must_use]
+    pub fn vars(&self, name: &str) -> &[String] {
+        self.vars.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a template has words of its own for several notifications.

@@ -10,8 +10,8 @@ use clap::Subcommand;
 
 use crate::config::Config;
 use crate::protocol::op::Fields;
+use crate::push::providers;
 use crate::push::summary::Summary;
-use crate::push::{expo, providers};
 use crate::store::Store;
 use crate::store::push::Device;
 use crate::templates::Templates;
@@ -212,21 +212,20 @@ async fn queue(store: &Store, json: bool, out: &mut impl Write) -> anyhow::Resul
     if lines.is_empty() {
         writeln!(out, "nothing waits")?;
     }
-    let (gate, now) = store.gate(expo::NAME).await?;
-    if let Some(until) = gate.reopens(now) {
-        let why = if gate.credentials {
-            "the credentials are not accepted"
-        } else {
-            "it fails or asks to wait"
-        };
-        writeln!(out, "expo: held for {} s, because {why}", (until - now) / 1000)?;
-    }
-    if gate.suspicious_until > now {
-        let left = (gate.suspicious_until - now) / 1000;
-        writeln!(
-            out,
-            "expo: for {left} s no token is disabled, because too many are dead at once"
-        )?;
+    for (name, gate, now) in store.gates().await? {
+        if let Some(until) = gate.reopens(now) {
+            let why = if gate.credentials {
+                "the credentials are not accepted"
+            } else {
+                "it fails or asks to wait"
+            };
+            writeln!(out, "{name}: held for {} s, because {why}", (until - now) / 1000)?;
+        }
+        if gate.suspicious_until > now {
+            let left = (gate.suspicious_until - now) / 1000;
+            let why = "too many are dead at once";
+            writeln!(out, "{name}: for {left} s no token is disabled, because {why}")?;
+        }
     }
     Ok(())
 }

@@ -188,6 +188,14 @@ impl Default for Expo {
 }
 
 impl Push {
+    /// Whether an app may be told to open this.
+    #[must_use]
+    pub fn may_open(&self, link: &str) -> bool {
+        link.split_once(':').is_some_and(|(scheme, _)| {
+            self.link_schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        })
+    }
+
     /// The grace of a lane, in milliseconds.
     #[must_use]
     pub fn grace_ms(&self, lane: Lane) -> i64 {

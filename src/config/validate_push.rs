@@ -55,6 +55,10 @@ impl Config {
             for (field, what) in rule.problems(&known) {
                 problem(&format!("push.rules.{index}.{field}"), what);
             }
+            if !rule.link.is_empty() && !push.may_open(&rule.link) {
+                let what = "its scheme is not in `push.link_schemes`";
+                problem(&format!("push.rules.{index}.link"), what.into());
+            }
         }
     }
 }

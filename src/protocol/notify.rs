@@ -25,7 +25,9 @@ const DATA: usize = 2048;
 /// Bytes of `data` and `link` together: of what a push carries, they leave some for the title.
 const DATA_AND_LINK: usize = 2560;
 /// Bytes of the variables of a template.
-const VARS: usize = 8192;
+pub const VARS: usize = 8192;
+/// The latest moment that is scheduled for: the end of the year 9999.
+const LATEST: i64 = 253_402_300_799_999;
 /// The longest a push may wait to be delivered, in seconds: what providers keep it for.
 const TTL: u32 = 28 * 24 * 3600;
 
@@ -55,6 +57,12 @@ impl Lane {
             Self::High => 1,
             Self::Normal => 2,
         }
+    }
+
+    /// The lane of this name; what nobody knows is not urgent.
+    #[must_use]
+    pub fn read(name: &str) -> Self {
+        Self::ALL.into_iter().find(|lane| lane.as_str() == name).unwrap_or_default()
     }
 
     /// The lane as it stands on the wire and in the store.
@@ -170,6 +178,9 @@ impl Notify {
                 return refuse(format!("`notify.{name}` must have at most {most} characters"));
             }
         }
+        if matches!(self.send_at, Some(SendAt::At(ms)) if ms > LATEST) {
+            return refuse(format!("`notify.send_at` must be at most {LATEST} milliseconds"));
+        }
         // A time that cannot be read would be now, for everybody.
         if let Some(SendAt::Local { local, tz }) = &self.send_at {
             let tz = tz.as_deref().unwrap_or("UTC");
@@ -240,6 +251,7 @@ mod tests {
         for (notify, reason) in [
             (json!({"title": "t"}), "needs `users`"),
             (json!({"users": ["bo"]}), "needs a `title`"),
+            (json!({"users": ["bo"], "title": "t", "send_at": i64::MAX}), "`notify.send_at` must"),
             (json!({"roles": vec!["r"; 33], "title": "t"}), "`notify.roles`"),
             (json!({"users": ["bo"], "title": "t".repeat(201)}), "`notify.title`"),
             (json!({"users": ["bo"], "title": "t", "body": "b".repeat(2001)}), "`notify.body`"),

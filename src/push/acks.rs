@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +11,7 @@ use crate::auth::Permit;
 use crate::clock;
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 use crate::store::Store;
-use crate::store::push::Canceled;
+use crate::store::push::{Ack, Canceled};
 use crate::telemetry::{Metrics, PushState};
 
 /// How long acknowledgements are gathered. Well below the shortest grace of a push.
@@ -21,43 +19,14 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Clients with an acknowledgement waiting. Beyond it new ones are not noted: the worst is a push for
 /// something already seen, and the client's next acknowledgement makes up for it.
 const MOST: usize = 100_000;
-/// Writes to the store at once.
-const AT_ONCE: usize = 4;
+/// Clients in one write: few enough that the first of many are not kept waiting.
+const CHUNK: usize = 500;
 
 /// Of connections that name no installation, the user's count as one.
 type Key = (ProjectId, UserId, Option<ClientId>);
 
-/// How far a client has come. The two are kept apart: what came after the app went to the background nobody has
-/// seen, whatever was seen before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Noted {
-    /// Acknowledged from the foreground: it counts for the user.
-    seen: Option<Seq>,
-    /// Acknowledged from the background: it counts for the device alone.
-    stored: Option<Seq>,
-}
-
-impl Noted {
-    fn new(seq: Seq, active: bool) -> Self {
-        if active {
-            Self { seen: Some(seq), stored: None }
-        } else {
-            Self { seen: None, stored: Some(seq) }
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.seen = self.seen.max(other.seen);
-        self.stored = self.stored.max(other.stored);
-    }
-
-    /// What the store is told, in this order: each position, and whether it was in the foreground.
-    fn told(self) -> impl Iterator<Item = (Seq, bool)> {
-        let stored = self.stored.filter(|stored| Some(*stored) > self.seen);
-        let seen = self.seen.map(|seq| (seq, true));
-        seen.into_iter().chain(stored.map(|seq| (seq, false)))
-    }
-}
+/// How far a client has come: what was seen, and what was only stored.
+type Noted = (Option<Seq>, Option<Seq>);
 
 /// Acknowledgements on their way to the store. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -72,15 +41,16 @@ impl Acks {
     pub fn note(&self, permit: &Permit, client: Option<ClientId>, seq: Seq, active: bool) {
         let Some(project) = permit.project() else { return };
         if client.is_none() && !active {
-            return; // nothing is kept of it, and nobody has seen anything
+            return; // no device is spared by it, and nobody has seen anything
         }
-        self.put((project.clone(), permit.user().clone(), client), Noted::new(seq, active));
+        let noted = if active { (Some(seq), None) } else { (None, Some(seq)) };
+        self.put((project.clone(), permit.user().clone(), client), noted);
     }
 
     fn put(&self, key: Key, new: Noted) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(noted) = waiting.get_mut(&key) {
-            noted.merge(new);
+        if let Some((seen, stored)) = waiting.get_mut(&key) {
+            (*seen, *stored) = ((*seen).max(new.0), (*stored).max(new.1));
         } else if waiting.len() < MOST {
             waiting.insert(key, new);
         }
@@ -96,32 +66,35 @@ impl Acks {
         self.flush(&store, &metrics).await;
     }
 
-    async fn flush(&self, store: &Store, metrics: &Metrics) {
+    /// What waits, those first that a person has seen: they disarm the most.
+    fn take(&self) -> Vec<Ack> {
         let waiting =
             std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let ack =
+            |((project, user, client), (seen, stored))| Ack { project, user, client, seen, stored };
+        let mut acks: Vec<_> = waiting.into_iter().map(ack).collect();
+        acks.sort_unstable_by_key(|ack| ack.seen.is_none());
+        acks
+    }
+
+    async fn flush(&self, store: &Store, metrics: &Metrics) {
         let now = clock::now_ms();
-        stream::iter(waiting)
-            .for_each_concurrent(AT_ONCE, |(key, noted)| async move {
-                let (project, user, client) = &key;
-                for (seq, active) in noted.told() {
-                    let told = match client {
-                        Some(client) => store.ack(project, user, client, seq, active, now).await,
-                        None => store.ack_unnamed(project, user, seq, now).await,
-                    };
-                    match told {
-                        Ok(canceled) => {
-                            metrics.push_intents.of(PushState::Canceled).inc_by(canceled.total());
-                            self.canceled().add(canceled);
-                        }
-                        Err(error) => {
-                            metrics.store_errors.inc();
-                            tracing::warn!(%project, %error, "an acknowledgement waits for the store");
-                            return self.put(key, noted);
-                        }
+        for acks in self.take().chunks(CHUNK) {
+            match store.acknowledge(acks, now).await {
+                Ok(canceled) => {
+                    metrics.push_intents.of(PushState::Canceled).inc_by(canceled.total());
+                    self.canceled().add(canceled);
+                }
+                Err(error) => {
+                    metrics.store_errors.inc();
+                    tracing::warn!(%error, "acknowledgements wait for the store");
+                    for ack in acks.iter().cloned() {
+                        let Ack { project, user, client, seen, stored } = ack;
+                        self.put((project, user, client), (seen, stored));
                     }
                 }
-            })
-            .await;
+            }
+        }
         let canceled = std::mem::take(&mut *self.canceled());
         if canceled.total() > 0
             && let Err(error) = store.count_canceled(&canceled).await
@@ -142,19 +115,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_after_the_app_went_to_the_background_is_seen_by_nobody() {
+    fn what_was_seen_and_what_is_stored_rise_apart_and_what_was_seen_goes_first() {
         let acks = Acks::default();
-        let key = || ("p".parse().unwrap(), UserId::new("ana").unwrap(), None);
-        let told = |acks: &Acks| {
-            let noted = acks.waiting.lock().unwrap()[&key()];
-            noted.told().map(|(seq, active)| (seq.0, active)).collect::<Vec<_>>()
-        };
-        acks.put(key(), Noted::new(Seq(5), true));
-        acks.put(key(), Noted::new(Seq(10), false));
-        assert_eq!(told(&acks), [(5, true), (10, false)]);
-        // In the foreground again it has seen all that, and what an earlier write left undone adds nothing.
-        acks.put(key(), Noted::new(Seq(11), true));
-        acks.put(key(), Noted::new(Seq(5), true));
-        assert_eq!(told(&acks), [(11, true)]);
+        let key = |user: &str| ("p".parse().unwrap(), UserId::new(user).unwrap(), None);
+        for n in 0..20 {
+            acks.put(key(&format!("u{n}")), (None, Some(Seq(7))));
+        }
+        acks.put(key("ana"), (Some(Seq(5)), None));
+        acks.put(key("ana"), (None, Some(Seq(10))));
+        // What an earlier write left undone adds nothing.
+        acks.put(key("ana"), (Some(Seq(4)), Some(Seq(9))));
+        let told = acks.take();
+        assert_eq!((told[0].user.as_str(), told.len()), ("ana", 21));
+        assert_eq!((told[0].seen, told[0].stored), (Some(Seq(5)), Some(Seq(10))));
+        assert!(told[1..].iter().all(|ack| ack.seen.is_none()) && acks.take().is_empty());
     }
 }

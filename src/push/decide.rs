@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::log;
 use super::provider::{Message, Providers};
 use super::sign::Signer;
-use super::{expo, log};
 use crate::auth::{Access, Told};
 use crate::config;
 use crate::config::push::{QuietAction, millis};
@@ -214,7 +214,7 @@ impl Policy {
         SENT
     }
 
-    /// For one device; what it says is made when it is sent.
+    /// For one device; what it says, and of which of them it bears the name, is made when it is sent.
     fn delivery(
         &self,
         due: &Due,
@@ -245,7 +245,7 @@ impl Policy {
             user: due.user_id.clone(),
             evt_seq: last_change(members),
             lane: urgent.as_str().into(),
-            provider: device.map_or(log::NAME, |_| expo::NAME),
+            provider: device.map_or(log::NAME, |device| &device.provider).to_owned(),
             token: device.map(|device| device.id),
             category: due.category.clone(),
             payload: serde_json::to_string(&message).expect("a message has string keys"),
@@ -268,7 +268,7 @@ fn key(due: &Due) -> Option<&str> {
 }
 
 fn lane(due: &Due) -> Lane {
-    Lane::ALL.into_iter().find(|lane| lane.as_str() == due.lane).unwrap_or_default()
+    Lane::read(&due.lane)
 }
 
 /// What replaces what on the device: the same for every attempt, and for every push of a key.

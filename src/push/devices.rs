@@ -1,8 +1,11 @@
 //! Devices as they register, over a socket or HTTP: checked, then stored.
 
+use std::collections::BTreeSet;
+
 use icu_locale_core::Locale;
 
-use super::expo;
+use super::provider::Providers;
+use super::{expo, log};
 use crate::auth::Permit;
 use crate::hub::Hub;
 use crate::id::ClientId;
@@ -32,7 +35,7 @@ pub async fn register(
         hub.store.remove_device(user, None, Some(&client)).await.map_err(|e| unavailable(&e))?;
         return Ok(None);
     };
-    check(&device, &token)?;
+    check(&hub.push.providers, &device, &token)?;
     let registration = Registration {
         client,
         provider: device.provider,
@@ -47,13 +50,10 @@ pub async fn register(
     id.map(Some).map_err(|error| unavailable(&error))
 }
 
-fn check(device: &PushDevice, token: &str) -> Result<(), Refusal> {
+fn check(providers: &Providers, device: &PushDevice, token: &str) -> Result<(), Refusal> {
     let refuse = |what: &str| Err(Refusal::new(ErrorCode::BadRequest, what));
-    if device.provider != expo::NAME {
-        return refuse("`provider` must be `expo`");
-    }
-    if let Err(form) = expo::check_token(token) {
-        return refuse(form);
+    if let Err(what) = check_token(providers, &device.provider, token) {
+        return refuse(&what);
     }
     if !PLATFORMS.contains(&device.platform.as_str()) {
         return refuse("`platform` must be `ios`, `android` or `web`");
@@ -71,11 +71,54 @@ fn check(device: &PushDevice, token: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whose the token is, by its form. Expo's are kept where it is not enabled, too: a hub that only logs pushes is
+/// otherwise like one that sends them.
+fn check_token(providers: &Providers, provider: &str, token: &str) -> Result<(), String> {
+    let form = match providers.iter().find(|known| known.name() == provider) {
+        Some(provider) => provider.check(token),
+        None if provider == expo::NAME => expo::check_token(token),
+        None => {
+            let names =
+                providers.iter().map(|known| known.name()).filter(|name| *name != log::NAME);
+            let names: BTreeSet<_> = names.chain([expo::NAME]).collect();
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            return Err(format!("`provider` must be {}", names.join(" or ")));
+        }
+    };
+    form.map_err(str::to_owned)
+}
+
 fn unavailable(error: &StoreError) -> Refusal {
     if error.retryable() {
         let message = "the store does not answer; send it again";
         Refusal::new(ErrorCode::Unavailable, message).retry_after(1000)
     } else {
         Refusal::internal(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::decide::tests::Fcm;
+    use super::super::provider::PushProvider;
+    use super::*;
+
+    #[test]
+    fn a_token_is_checked_by_whose_it_is() {
+        let fcm: Providers = Arc::new([Arc::new(Fcm) as Arc<dyn PushProvider>]);
+        let log: Providers = Arc::new([Arc::new(log::Log) as Arc<dyn PushProvider>]);
+        let (expo, long) = ("ExponentPushToken[x]", "t".repeat(101));
+        assert_eq!(check_token(&fcm, "fcm", &long), Ok(()));
+        assert_eq!(check_token(&fcm, "fcm", expo), Err("`token` must be one of FCM".into()));
+        assert_eq!(
+            (check_token(&fcm, "expo", expo), check_token(&log, "expo", expo)),
+            (Ok(()), Ok(()))
+        );
+        assert!(check_token(&log, "expo", &long).is_err());
+        let names = |all| check_token(all, "apns", expo).unwrap_err();
+        assert_eq!(names(&fcm), "`provider` must be `expo` or `fcm`");
+        assert_eq!(names(&log), "`provider` must be `expo`");
     }
 }

@@ -21,8 +21,8 @@ use crate::telemetry::{Label, Metrics, PushHold, PushState};
 const BATCH: u32 = 500;
 /// How often leases, expiry and breakers are looked at.
 const TEND: Duration = Duration::from_secs(1);
-/// How often the old is forgotten and idle tokens are disabled.
-const FORGET: Duration = Duration::from_secs(3600);
+/// How often idle tokens are disabled.
+const DISABLE: Duration = Duration::from_secs(3600);
 /// The shortest wait: what is due in less is due.
 const SHORTEST: Duration = Duration::from_millis(2);
 
@@ -40,7 +40,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Runs until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let (mut tend_at, mut forget_at) = (Instant::now(), Instant::now() + TEND);
+        let (mut tend_at, mut disable_at) = (Instant::now(), Instant::now() + TEND);
         loop {
             let pause = match self.dispatch_due(&stop).await {
                 Ok(pause) => pause,
@@ -55,9 +55,9 @@ impl Dispatcher {
                 tend_at = now + TEND;
                 self.report(self.tend().await, "cannot look after the push queue");
             }
-            if now >= forget_at {
-                forget_at = now + FORGET;
-                self.report(self.forget().await, "cannot forget old pushes");
+            if now >= disable_at {
+                disable_at = now + DISABLE;
+                self.report(self.disable_idle().await, "cannot disable idle push tokens");
             }
             let pause = pause.clamp(SHORTEST, self.policy.config.poll.max(SHORTEST));
             tokio::select! {
@@ -125,10 +125,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn forget(&self) -> Result<(), StoreError> {
-        let config = &self.policy.config;
-        self.store.forget_pushes(millis(config.keep)).await?;
-        let idle = self.store.disable_idle_devices(millis(config.token_idle)).await?;
+    async fn disable_idle(&self) -> Result<(), StoreError> {
+        let idle = self.policy.config.token_idle;
+        let idle = self.store.disable_idle_devices(millis(idle)).await?;
         if idle > 0 {
             tracing::info!(idle, "disabled push tokens that were not used for long");
         }

@@ -42,12 +42,9 @@ impl Receipts {
     /// Asks for what is due, as much as one request holds; returns how many that were.
     async fn ask_due(&self, stop: &CancellationToken) -> Result<usize, StoreError> {
         let (name, gate) = (self.provider.name(), self.manners.gate);
-        let (open, now) = self.store.gate(name).await?;
-        if open.reopens(now).is_some() {
-            return Ok(0);
-        }
+        let gate = gate.of_receipts(self.manners.receipts);
         let lease = millis(self.config.lease);
-        let due = self.store.claim_receipts(name, self.manners.receipts, lease).await?;
+        let due = self.store.claim_receipts(name, gate, lease).await?;
         if due.is_empty() {
             return Ok(0);
         }
@@ -56,6 +53,12 @@ impl Receipts {
             let (outcomes, verdicts) = self.ask(part, &mut parts).await;
             let report = self.store.settle_receipts(name, gate, &outcomes, &verdicts).await?;
             note(&self.metrics, name, &report);
+            if report.opened {
+                tracing::error!(
+                    provider = name,
+                    "receipts are not asked for: the provider fails or does not accept the credentials"
+                );
+            }
             // The lease brings back what is left.
             let troubled = outcomes.iter().any(|outcome| *outcome != Outcome::Answered);
             if troubled || stop.is_cancelled() {
@@ -65,7 +68,7 @@ impl Receipts {
         Ok(count)
     }
 
-    /// One request: how it ended, if that is news, and what became of its deliveries. What has to be asked for
+    /// One request: how it ended, and what became of its deliveries. What has to be asked for
     /// again at once is added to `parts`.
     async fn ask(
         &self,
@@ -87,7 +90,7 @@ impl Receipts {
                     let attempts = self.config.attempts;
                     (awaiting.id, verdict(awaiting, receipt, steps, attempts, rand::random()))
                 };
-                (Vec::new(), part.iter().map(judge).collect())
+                (vec![Outcome::Answered], part.iter().map(judge).collect())
             }
             Err(RequestError::Invalid(_)) if part.len() > 1 => {
                 // One of them is at fault: halve until it stands alone.
@@ -133,9 +136,11 @@ fn verdict(
             }
             FailureKind::Transient => {
                 let pause = back_off(awaiting.attempt, &awaiting.lane, random);
-                ReceiptVerdict::Retry(pause, code.clone())
+                ReceiptVerdict::Retry { delay: pause, error: code.clone(), counts: true }
             }
-            FailureKind::Credentials => ReceiptVerdict::Retry(HELD_MS, code.clone()),
+            FailureKind::Credentials => {
+                ReceiptVerdict::Retry { delay: HELD_MS, error: code.clone(), counts: false }
+            }
         },
         None => {
             let at = usize::try_from(awaiting.asked).unwrap_or(usize::MAX);
@@ -160,7 +165,7 @@ mod tests {
         let pause = |attempt, lane: &str, random| {
             let awaiting = Awaiting { attempt, lane: lane.into(), ..Awaiting::default() };
             match verdict(&awaiting, Some(&receipt), &[], 8, random) {
-                ReceiptVerdict::Retry(pause, _) => Some(pause),
+                ReceiptVerdict::Retry { delay, counts: true, .. } => Some(delay),
                 _ => None,
             }
         };

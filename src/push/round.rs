@@ -40,10 +40,10 @@ impl Round {
         }
     }
 
-    /// Leaves all that was not sent to others, at once.
-    pub(super) fn give_back(&mut self) {
+    /// Leaves all that was not sent to whoever claims it next, at once.
+    pub(super) fn give_back(&mut self, why: &str) {
         for claimed in std::mem::take(&mut self.parts).iter().flatten() {
-            let error = "the instance stopped before it was sent".into();
+            let error = why.to_owned();
             let again = Settlement::Retry { delay: 0, error, ambiguous: false, counts: false };
             self.settle(claimed, again);
         }

@@ -106,14 +106,17 @@ impl Sender {
     /// Sends what was claimed, request by request, and writes what became of each before the next. A claim may
     /// take many, one after another (tokens of several projects, a message that spoils its request), so each
     /// begins with a whole lease for all that is left: no other worker takes what is still to be sent. What has not
-    /// been when the instance is to stop is given back.
+    /// been when one of them fails, or when the instance is to stop, is given back.
     async fn deliver(&self, claimed: Vec<Claimed>, stop: &CancellationToken) {
         let mut round = Round::new(claimed);
         let mut part = round.parts.pop();
         while let Some(deliveries) = part {
             self.request(deliveries, &mut round).await;
             if stop.is_cancelled() {
-                round.give_back();
+                round.give_back("the instance stopped before it was sent");
+            } else if round.outcomes.iter().any(|outcome| *outcome != Outcome::Answered) {
+                // When the next may go, the gate says.
+                round.give_back("the request before it failed");
             }
             // Otherwise the lease brings back what is left.
             if !self.write(&mut round).await || !self.renew(&mut round).await {
@@ -274,7 +277,16 @@ impl Sender {
     }
 
     fn count(&self, report: &Report) {
-        note(&self.metrics, self.provider.name(), report);
+        let provider = self.provider.name();
+        note(&self.metrics, provider, report);
+        if report.opened {
+            self.metrics.push_breakers_opened.inc();
+            tracing::error!(
+                provider,
+                "pushes are held back: the provider fails or does not accept the \
+                credentials; see `syncline push queue`"
+            );
+        }
     }
 }
 
@@ -286,14 +298,6 @@ pub(super) fn note(metrics: &Metrics, provider: &str, report: &Report) {
     for (lane, ms) in &report.latencies {
         #[allow(clippy::cast_precision_loss)]
         metrics.push_seconds(PushLane::read(lane)).observe(*ms as f64 / 1000.0);
-    }
-    if report.opened {
-        metrics.push_breakers_opened.inc();
-        tracing::error!(
-            provider,
-            "pushes are held back: the provider fails or does not accept the \
-            credentials; see `syncline push queue`"
-        );
     }
     if report.spike {
         metrics.push_spikes.inc();

@@ -301,6 +301,10 @@ async fn receipts(State(state): State<Shared>, headers: HeaderMap, raw: Bytes) -
     if let Some(refused) = let_in(&headers, tally) {
         return refused;
     }
+    if tally.script.receipts_down {
+        tally.log.refused += 1;
+        return html(503);
+    }
     let Some(body) = body(&headers, &raw, tally) else {
         return error(400, "VALIDATION_ERROR", &Value::Null);
     };

@@ -4,8 +4,9 @@
 use super::decide::Policy;
 use super::provider::Message;
 use crate::auth::Told;
+use crate::protocol::notify::Lane;
 use crate::protocol::op::Fields;
-use crate::store::push::{Claimed, Content, Member, NO_ACCESS};
+use crate::store::push::{Claimed, Content, Member, NO_ACCESS, NO_CHANGE};
 use crate::templates::{SUMMARY, Text, cut};
 
 /// Why there is nothing to say: nobody has to be told any more.
@@ -16,7 +17,8 @@ const TOO_LATE: &str = "ttl";
 const FORGOTTEN: &str = "forgotten";
 
 impl Policy {
-    /// The message with what there is to tell now.
+    /// The message with what there is to tell now. It goes by the name of the latest of that, so that nobody takes it
+    /// for one they have read.
     ///
     /// # Errors
     /// Why nothing of it is to be told any more; of several, why not the latest.
@@ -37,11 +39,19 @@ impl Policy {
         }
         let Some((latest, _)) = left.last() else { return Err(why) };
         let text = self.words(&left, claimed.locale.as_deref());
+        let urgent =
+            left.iter().map(|(member, _)| Lane::read(&member.lane)).min_by_key(|lane| lane.rank());
+        let report = |device| self.signer.report(&latest.nid, device);
         Ok(Message {
+            nid: latest.nid.clone(),
+            seq: if latest.evt_seq == NO_CHANGE { 0 } else { latest.evt_seq },
+            lane: urgent.unwrap_or(message.lane),
+            category: latest.category.clone(),
+            report: claimed.token_id.map_or_else(String::new, report),
             title: text.title,
             body: text.body,
             badge: self.badge(content, &claimed.user_id),
-            link: latest.link.clone().filter(|link| self.may_open(link)),
+            link: latest.link.clone(),
             data: latest.data.as_deref().and_then(|data| serde_json::from_str(data).ok()),
             ..message
         })
@@ -105,13 +115,6 @@ impl Policy {
                 }
             },
         )
-    }
-
-    /// Whether an app may be told to open this.
-    fn may_open(&self, link: &str) -> bool {
-        link.split_once(':').is_some_and(|(scheme, _)| {
-            self.config.link_schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme))
-        })
     }
 }
 

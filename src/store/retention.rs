@@ -61,6 +61,28 @@ pub const NOTIFICATIONS: Aged = Aged {
         WHERE i.nid = notifications.nid AND i.state IN ('waiting', 'scheduled'))",
 };
 
+/// Pushes of devices that came to an end.
+pub const DELIVERIES: Aged =
+    Aged { table: "push_deliveries", key: "id", expired: "finished_at < $1" };
+/// Armed pushes that were decided on.
+pub const INTENTS: Aged = Aged {
+    table: "push_intents",
+    key: "id",
+    expired: "state IN ('done', 'canceled', 'expired', 'suppressed') AND updated_at < $1",
+};
+/// What became of pushes, by the minute.
+pub const PUSH_STATS: Aged = Aged {
+    table: "push_stats",
+    key: "minute, project, lane, provider, event, reason",
+    expired: "minute < $1 / 60000",
+};
+/// How many pushes people got, by the minute.
+pub const PUSH_MINUTES: Aged =
+    Aged { table: "push_minutes", key: "user_id, minute", expired: "minute <= $1 / 60000" };
+/// When something was last pushed under a collapse key.
+pub const PUSH_WINDOWS: Aged =
+    Aged { table: "push_windows", key: "user_id, project, collapse", expired: "sent_at < $1" };
+
 /// What of a project goes up to a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Past {
@@ -96,9 +118,10 @@ const DUE_TOMBSTONES: &str = "
 const FLOOR_LOG: &str = "SELECT log_floor FROM sync_head WHERE project = $1";
 const FLOOR_TOMBSTONES: &str = "SELECT tombstone_floor FROM sync_head WHERE project = $1";
 /// The position before which no device is that may still come back. One before `$3` needs what nobody is
-/// given any more: it will be told to resync, and holds back nothing.
+/// given any more: it will be told to resync, and holds back nothing. Nor does what has no name: it is no device.
 const REACHED: &str = "
-    SELECT MIN(acked) FROM device_cursors WHERE project = $1 AND last_seen >= $2 AND acked >= $3";
+    SELECT MIN(acked) FROM device_cursors
+    WHERE project = $1 AND last_seen >= $2 AND acked >= $3 AND client <> ''";
 
 const OLDEST_LOG: &str = "
     SELECT seq, at FROM changes WHERE project = $1 ORDER BY seq LIMIT $2";

@@ -96,7 +96,7 @@ macro_rules! devices {
             "SELECT d.project, d.client, d.acked, d.active, d.last_seen FROM (
                  SELECT c.*, ROW_NUMBER() OVER (
                      PARTITION BY c.project ORDER BY c.last_seen DESC, c.client) AS nth
-                 FROM device_cursors c WHERE c.user_id = $2 AND c.project IN ",
+                 FROM device_cursors c WHERE c.user_id = $2 AND c.client <> '' AND c.project IN ",
             $list,
             ") d
              WHERE d.nth <= $3 ORDER BY d.project, d.nth"

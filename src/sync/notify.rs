@@ -11,10 +11,10 @@ use crate::auth::Roles;
 use crate::config;
 use crate::id::{EntityKey, EntityType, ProjectId, RoleName, UserId};
 use crate::localtime;
-use crate::protocol::notify::{Notify, SendAt};
+use crate::protocol::notify::{Notify, SendAt, VARS};
 use crate::protocol::op::{ChangeKind, Fields};
 use crate::store::{Audience, Draft, EntityRow, PendingOp, Schedule};
-use crate::templates::Templates;
+use crate::templates::{Templates, cut};
 
 /// The text of a notification whose template cannot be filled: late words are better than none.
 const WORDLESS: &str = "New notification";
@@ -69,8 +69,10 @@ impl Notices {
             drafts.push(self.draft(notify, pending, key, row, now_ms));
         }
         for rule in self.0.rules.iter().filter(|rule| rule.applies(&key.kind, kind, patch)) {
-            let notify =
-                rule.notify(&pending.actor.user, (project, key), &row.fields, &self.0.roles);
+            // Of what is deleted, what it was.
+            let fields = if kind == ChangeKind::Delete { &row.buried } else { &row.fields };
+            let vars = self.vars(rule, key, fields);
+            let notify = rule.notify(&pending.actor.user, (project, key), fields, vars);
             drafts.push(self.draft(&notify, pending, key, row, now_ms));
         }
         drafts
@@ -127,15 +129,25 @@ impl Notices {
             template: notify.template.clone(),
             vars: notify.vars.as_ref().map(json),
             data: notify.data.as_ref().map(json),
-            link: notify.link.clone(),
+            link: notify.link.clone().filter(|link| self.0.push.may_open(link)),
             lane: notify.lane,
             collapse: notify.collapse.clone(),
             category: notify.category.clone(),
-            schedule: notify.send_at.as_ref().and_then(|at| schedule(at, now_ms)),
+            schedule: notify.send_at.as_ref().and_then(schedule),
             grace: self.0.push.grace_ms(notify.lane),
             ttl,
             created_at: now_ms,
         }
+    }
+
+    /// What a rule's template may say of an entity. All read the same words: what one of them may not see is in none.
+    fn vars(&self, rule: &Rule, key: &EntityKey, fields: &Fields) -> Fields {
+        let declared = self.0.templates.vars(&rule.config.template);
+        let known =
+            declared.iter().filter_map(|name| Some((name.clone(), fields.get(name)?.clone())));
+        let mut vars: Fields = known.collect();
+        self.0.roles.iter().for_each(|role| role.redact(&key.kind, &mut vars));
+        bound(vars)
     }
 
     /// The text for who reads it live and in the inbox; each device gets its own language.
@@ -155,10 +167,10 @@ impl Notices {
     }
 }
 
-/// None if it is due at once. So is a time that cannot be read, because late is worse than early; `Notify::check`
-/// has refused those.
-fn schedule(at: &SendAt, now_ms: i64) -> Option<Schedule> {
-    let schedule = match at {
+/// When it is due; whether that is over, the database's clock says. A time that cannot be read is now, because late is
+/// worse than early; `Notify::check` has refused those.
+fn schedule(at: &SendAt) -> Option<Schedule> {
+    Some(match at {
         SendAt::At(ms) => Schedule { at: *ms, local: None },
         SendAt::Local { local, tz: Some(tz) } => {
             Schedule { at: localtime::instant(local, tz)?, local: None }
@@ -166,8 +178,24 @@ fn schedule(at: &SendAt, now_ms: i64) -> Option<Schedule> {
         SendAt::Local { local, tz: None } => {
             Schedule { at: localtime::earliest(local)?, local: Some(local.clone()) }
         }
-    };
-    (schedule.at > now_ms || schedule.local.is_some()).then_some(schedule)
+    })
+}
+
+/// What of an entity is stored with each notification of it, which a crowd may get: as much as a writer may say
+/// themselves. Of more, each text is cut to its share, and what cannot be cut is left out.
+fn bound(mut vars: Fields) -> Fields {
+    let bytes = |value: &serde_json::Value| value.to_string().len();
+    if vars.values().map(bytes).sum::<usize>() > VARS {
+        let share = VARS / vars.len();
+        for value in vars.values_mut() {
+            if let serde_json::Value::String(text) = value {
+                // No character takes more in JSON.
+                *text = cut(std::mem::take(text), share / 6);
+            }
+        }
+        vars.retain(|_, value| bytes(value) <= share);
+    }
+    vars
 }
 
 impl Rule {
@@ -192,7 +220,7 @@ impl Rule {
         actor: &str,
         (project, key): (&ProjectId, &EntityKey),
         fields: &Fields,
-        roles: &[Arc<crate::auth::Role>],
+        mut vars: Fields,
     ) -> Notify {
         let config = &self.config;
         let users = match fields.get(&config.users_field) {
@@ -206,9 +234,6 @@ impl Rule {
             text.replace("{id}", key.id.as_str()).replace("{project}", project.as_str())
         };
         let some = |text: &str| (!text.is_empty()).then(|| filled(text));
-        let mut vars = fields.clone();
-        // All read the same words: what one of them may not see is in none.
-        roles.iter().for_each(|role| role.redact(&key.kind, &mut vars));
         vars.insert("id".into(), key.id.as_str().into());
         vars.insert("project".into(), project.as_str().into());
         vars.insert("actor".into(), actor.into());
@@ -264,16 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_over_or_cannot_be_read_is_now() {
+    fn a_time_that_cannot_be_read_is_now() {
         let local = |local: &str, tz: Option<&str>| SendAt::Local {
             local: local.into(),
             tz: tz.map(str::to_owned),
         };
-        assert_eq!(schedule(&SendAt::At(5), 5), None);
-        assert_eq!(schedule(&local("soon", None), 5), None);
-        assert_eq!(schedule(&local("2020-01-01T09:00", Some("UTC")), i64::MAX - 1), None);
-        assert_eq!(schedule(&SendAt::At(6), 5), Some(Schedule { at: 6, local: None }));
-        let own = schedule(&local("2026-12-01T09:00", None), 5).unwrap();
+        assert_eq!(schedule(&local("soon", None)), None);
+        assert_eq!(schedule(&SendAt::At(6)), Some(Schedule { at: 6, local: None }));
+        let own = schedule(&local("2026-12-01T09:00", None)).unwrap();
         assert_eq!(own.local.as_deref(), Some("2026-12-01T09:00"));
     }
 
@@ -282,14 +305,41 @@ mod tests {
         let hidden = [("alert".to_owned(), vec!["salary".to_owned()])].into();
         let role = config::Role { read: vec!["*".into()], hidden, ..config::Role::default() };
         let roles = Roles::compile(&config::Roles([("worker".to_owned(), role)].into())).unwrap();
-        let rule = Configured { entity: "alert".into(), members: true, ..Configured::default() };
-        let rule = Rule { entity: "alert".parse().unwrap(), roles: Vec::new(), config: rule };
-        let roles: Vec<_> = roles.all().cloned().collect();
+        let rule = Configured {
+            entity: "alert".into(),
+            members: true,
+            template: "alert".into(),
+            ..Configured::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let template =
+            "vars = ['title', 'salary', 'id', 'actor']\n[default]\ntitle = '{{ title }}'";
+        std::fs::write(dir.path().join("alert.toml"), template).unwrap();
+        let templates = Arc::new(Templates::load(dir.path(), &[]).unwrap());
+        let notices = Notices::new(
+            &config::Push { rules: vec![rule], ..Default::default() },
+            &roles,
+            templates,
+        );
+        let rule = &notices.0.rules[0];
         let key = EntityKey { kind: "alert".parse().unwrap(), id: "a1".parse().unwrap() };
-        let alert = fields(json!({ "title": "t", "salary": 7 }));
+        let alert = fields(json!({ "title": "t", "salary": 7, "notes": "nothing says them" }));
         let project = "p".parse().unwrap();
-        let vars = rule.notify("ana", (&project, &key), &alert, &roles).vars.unwrap();
+        let vars = notices.vars(rule, &key, &alert);
+        let vars = rule.notify("ana", (&project, &key), &alert, vars).vars.unwrap();
         let told = json!({ "title": "t", "id": "a1", "project": "p", "actor": "ana" });
         assert_eq!(json!(vars), told);
+    }
+
+    #[test]
+    fn however_large_an_entity_is_little_of_it_is_stored_with_each_notification() {
+        let small = fields(json!({ "title": "t".repeat(4000), "list": [1, 2] }));
+        assert_eq!(bound(small.clone()), small, "all that a writer may say");
+        let large = json!({ "title": "\u{1}".repeat(200_000), "list": vec![7; 9000], "n": 1 });
+        let vars = bound(fields(large));
+        assert!(json!(vars).to_string().len() <= VARS + 100);
+        let title = vars["title"].as_str().unwrap();
+        assert!(title.chars().count() > 400 && title.ends_with('…'), "{}", title.len());
+        assert_eq!((vars.get("list"), vars.get("n")), (None, Some(&json!(1))));
     }
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config;
 use crate::store::retention::{
-    Aged, Ages, CONFLICTS, DEVICES, MAPPINGS, NOTIFICATIONS, OPEN_CONFLICTS, Past, REQUESTS,
-    REVOCATIONS, VERDICTS,
+    Aged, Ages, CONFLICTS, DELIVERIES, DEVICES, INTENTS, MAPPINGS, NOTIFICATIONS, OPEN_CONFLICTS,
+    PUSH_MINUTES, PUSH_STATS, PUSH_WINDOWS, Past, REQUESTS, REVOCATIONS, VERDICTS,
 };
 use crate::store::{Lease, Store, StoreError};
 use crate::telemetry::{Metrics, Purged};
@@ -27,6 +27,11 @@ const LEASE: Duration = Duration::from_secs(60);
 const PROJECTS: u32 = 500;
 /// Users' lanes looked for at once.
 const LANES: u32 = 500;
+
+/// A cap is about this long.
+const HOUR: Duration = Duration::from_secs(3600);
+/// No window in which pushes are gathered is longer.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// How many rows of each kind went, or would go.
 pub type Counts = Vec<(Purged, u64)>;
@@ -48,6 +53,8 @@ pub struct Retention {
     store: Store,
     owner: String,
     config: config::Retention,
+    /// How long pushes that came to an end are kept.
+    pushes: Duration,
     metrics: Arc<Metrics>,
 }
 
@@ -58,13 +65,14 @@ impl Retention {
         store: Store,
         owner: String,
         config: config::Retention,
+        pushes: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { store, owner, config, metrics }
+        Self { store, owner, config, pushes, metrics }
     }
 
     /// What is purged, and what it counts as. A new table is a line here.
-    fn rules(&self) -> [(Purged, Rule); 11] {
+    fn rules(&self) -> [(Purged, Rule); 16] {
         let config = &self.config;
         [
             (Purged::Changes, Rule::Past(Past::Log, config.log)),
@@ -78,6 +86,11 @@ impl Retention {
             (Purged::Devices, Rule::Aged(DEVICES, config.devices)),
             (Purged::Revocations, Rule::Aged(REVOCATIONS, Duration::ZERO)),
             (Purged::Notifications, Rule::Aged(NOTIFICATIONS, config.notifications)),
+            (Purged::PushDeliveries, Rule::Aged(DELIVERIES, self.pushes)),
+            (Purged::PushIntents, Rule::Aged(INTENTS, self.pushes)),
+            (Purged::PushStats, Rule::Aged(PUSH_STATS, self.pushes)),
+            (Purged::PushMinutes, Rule::Aged(PUSH_MINUTES, HOUR)),
+            (Purged::PushWindows, Rule::Aged(PUSH_WINDOWS, DAY)),
         ]
     }
 

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::auth::Roles;
+use crate::push::expo::Expo;
 use crate::push::log::Log;
-use crate::push::provider::PushProvider;
+use crate::push::provider::{Envelope, Fate, Manners, PushProvider, Receipt, RequestError};
+use futures_util::future::BoxFuture;
 
 /// 2026-11-26 22:30 in Berlin.
 const NIGHT: i64 = 1_795_728_600_000;
@@ -13,13 +15,42 @@ const MORNING: i64 = 1_795_759_200_000;
 pub(in crate::push) fn policy(change: impl FnOnce(&mut config::Push)) -> Policy {
     let mut config = config::Push::default();
     change(&mut config);
-    let expo: Arc<dyn PushProvider> = Arc::new(expo::Expo::new(&config.expo).unwrap());
+    let expo: Arc<dyn PushProvider> = Arc::new(Expo::new(&config.expo).unwrap());
     Policy {
         config,
         templates: Arc::default(),
         signer: Signer::new("key".into()),
         providers: Arc::new([expo]),
         access: access(),
+    }
+}
+
+/// Another provider, for what the hub makes of more than one.
+#[derive(Debug)]
+pub(in crate::push) struct Fcm;
+
+impl PushProvider for Fcm {
+    fn name(&self) -> &'static str {
+        "fcm"
+    }
+
+    fn manners(&self) -> Manners {
+        Log.manners()
+    }
+
+    fn check(&self, token: &str) -> Result<(), &'static str> {
+        if token.len() > 100 { Ok(()) } else { Err("`token` must be one of FCM") }
+    }
+
+    fn send<'a>(&'a self, all: &'a [Envelope]) -> BoxFuture<'a, Result<Vec<Fate>, RequestError>> {
+        Log.send(all)
+    }
+
+    fn receipts<'a>(
+        &'a self,
+        tickets: &'a [String],
+    ) -> BoxFuture<'a, Result<HashMap<String, Receipt>, RequestError>> {
+        Log.receipts(tickets)
     }
 }
 
@@ -48,8 +79,6 @@ fn due(id: i64, lane: Lane) -> Due {
         body: "body".into(),
         data: None,
         link: None,
-        template: None,
-        vars: None,
         collapse: None,
         category: None,
         read_at: None,
@@ -204,6 +233,9 @@ fn a_device_that_has_it_is_spared_and_one_without_a_provider_too() {
     assert_eq!(policy.decide(&view).deliveries.len(), 1);
     view.devices.get_mut("ana").unwrap()[0].provider = "fcm".into();
     assert_eq!(policy.decide(&view).ended, [(5, "done", "no device")]);
+    let both: [Arc<dyn PushProvider>; 2] = [policy.providers[0].clone(), Arc::new(Fcm)];
+    let policy = Policy { providers: Arc::new(both), ..policy };
+    assert_eq!(policy.decide(&view).deliveries[0].provider, "fcm", "through whom its token is");
 }
 
 #[test]
@@ -259,5 +291,5 @@ fn the_log_provider_needs_no_device() {
     let mut view = view(0, vec![due(1, Lane::High)]);
     view.devices.clear();
     let decided = policy.decide(&view);
-    assert_eq!((decided.deliveries[0].provider, decided.deliveries[0].token), ("log", None));
+    assert_eq!((&*decided.deliveries[0].provider, decided.deliveries[0].token), ("log", None));
 }

@@ -18,6 +18,8 @@ const REMEMBERED: usize = 200_000;
 pub struct Script {
     /// Answer every request with a page that says 503.
     pub down: bool,
+    /// The same for requests for receipts alone.
+    pub receipts_down: bool,
     /// Ask for this access token.
     pub access_token: Option<String>,
     /// What the next requests to send meet, one each.

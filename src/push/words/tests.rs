@@ -3,6 +3,7 @@
 use super::*;
 use crate::protocol::notify::Lane;
 use crate::push::decide::tests::policy;
+use crate::push::sign::Signer;
 use crate::store::push::{Cursor, Unread};
 
 fn claimed() -> Claimed {
@@ -29,6 +30,7 @@ fn claimed() -> Claimed {
 fn member(seq: i64) -> Member {
     Member {
         leader: "n3".into(),
+        nid: format!("n{seq}"),
         evt_seq: seq,
         title: format!("title {seq}"),
         body: "body".into(),
@@ -36,6 +38,8 @@ fn member(seq: i64) -> Member {
         link: Some(format!("app://{seq}")),
         template: None,
         vars: None,
+        lane: if seq == 3 { "high" } else { "normal" }.into(),
+        category: Some(format!("c{seq}")),
         entity_type: Some("task".into()),
         standing: None,
         read_at: None,
@@ -68,7 +72,7 @@ fn say(content: &Content) -> Result<Message, &'static str> {
         collapse: "c".into(),
         report: "7.x".into(),
     };
-    policy(|config| config.link_schemes = vec!["app".into()]).say(&claimed(), message, content)
+    policy(|_| {}).say(&claimed(), message, content)
 }
 
 #[test]
@@ -79,12 +83,14 @@ fn of_several_it_tells_of_those_that_are_left() {
     let mut two = content(vec![member(1), member(2), Member { read_at: Some(1), ..member(3) }]);
     let message = say(&two).unwrap();
     assert_eq!((&*message.title, &*message.body), ("2 neue Mitteilungen", "title 2"));
-    // What an app opens is of the latest that is left; who it is, is always the same.
+    // It is the push of the latest that is left; what it replaces is always the same.
     assert_eq!(
-        (message.link.as_deref(), &message.data.unwrap()["n"]),
-        (Some("app://2"), &2.into())
+        (message.link.as_deref(), &message.data.unwrap()["n"], message.category.as_deref()),
+        (Some("app://2"), &2.into(), Some("c2"))
     );
-    assert_eq!((&*message.nid, message.seq, &*message.report), ("n3", 3, "7.x"));
+    assert_eq!((&*message.nid, message.seq, &*message.collapse), ("n2", 2, "c"));
+    assert_eq!(Signer::new("key".into()).device("n2", &message.report), Some(7));
+    assert_eq!((message.lane, say(&all).unwrap().lane), (Lane::Normal, Lane::High));
     two.cursors = vec![cursor("web", 9, 1)];
     assert_eq!(title(&two), Ok("title 2".into()), "somebody has seen the first, elsewhere");
     two.cursors = vec![cursor("phone", 2, 0)];

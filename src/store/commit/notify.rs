@@ -50,7 +50,7 @@ const MEMBERS: &str = "
     SELECT user_id FROM memberships
     WHERE project = $2 AND role IN (SELECT value->>0 FROM ROWS($1))";
 
-/// Finds the recipients of every draft.
+/// Finds the recipients of every draft, and what of it is due at once.
 pub(super) async fn address(tx: &mut Tx, decisions: &mut [Decision]) -> Result<(), StoreError> {
     if decisions.iter().all(|decision| decision.effects.notifications.is_empty()) {
         return Ok(());
@@ -60,7 +60,8 @@ pub(super) async fn address(tx: &mut Tx, decisions: &mut [Decision]) -> Result<(
         sqlx::query_scalar(dialect.sql("SELECT NOW_MS")).fetch_one(&mut *db).await?
     });
     for decision in decisions {
-        for draft in std::mem::take(&mut decision.effects.notifications) {
+        for mut draft in std::mem::take(&mut decision.effects.notifications) {
+            draft.schedule = draft.schedule.filter(|it| it.at > now || it.local.is_some());
             let recipients = recipients(tx, &decision.snapshot.project, &draft.audience).await?;
             let draft = Arc::new(draft);
             decision.notifications.extend(recipients.into_iter().map(|user| NewNotification {

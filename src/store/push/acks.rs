@@ -1,14 +1,36 @@
 //! Acknowledgements: they cancel what no provider has yet.
 
+use std::collections::{BTreeSet, HashMap};
+
 use super::super::{Store, StoreError, value};
 use super::cancel::{Canceled, Counts, cancel, cancel_deliveries, cancel_intents};
 use crate::id::{ClientId, ProjectId, Seq, UserId};
 
-/// Nobody has seen what is not there yet, whatever a client says that counts by the sequence of before a restore.
-const UPSERT_CURSOR: &str = "
-    INSERT INTO device_cursors (user_id, client, project, acked, seen, active, last_seen)
-    VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN COALESCE((SELECT CASE WHEN head_seq < $4 THEN head_seq ELSE $4 END
-        FROM sync_head WHERE project = $3), 0) ELSE 0 END, $5, $6)
+/// How far a person has come in a project, on one installation. They are kept apart: what came after the app went to
+/// the background nobody has seen, whatever was seen before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The project.
+    pub project: ProjectId,
+    /// The person.
+    pub user: UserId,
+    /// The installation; all that have no name are one.
+    pub client: Option<ClientId>,
+    /// Acknowledged from the foreground: it counts for the user.
+    pub seen: Option<Seq>,
+    /// Acknowledged from the background: it counts for the device alone.
+    pub stored: Option<Seq>,
+}
+
+/// The rows of the statements below: project, user, installation, what it has stored, what its user has seen, and
+/// whether that is all of it. They are in one order, so that no two instances wait for each other.
+type Row<'a> = (&'a str, &'a str, &'a str, i64, i64, i64);
+
+const UPSERT_CURSORS: &str = "
+    INSERT INTO device_cursors (project, user_id, client, acked, seen, active, last_seen)
+    SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT), CAST(value->>4 AS BIGINT),
+        CAST(value->>5 AS BIGINT) = 1, $2
+    FROM ROWS($1) WHERE true
     ON CONFLICT (user_id, client, project) DO UPDATE SET
         acked = CASE WHEN excluded.acked > device_cursors.acked
                 THEN excluded.acked ELSE device_cursors.acked END,
@@ -18,93 +40,72 @@ const UPSERT_CURSOR: &str = "
 
 const CANCEL_INTENTS: &str = cancel_intents!(
     "acknowledged",
-    "project = $1 AND user_id = $2 AND evt_seq <= $3 AND state = 'waiting'"
+    "state = 'waiting' AND id IN (
+        SELECT i.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
+            FROM ROWS($1)) r
+        JOIN push_intents i ON i.project = r.project AND i.user_id = r.user_id AND i.evt_seq <= r.seen
+            AND i.state = 'waiting')"
 );
 
-const CANCEL_DELIVERIES: &str =
-    cancel_deliveries!("acknowledged", "project = $1 AND user_id = $2 AND evt_seq <= $3");
-
-const CANCEL_OF_DEVICE: &str = cancel_deliveries!(
+const CANCEL_DELIVERIES: &str = cancel_deliveries!(
     "acknowledged",
-    "project = $1 AND user_id = $2 AND evt_seq <= $3
-      AND token_id IN (SELECT id FROM push_tokens WHERE user_id = $2 AND client = $4)"
+    "id IN (
+        SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
+            FROM ROWS($1)) r
+        JOIN push_deliveries d ON d.project = r.project AND d.user_id = r.user_id AND d.evt_seq <= r.seen
+            AND d.state IN ('queued', 'retry'))"
+);
+
+const CANCEL_OF_DEVICES: &str = cancel_deliveries!(
+    "acknowledged",
+    "id IN (
+        SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, value->>2 AS client,
+            CAST(value->>3 AS BIGINT) AS acked FROM ROWS($1) WHERE CAST(value->>5 AS BIGINT) = 0) r
+        JOIN push_tokens t ON t.user_id = r.user_id AND t.client = r.client
+        JOIN push_deliveries d ON d.token_id = t.id AND d.project = r.project AND d.user_id = r.user_id
+            AND d.evt_seq <= r.acked AND d.state IN ('queued', 'retry'))"
 );
 
 impl Store {
-    /// Records that an installation, seen at `now_ms`, has stored everything up to `seq`; what it acknowledged only
-    /// rises. If it is `active`, a person has seen it: the user's pushes up to there are canceled
-    /// unless a worker already sends them. If not, only this installation is spared. A position beyond the head
-    /// says nothing: the store was restored from a backup since, and of what is there now nobody can tell what
-    /// was seen. Returns what was canceled, to be counted ([`Store::count_canceled`]).
+    /// Records how far installations, heard of at `now_ms`, have come; that only rises. What a person has seen cancels
+    /// the user's pushes up to there, unless a worker already sends them; what is only stored spares that
+    /// installation. A position beyond the head says nothing: the store was restored from a backup since, and of
+    /// what is there now nobody can tell what was seen. Returns what was canceled, to be counted
+    /// ([`Store::count_canceled`]). No two may be of the same installation.
     ///
     /// # Errors
-    /// See [`StoreError`].
-    pub async fn ack(
-        &self,
-        project: &ProjectId,
-        user: &UserId,
-        client: &ClientId,
-        seq: Seq,
-        active: bool,
-        now_ms: i64,
-    ) -> Result<Canceled, StoreError> {
-        self.acknowledge(project, user, Some(client), seq, active, now_ms).await
-    }
-
-    /// The same for a person who has seen it on an installation without a name: nothing is kept of that.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn ack_unnamed(
-        &self,
-        project: &ProjectId,
-        user: &UserId,
-        seq: Seq,
-        now_ms: i64,
-    ) -> Result<Canceled, StoreError> {
-        self.acknowledge(project, user, None, seq, true, now_ms).await
-    }
-
-    async fn acknowledge(
-        &self,
-        project: &ProjectId,
-        user: &UserId,
-        client: Option<&ClientId>,
-        seq: Seq,
-        active: bool,
-        now_ms: i64,
-    ) -> Result<Canceled, StoreError> {
-        let heads = self.heads(std::slice::from_ref(project)).await?;
-        if heads.first().is_none_or(|(.., head)| seq > *head) {
+    /// See [`StoreError`]; nothing is recorded then.
+    pub async fn acknowledge(&self, acks: &[Ack], now_ms: i64) -> Result<Canceled, StoreError> {
+        let projects: BTreeSet<_> = acks.iter().map(|ack| ack.project.clone()).collect();
+        let heads = self.heads(&projects.into_iter().collect::<Vec<_>>()).await?;
+        let heads: HashMap<_, _> =
+            heads.into_iter().map(|(project, _, head)| (project, head)).collect();
+        let mut rows: Vec<_> =
+            acks.iter().filter_map(|ack| row(ack, *heads.get(&ack.project)?)).collect();
+        if rows.is_empty() {
             return Ok(Canceled::default());
         }
-        let (dialect, seq) = (self.dialect(), value::from_seq(seq));
-        let client = client.map(ClientId::as_str);
+        rows.sort_unstable();
+        let (dialect, rows) = (self.dialect(), value::json_text(&rows));
         let counts = in_transaction!(self, |tx| {
-            if let Some(client) = client {
-                sqlx::query(dialect.sql(UPSERT_CURSOR))
-                    .bind(user.as_str())
-                    .bind(client)
-                    .bind(project.as_str())
-                    .bind(seq)
-                    .bind(active)
-                    .bind(now_ms)
-                    .execute(&mut *tx)
-                    .await?;
-            }
-            let (p, u) = (project.as_str(), user.as_str());
+            let upsert = sqlx::query(dialect.sql(UPSERT_CURSORS)).bind(&rows).bind(now_ms);
+            upsert.execute(&mut *tx).await?;
             let mut counts = Counts::default();
-            if active {
-                for text in [CANCEL_INTENTS, CANCEL_DELIVERIES] {
-                    let query = sqlx::query_as(dialect.sql(text)).bind(p).bind(u).bind(seq);
-                    cancel!(tx, counts, query);
-                }
-            } else {
-                let query = sqlx::query_as(dialect.sql(CANCEL_OF_DEVICE)).bind(p).bind(u).bind(seq);
-                cancel!(tx, counts, query.bind(client));
+            for text in [CANCEL_INTENTS, CANCEL_DELIVERIES, CANCEL_OF_DEVICES] {
+                cancel!(tx, counts, sqlx::query_as(dialect.sql(text)).bind(&rows));
             }
             counts
         });
         Ok(Canceled { counts })
     }
+}
+
+/// None if there is nothing to say of it.
+fn row(ack: &Ack, head: Seq) -> Option<Row<'_>> {
+    let there = |seq: Option<Seq>| seq.filter(|seq| *seq <= head);
+    let (seen, stored) = (there(ack.seen), there(ack.stored));
+    let acked = seen.max(stored)?;
+    let client = ack.client.as_ref().map_or("", ClientId::as_str);
+    let (acked, seen) = (value::from_seq(acked), seen.map_or(0, value::from_seq));
+    Some((ack.project.as_str(), ack.user.as_str(), client, acked, seen, i64::from(acked == seen)))
 }

@@ -11,6 +11,8 @@ use super::deliver::Claimed;
 pub struct Member {
     /// The notification whose push it is: itself, or the one that leads.
     pub leader: String,
+    /// Its own name.
+    pub nid: String,
     /// The change whose acknowledgement disarms it, or [`NO_CHANGE`](super::NO_CHANGE).
     pub evt_seq: i64,
     /// The title.
@@ -25,6 +27,10 @@ pub struct Member {
     pub template: Option<String>,
     /// The template's variables.
     pub vars: Option<String>,
+    /// How urgent.
+    pub lane: String,
+    /// What kind it is.
+    pub category: Option<String>,
     /// The type of the entity it is about; empty if it is about none.
     pub entity_type: Option<String>,
     /// What is stored of the user in the project, as in [`Due`](super::Due).
@@ -53,7 +59,7 @@ pub struct Unread {
 pub struct Cursor {
     /// Whose it is.
     pub user_id: String,
-    /// The installation.
+    /// The installation; empty is all that have no name.
     pub client: String,
     /// The project.
     pub project: String,
@@ -80,8 +86,8 @@ macro_rules! members {
     ($from:literal) => {
         concat!(
             "
-    SELECT r.nid AS leader, COALESCE(i.evt_seq, n.evt_seq) AS evt_seq, n.title, n.body, n.data, n.link, n.template,
-        n.vars, n.entity_type, n.read_at, COALESCE(i.expires_at > NOW_MS, TRUE) AS in_time,
+    SELECT r.nid AS leader, n.nid, COALESCE(i.evt_seq, n.evt_seq) AS evt_seq, n.title, n.body, n.data, n.link,
+        n.template, n.vars, n.lane, n.category, n.entity_type, n.read_at, COALESCE(i.expires_at > NOW_MS, TRUE) AS in_time,
         (SELECT COALESCE(m.role, '') FROM memberships m
             WHERE m.project = n.project AND m.user_id = n.user_id) AS standing
     FROM (SELECT value->>0 AS nid FROM ROWS($1)) r ",

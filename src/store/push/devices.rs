@@ -62,18 +62,35 @@ pub struct Device {
     pub last_success_at: Option<i64>,
 }
 
-/// A token is in one place: whoever else has it, and the same user's other installation, lose it. An installation has
-/// one token; it is its user's alone, so who names another's takes nothing from them.
-const CANCEL_REPLACED: &str = cancel_deliveries!(
+/// A token is in one place: whoever else has it loses it. An installation has one token; it is its user's alone, so who
+/// names another's takes nothing from them.
+const CANCEL_TAKEN: &str = cancel_deliveries!(
     "moved",
-    "token_id IN (SELECT id FROM push_tokens WHERE provider = $1
-        AND ((token_hash = $2 AND user_id <> $4) OR (user_id = $4 AND client = $3 AND token_hash <> $2)))"
+    "token_id IN (SELECT id FROM push_tokens WHERE provider = $1 AND token_hash = $2 AND user_id <> $3)"
 );
 
-const DELETE_REPLACED: &str = "
-    DELETE FROM push_tokens WHERE provider = $1
-        AND ((token_hash = $2 AND (user_id <> $4 OR client <> $3))
-            OR (user_id = $4 AND client = $3 AND token_hash <> $2))";
+const DELETE_TAKEN: &str =
+    "DELETE FROM push_tokens WHERE provider = $1 AND token_hash = $2 AND user_id <> $3";
+
+/// A device that a user had already stays the same one, with another token or as another installation, and what is
+/// queued for it comes. If it was known as both, what was queued for the installation goes to the token.
+const JOIN: [&str; 3] = [
+    "
+    UPDATE push_deliveries SET token_id = (
+        SELECT id FROM push_tokens WHERE provider = $1 AND token_hash = $2 AND user_id = $3 AND client <> $4)
+    WHERE state IN ('queued', 'retry') AND token_id IN (
+        SELECT id FROM push_tokens WHERE provider = $1 AND token_hash <> $2 AND user_id = $3 AND client = $4)
+      AND EXISTS (
+        SELECT 1 FROM push_tokens WHERE provider = $1 AND token_hash = $2 AND user_id = $3 AND client <> $4)",
+    "
+    DELETE FROM push_tokens WHERE provider = $1 AND token_hash <> $2 AND user_id = $3 AND client = $4
+      AND EXISTS (
+        SELECT 1 FROM push_tokens t
+        WHERE t.provider = $1 AND t.token_hash = $2 AND t.user_id = $3 AND t.client <> $4)",
+    "
+    UPDATE push_tokens SET client = $4
+    WHERE provider = $1 AND token_hash = $2 AND user_id = $3 AND client <> $4",
+];
 
 const REGISTER: &str = "
     INSERT INTO push_tokens (user_id, client, provider, platform, token, token_hash, locale, tz,
@@ -81,6 +98,7 @@ const REGISTER: &str = "
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'active', NOW_MS, NOW_MS)
     ON CONFLICT (user_id, client, provider) DO UPDATE SET
         platform = excluded.platform, token = excluded.token, token_hash = excluded.token_hash,
+        scope = CASE WHEN push_tokens.token_hash = excluded.token_hash THEN push_tokens.scope END,
         locale = excluded.locale, tz = excluded.tz, app_version = excluded.app_version,
         model = excluded.model, state = 'active', reason = NULL, state_at = excluded.state_at,
         registered_at = excluded.registered_at
@@ -120,7 +138,7 @@ pub(super) fn hash(token: &str) -> String {
 
 impl Store {
     /// Registers a device for a user, with all there is to know of it. A token belongs to whoever registered it
-    /// last: what was queued for the one before is canceled. Returns the device's number.
+    /// last: what was queued for the user before is canceled. Returns the device's number.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -135,12 +153,14 @@ impl Store {
         let (app_version, model) = (text(&r.app_version), text(&r.model));
         let id: i64 = in_transaction!(self, |tx| {
             let mut counts = Counts::default();
-            let replaced =
-                sqlx::query_as(dialect.sql(CANCEL_REPLACED)).bind(&r.provider).bind(&hash);
-            cancel!(tx, counts, replaced.bind(r.client.as_str()).bind(user.as_str()));
-            let replaced = sqlx::query(dialect.sql(DELETE_REPLACED)).bind(&r.provider).bind(&hash);
-            let replaced = replaced.bind(r.client.as_str()).bind(user.as_str());
-            replaced.execute(&mut *tx).await?;
+            let taken = sqlx::query_as(dialect.sql(CANCEL_TAKEN)).bind(&r.provider).bind(&hash);
+            cancel!(tx, counts, taken.bind(user.as_str()));
+            let taken = sqlx::query(DELETE_TAKEN).bind(&r.provider).bind(&hash);
+            taken.bind(user.as_str()).execute(&mut *tx).await?;
+            for text in JOIN {
+                let join = sqlx::query(text).bind(&r.provider).bind(&hash).bind(user.as_str());
+                join.bind(r.client.as_str()).execute(&mut *tx).await?;
+            }
             let id = sqlx::query_scalar(dialect.sql(REGISTER))
                 .bind(user.as_str())
                 .bind(r.client.as_str())

@@ -26,7 +26,7 @@ pub struct NewDelivery {
     /// How urgent.
     pub lane: String,
     /// Through whom.
-    pub provider: &'static str,
+    pub provider: String,
     /// To which device; none if the provider needs none.
     pub token: Option<i64>,
     /// What kind it is.

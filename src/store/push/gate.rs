@@ -31,6 +31,20 @@ pub struct GateSettings {
     pub open_ms: i64,
 }
 
+impl GateSettings {
+    /// Of the gate for receipts: nothing bounds their rate, and a request is of as many as `receipts`.
+    #[must_use]
+    pub fn of_receipts(self, receipts: u32) -> Self {
+        Self { rate: u32::MAX, batch: receipts, ..self }
+    }
+}
+
+/// The name of the gate for a provider's receipts. What cannot be asked says nothing of what can be sent.
+#[must_use]
+pub fn receipts_gate(provider: &str) -> String {
+    format!("{provider} receipts")
+}
+
 /// How a request ended, for the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -173,10 +187,11 @@ impl Gate {
                 false
             }
             Outcome::Credentials => {
-                (self.credentials, self.probing) = (true, false);
+                self.probing = false;
                 self.open_for = LONGEST_MS.min(s.open_ms.saturating_mul(6));
                 self.open_until = now.saturating_add(self.open_for);
-                !was_open
+                // That is news even of one that was held for another reason.
+                !std::mem::replace(&mut self.credentials, true)
             }
             Outcome::Broken => {
                 self.count(now, true);
@@ -326,7 +341,9 @@ mod tests {
     #[test]
     fn wrong_credentials_hold_everything_until_they_are_right() {
         let mut gate = Gate::default();
-        assert!(gate.ended(0, Outcome::Credentials, S));
+        gate.ended(0, Outcome::Slower(5), S);
+        assert!(gate.ended(0, Outcome::Credentials, S), "whatever held it before");
+        assert!(!gate.ended(0, Outcome::Credentials, S), "told once");
         assert!(gate.credentials && gate.admit(59_999, true, 1, S) == 0);
         assert_eq!(gate.admit(60_000, true, 1, S), 1);
         gate.close();

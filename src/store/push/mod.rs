@@ -25,12 +25,13 @@ mod recent;
 mod stats;
 mod tend;
 
+pub use acks::Ack;
 pub use cancel::Canceled;
 pub use content::{Content, Cursor, Member, Unread};
 pub use deliver::{AMBIGUOUS, Claimed, NO_ACCESS, Report, Settled, Settlement};
 pub use devices::{Device, Registration};
 pub use dispatch::{Decided, NewDelivery};
-pub use gate::{Gate, GateSettings, Outcome};
+pub use gate::{Gate, GateSettings, Outcome, receipts_gate};
 pub use inbox::{InboxQuery, InboxRow, Reads};
 pub(in crate::store) use nid::nid;
 pub use receipts::{Awaiting, ReceiptVerdict};

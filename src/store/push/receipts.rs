@@ -1,10 +1,10 @@
 //! Receipts: what became of what a provider accepted, and what devices say of it themselves.
 
 use super::super::{Store, StoreError, value};
-use super::aftermath::Aftermath;
+use super::aftermath::{Aftermath, WRITE_GATE};
 use super::cancel::{Counts, write_counts};
 use super::deliver::Report;
-use super::gate::{GateSettings, Outcome, Word};
+use super::gate::{GateSettings, Outcome, Word, receipts_gate};
 
 /// A delivery whose receipt is due.
 #[derive(Debug, Default, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -32,8 +32,15 @@ pub enum ReceiptVerdict {
     NotReady(i64),
     /// It will not come any more.
     Missing,
-    /// It did not get there; try again in so many milliseconds.
-    Retry(i64, String),
+    /// It did not get there; it is tried again.
+    Retry {
+        /// In so many milliseconds.
+        delay: i64,
+        /// Why.
+        error: String,
+        /// Whether the attempt counts.
+        counts: bool,
+    },
     /// It did not get there and never will.
     Failed(String),
     /// Its token reaches nobody any more.
@@ -49,25 +56,27 @@ const CLAIM: &str = "
 
 const SETTLE: &str = "
     UPDATE push_deliveries SET state = r.state, next_at = NOW_MS + r.delay, asked = push_deliveries.asked + r.asked,
-        error = COALESCE(r.error, push_deliveries.error),
+        error = COALESCE(r.error, push_deliveries.error), attempt = attempt - r.uncounted,
         finished_at = CASE WHEN r.state IN ('accepted', 'retry') THEN NULL ELSE NOW_MS END,
         payload = CASE WHEN r.state IN ('accepted', 'retry', 'failed') THEN payload ELSE '' END
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, value->>1 AS state, CAST(value->>2 AS BIGINT) AS delay,
-            value->>3 AS error, CAST(value->>4 AS BIGINT) AS asked
+            value->>3 AS error, CAST(value->>4 AS BIGINT) AS asked,
+            CAST(value->>5 AS BIGINT) AS uncounted
         FROM ROWS($1)) r
     WHERE push_deliveries.id = r.id AND push_deliveries.state = 'accepted'
     RETURNING push_deliveries.state, project, lane, COALESCE(push_deliveries.error, '') AS error,
         token_id, COALESCE(sent_at, 0) AS sent_at";
 
-/// Once each, whatever is said again. Who can say it was sent it, and may be faster than what the provider says.
+/// Once each, whatever is said again. Who can say it was sent it, and may be faster than what the provider says. What
+/// it knows a gathered push by is the latest that was left of it then.
 const RECEIVED: &str = "
     UPDATE push_deliveries SET received_at = NOW_MS
-    WHERE nid = $1 AND token_id = $2 AND received_at IS NULL AND sent_at IS NOT NULL
+    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2 AND received_at IS NULL AND sent_at IS NOT NULL
     RETURNING project, lane, provider";
 
 const OPENED: &str = "
     UPDATE push_deliveries SET opened_at = NOW_MS
-    WHERE nid = $1 AND token_id = $2 AND opened_at IS NULL AND sent_at IS NOT NULL
+    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2 AND opened_at IS NULL AND sent_at IS NOT NULL
     RETURNING project, lane, provider";
 
 /// `state, project, lane, error, token_id, sent_at`
@@ -101,29 +110,37 @@ fn tell(provider: &str, settled: &[SettledRow], report: &mut Report) -> Aftermat
 }
 
 impl Store {
-    /// Takes deliveries whose receipts are due; nobody else asks for them for `lease_ms`.
+    /// Takes deliveries whose receipts are due, unless the provider is not to be asked now; nobody else asks for them
+    /// for `lease_ms`.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn claim_receipts(
         &self,
         provider: &str,
-        limit: u32,
+        settings: GateSettings,
         lease_ms: i64,
     ) -> Result<Vec<Awaiting>, StoreError> {
-        let dialect = self.dialect();
+        let (dialect, name) = (self.dialect(), &receipts_gate(provider));
         let rows = in_transaction!(self, |tx| {
-            sqlx::query_as(dialect.sql(CLAIM))
-                .bind(lease_ms)
-                .bind(provider)
-                .bind(i64::from(limit))
-                .fetch_all(&mut *tx)
-                .await?
+            let (now, mut gate) = lock_gate!(tx, dialect, name);
+            let limit = gate.admit(now, true, settings.batch, settings);
+            let mut rows: Vec<Awaiting> = Vec::new();
+            if limit > 0 {
+                let claim = sqlx::query_as(dialect.sql(CLAIM)).bind(lease_ms).bind(provider);
+                rows = claim.bind(i64::from(limit)).fetch_all(&mut *tx).await?;
+            }
+            // Otherwise there is no news.
+            if gate.is_open() && !rows.is_empty() {
+                let state = value::json_text(&gate);
+                sqlx::query(WRITE_GATE).bind(name).bind(state).execute(&mut *tx).await?;
+            }
+            rows
         });
         Ok(rows)
     }
 
-    /// Writes what receipts said, and what it means for the gate if the request for them went wrong.
+    /// Writes what receipts said, what that means for tokens, and how the requests for them ended.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -134,13 +151,18 @@ impl Store {
         outcomes: &[Outcome],
         verdicts: &[(i64, ReceiptVerdict)],
     ) -> Result<Report, StoreError> {
-        let dialect = self.dialect();
+        let (dialect, name) = (self.dialect(), &receipts_gate(provider));
         let rows = value::json_text(&verdicts.iter().map(row).collect::<Vec<_>>());
         let report = in_transaction!(self, |tx| {
             let mut report = Report::default();
             let (now, mut gate) = lock_gate!(tx, dialect, provider);
-            for outcome in outcomes {
-                report.opened |= gate.ended(now, *outcome, settings);
+            if !outcomes.is_empty() {
+                let (_, mut own) = lock_gate!(tx, dialect, name);
+                for outcome in outcomes {
+                    report.opened |= own.ended(now, *outcome, settings);
+                }
+                let state = value::json_text(&own);
+                sqlx::query(WRITE_GATE).bind(name).bind(state).execute(&mut *tx).await?;
             }
             let settled: Vec<SettledRow> =
                 sqlx::query_as(dialect.sql(SETTLE)).bind(&rows).fetch_all(&mut *tx).await?;
@@ -194,17 +216,17 @@ impl Store {
 
 fn row((id, verdict): &(i64, ReceiptVerdict)) -> serde_json::Value {
     match verdict {
-        ReceiptVerdict::Handed => serde_json::json!([id, "handed", 0, null, 1]),
-        ReceiptVerdict::NotReady(delay) => serde_json::json!([id, "accepted", delay, null, 1]),
-        ReceiptVerdict::Missing => serde_json::json!([id, "missing", 0, null, 1]),
-        ReceiptVerdict::Retry(delay, error) => {
-            serde_json::json!([id, "retry", delay, value::text(error), 1])
+        ReceiptVerdict::Handed => serde_json::json!([id, "handed", 0, null, 1, 0]),
+        ReceiptVerdict::NotReady(delay) => serde_json::json!([id, "accepted", delay, null, 1, 0]),
+        ReceiptVerdict::Missing => serde_json::json!([id, "missing", 0, null, 1, 0]),
+        ReceiptVerdict::Retry { delay, error, counts } => {
+            serde_json::json!([id, "retry", delay, value::text(error), 1, i64::from(!counts)])
         }
         ReceiptVerdict::Failed(error) => {
-            serde_json::json!([id, "failed", 0, value::text(error), 1])
+            serde_json::json!([id, "failed", 0, value::text(error), 1, 0])
         }
         ReceiptVerdict::Dead(error) => {
-            serde_json::json!([id, "dead_token", 0, value::text(error), 1])
+            serde_json::json!([id, "dead_token", 0, value::text(error), 1, 0])
         }
     }
 }

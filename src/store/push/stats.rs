@@ -39,14 +39,6 @@ const QUEUE: &str = "
     SELECT 'intent', lane, '', state, count(*), NOW_MS - min(created_at) FROM push_intents
     WHERE state = 'scheduled' GROUP BY lane, state";
 
-const FORGET: [&str; 5] = [
-    "DELETE FROM push_deliveries WHERE finished_at IS NOT NULL AND finished_at < NOW_MS - $1",
-    "DELETE FROM push_stats WHERE minute < (NOW_MS - $1) / 60000",
-    "DELETE FROM push_minutes WHERE minute <= NOW_MS / 60000 - 60 + 0 * $1",
-    "DELETE FROM push_windows WHERE sent_at < NOW_MS - 86400000 + 0 * $1",
-    "DELETE FROM push_intents WHERE state IN ('done', 'canceled', 'expired', 'suppressed') AND updated_at < NOW_MS - $1",
-];
-
 const SECRET: &str =
     "INSERT INTO push_secrets (name, value) VALUES ('callback', $1) ON CONFLICT DO NOTHING";
 
@@ -162,18 +154,6 @@ impl Store {
         let rows: Result<_, sqlx::Error> =
             on_reader!(self, |db| sqlx::query_as(dialect.sql(QUEUE)).fetch_all(db).await);
         Ok(rows?)
-    }
-
-    /// Forgets what ended longer ago than `keep_ms`.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn forget_pushes(&self, keep_ms: i64) -> Result<(), StoreError> {
-        let dialect = self.dialect();
-        for text in FORGET {
-            execute!(self, sqlx::query(dialect.sql(text)).bind(keep_ms));
-        }
-        Ok(())
     }
 
     /// The key all instances sign with what clients report back; `fresh` if there is none yet.

@@ -4,10 +4,10 @@ use super::super::{Store, StoreError, value};
 use super::aftermath::{LOCK_GATE, WRITE_GATE, read_gate};
 use super::cancel::{Counts, write_counts};
 use super::deliver::AMBIGUOUS;
-use super::gate::Gate;
+use super::gate::{Gate, receipts_gate};
 
-const BEGIN_GATE: &str =
-    "INSERT INTO push_gates (provider, state) VALUES ($1, '{}') ON CONFLICT DO NOTHING";
+const BEGIN_GATES: &str =
+    "INSERT INTO push_gates (provider, state) VALUES ($1, '{}'), ($2, '{}') ON CONFLICT DO NOTHING";
 
 const REAP: &str = "
     UPDATE push_deliveries SET
@@ -92,13 +92,25 @@ pub enum NoRetry {
 }
 
 impl Store {
-    /// Makes a provider's shared state, if there is none.
+    /// Makes a provider's shared state, for what is sent and for receipts, if there is none.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn begin_gate(&self, provider: &str) -> Result<(), StoreError> {
-        execute!(self, sqlx::query(BEGIN_GATE).bind(provider));
+        execute!(self, sqlx::query(BEGIN_GATES).bind(provider).bind(receipts_gate(provider)));
         Ok(())
+    }
+
+    /// The shared states of all providers, for what is sent and for receipts, each with the time.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn gates(&self) -> Result<Vec<(String, Gate, i64)>, StoreError> {
+        const ALL: &str = "SELECT provider, state, NOW_MS FROM push_gates ORDER BY provider";
+        let dialect = self.dialect();
+        let rows: Result<Vec<(String, String, i64)>, sqlx::Error> =
+            on_reader!(self, |db| sqlx::query_as(dialect.sql(ALL)).fetch_all(db).await);
+        Ok(rows?.into_iter().map(|(name, state, now)| (name, read_gate(&state), now)).collect())
     }
 
     /// A provider's shared state, and the time.
@@ -123,14 +135,16 @@ impl Store {
     pub async fn reopen_gate(&self, provider: &str) -> Result<u64, StoreError> {
         let dialect = self.dialect();
         let due = in_transaction!(self, |tx| {
-            let state: Option<String> = sqlx::query_scalar(dialect.sql(LOCK_GATE))
-                .bind(provider)
-                .fetch_optional(&mut *tx)
-                .await?;
-            let mut gate = state.map_or_else(Gate::default, |state| read_gate(&state));
-            gate.close();
-            let state = value::json_text(&gate);
-            sqlx::query(WRITE_GATE).bind(provider).bind(state).execute(&mut *tx).await?;
+            for name in [provider, &receipts_gate(provider)] {
+                let state: Option<String> = sqlx::query_scalar(dialect.sql(LOCK_GATE))
+                    .bind(name)
+                    .fetch_optional(&mut *tx)
+                    .await?;
+                let mut gate = state.map_or_else(Gate::default, |state| read_gate(&state));
+                gate.close();
+                let state = value::json_text(&gate);
+                sqlx::query(WRITE_GATE).bind(name).bind(state).execute(&mut *tx).await?;
+            }
             sqlx::query(dialect.sql(RETRY_NOW)).execute(&mut *tx).await?.rows_affected()
         });
         Ok(due)

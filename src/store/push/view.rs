@@ -43,10 +43,6 @@ pub struct Due {
     pub data: Option<String>,
     /// A deep link.
     pub link: Option<String>,
-    /// The template.
-    pub template: Option<String>,
-    /// The template's variables.
-    pub vars: Option<String>,
     /// Pushes of one key are gathered.
     pub collapse: Option<String>,
     /// What kind it is.
@@ -81,7 +77,7 @@ pub struct View {
 
 pub(super) const READ_DUE: &str = "
     SELECT i.id, i.nid, i.project, i.user_id, i.evt_seq, i.lane, i.state, i.created_at, i.expires_at,
-        i.grace, i.local_time, i.reason, n.title, n.body, n.data, n.link, n.template, n.vars, n.collapse,
+        i.grace, i.local_time, i.reason, n.title, n.body, n.data, n.link, n.collapse,
         n.category, n.read_at, n.entity_type,
         (SELECT COALESCE(m.role, '') FROM memberships m
             WHERE m.project = i.project AND m.user_id = i.user_id) AS standing

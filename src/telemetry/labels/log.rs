@@ -160,5 +160,15 @@ label! {
         Revocations = "revocations",
         /// What users were notified of.
         Notifications = "notifications",
+        /// Pushes of devices that came to an end.
+        PushDeliveries = "push_deliveries",
+        /// Armed pushes that were decided on.
+        PushIntents = "push_intents",
+        /// What became of pushes, by the minute.
+        PushStats = "push_stats",
+        /// How many pushes people got, by the minute.
+        PushMinutes = "push_minutes",
+        /// When something was last pushed under a collapse key.
+        PushWindows = "push_windows",
     }
 }

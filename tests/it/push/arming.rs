@@ -77,6 +77,8 @@ async fn a_dead_link_in_the_scheme_of_another_app_is_not_passed_on() {
     publish(&hub, &[asked]).await;
     let sent = sent(&stand_in, 1).await;
     assert!(sent[0].message["data"].get("link").is_none());
+    let (_, inbox) = get(&hub, "ana", "/v1/notifications").await;
+    assert_eq!(inbox["notifications"][0].get("link"), None, "nor where it is read");
     hub.stop().await;
 }
 

@@ -105,7 +105,7 @@ async fn ten_minutes_pass(hub: &TestHub) {
     let gate = "UPDATE push_gates SET state = json_set(state,
         '$.at', json_extract(state, '$.at') - 600000,
         '$.window_at', json_extract(state, '$.window_at') - 600000,
-        '$.open_until', json_extract(state, '$.open_until') - 600000)";
+        '$.open_until', json_extract(state, '$.open_until') - 600000) WHERE provider = 'expo'";
     let deliveries =
         "UPDATE push_deliveries SET next_at = next_at - 600000, expires_at = expires_at - 600000";
     assert!(change(hub, deliveries).await > 0 && change(hub, gate).await == 1);
@@ -149,6 +149,30 @@ async fn a_request_to_slow_down_is_obeyed_and_costs_no_attempt() {
     assert_eq!(stand_in.log().requests - stand_in.log().receipts_asked.min(1), 4);
     assert_eq!(number(&hub, "SELECT attempt FROM push_deliveries").await, 1);
     assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_to_slow_down_stops_what_is_left_of_its_claim() {
+    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+    for n in 0..3 {
+        register(&hub, &format!("u{n}"), &format!("d{n}"), json!({})).await;
+    }
+    // The first is refused because the tokens are of three projects; then each is asked for alone.
+    stand_in.script(|script| {
+        script.projects = (0..3).map(|n| (expo(&format!("d{n}")), format!("@{n}/app"))).collect();
+        let slower = Behaviour::Status { status: 429, retry_after: Some(60), dated: false };
+        script.next.extend([Behaviour::Behave, slower]);
+    });
+    let all = json!({ "users": ["u0", "u1", "u2"], "title": "t", "lane": "high" });
+    publish(&hub, &[all]).await;
+    eventually("all wait", || async { number(&hub, RETRY).await == 3 }).await;
+    assert_eq!((stand_in.log().requests, stand_in.sent().len()), (2, 0));
+    assert_eq!(number(&hub, "SELECT sum(attempt) FROM push_deliveries").await, 0, "at no cost");
+    hub.hub().store.reopen_gate("expo").await.unwrap();
+    sent(&stand_in, 3).await;
+    settled(&hub).await;
+    assert_eq!(stand_in.sent().len(), 3, "each once");
     hub.stop().await;
 }
 

@@ -94,7 +94,7 @@ async fn receipts_that_call_every_token_dead_are_not_believed_either() {
     publish(&hub, &all).await;
     eventually("all are accepted", || async { number(&hub, ACCEPTED).await == 60 }).await;
     // So much later that nothing is known any more of how many were accepted.
-    assert_eq!(change(&hub, "UPDATE push_gates SET state = '{}'").await, 1);
+    assert_eq!(change(&hub, "UPDATE push_gates SET state = '{}'").await, 2);
     assert_eq!(change(&hub, ASK).await, 60);
     let dead = "SELECT count(*) FROM push_deliveries WHERE state = 'dead_token'";
     eventually("every receipt", || async { number(&hub, dead).await == 60 }).await;

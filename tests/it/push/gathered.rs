@@ -57,20 +57,26 @@ async fn provider_is_back(hub: &TestHub, stand_in: &syncline::push::stand_in::St
     hub.hub().store.reopen_gate("expo").await.unwrap();
 }
 
-/// Reads the notification with this title.
-async fn read(hub: &TestHub, of: &str) {
+/// What the notification with this title is called.
+async fn nid(hub: &TestHub, of: &str) -> String {
     let (_, inbox) = get(hub, "ana", "/v1/notifications").await;
     let all = inbox["notifications"].as_array().unwrap();
-    let found = all.iter().find(|n| n["title"] == of).unwrap();
-    let nid = found["nid"].as_str().unwrap();
+    all.iter().find(|n| n["title"] == of).unwrap()["nid"].as_str().unwrap().to_owned()
+}
+
+/// Reads the notification with this title.
+async fn read(hub: &TestHub, of: &str) {
+    let nid = nid(hub, of).await;
     assert_eq!(post(hub, "ana", &format!("/v1/notifications/{nid}/read"), &json!({})).await.0, 204);
 }
 
-/// Ana sees everything up to there on this installation.
+/// Ana sees everything up to there on this installation; an empty one has no name.
 async fn sees(hub: &TestHub, client: &str, seq: &Value, active: bool) {
     let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
-    ana.send(&json!({ "type": "connect", "client": client, "active": active })).await;
-    ana.expect("connected").await;
+    if !client.is_empty() {
+        ana.send(&json!({ "type": "connect", "client": client, "active": active })).await;
+        ana.expect("connected").await;
+    }
     assert_eq!(ana.ask(json!({ "type": "ack", "project": "p", "seq": seq })).await["type"], "ok");
     let far = "SELECT COALESCE(max(acked), 0) FROM device_cursors";
     eventually("the store knows", || async { number(hub, far).await >= seq.as_i64().unwrap() })
@@ -81,7 +87,7 @@ async fn sees(hub: &TestHub, client: &str, seq: &Value, active: bool) {
 #[tokio::test]
 async fn a_gathered_push_outlives_the_reading_of_the_latest() {
     let (hub, stand_in) = hub_and_stand_in(gathering).await;
-    three_wait(&hub, &stand_in).await;
+    let seqs = three_wait(&hub, &stand_in).await;
     read(&hub, "four").await;
     assert_eq!(number(&hub, RETRY).await, 1, "two are left to tell of");
     provider_is_back(&hub, &stand_in).await;
@@ -92,6 +98,14 @@ async fn a_gathered_push_outlives_the_reading_of_the_latest() {
         (&json!("2 new alerts"), &json!("The latest: three"))
     );
     assert_eq!(message["badge"], 3, "as many as are unread now");
+    // It is the push of the latest that is left, and still replaces the one before.
+    let name = nid(&hub, "three").await;
+    assert_eq!((&message["data"]["nid"], &message["data"]["seq"]), (&json!(name), &seqs[1]));
+    assert_eq!(message["collapseId"], sent[0].message["collapseId"]);
+    let opened = json!({ "nid": name, "report": message["data"]["report"] });
+    assert_eq!(post(&hub, "ana", "/v1/push/opened", &opened).await.0, 204);
+    let counted = "SELECT count(*) FROM push_deliveries WHERE opened_at IS NOT NULL";
+    assert_eq!(number(&hub, counted).await, 1);
     hub.stop().await;
 }
 
@@ -117,7 +131,7 @@ async fn what_was_acknowledged_is_not_counted_and_the_last_one_disarms() {
     let (hub, stand_in) = hub_and_stand_in(gathering).await;
     let seqs = three_wait(&hub, &stand_in).await;
     register(&hub, "ana", "tablet", json!({})).await;
-    sees(&hub, "web", &seqs[0], true).await;
+    sees(&hub, "", &seqs[0], true).await;
     sees(&hub, "phone", &seqs[1], false).await;
     assert_eq!(number(&hub, RETRY).await, 1);
     provider_is_back(&hub, &stand_in).await;
@@ -125,6 +139,18 @@ async fn what_was_acknowledged_is_not_counted_and_the_last_one_disarms() {
     assert_eq!(
         sent[1].message["title"], "four",
         "the phone has stored three, and somebody has seen two"
+    );
+    hub.stop().await;
+
+    let (hub, stand_in) = hub_and_stand_in(gathering).await;
+    let seqs = three_wait(&hub, &stand_in).await;
+    sees(&hub, "", &seqs[1], true).await;
+    assert_eq!(number(&hub, RETRY).await, 1);
+    provider_is_back(&hub, &stand_in).await;
+    let told = self::sent(&stand_in, 2).await;
+    assert_eq!(
+        told[1].message["title"], "four",
+        "somebody has seen two and three, nobody knows where"
     );
     hub.stop().await;
 
@@ -141,22 +167,23 @@ async fn what_was_acknowledged_is_not_counted_and_the_last_one_disarms() {
 #[tokio::test]
 async fn what_was_seen_while_it_was_being_sent_is_not_sent_again() {
     use syncline::push::stand_in::Behaviour;
-    let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
-    register(&hub, "ana", "phone", json!({})).await;
-    stand_in.script(|script| script.next.push_back(Behaviour::Hang));
-    let seq = publish(&hub, &[notify("ana", "seen", "high")]).await.remove(0)["seq"].clone();
-    eventually("it is being sent", || async { stand_in.log().hanging == 1 }).await;
-    sees(&hub, "web", &seq, true).await;
-    stand_in.script(|script| script.down = true);
-    stand_in.release();
-    eventually("the provider failed", || async { number(&hub, RETRY).await == 1 }).await;
-    provider_is_back(&hub, &stand_in).await;
-    settled(&hub).await;
-    assert_eq!(stand_in.sent(), []);
-    let why =
-        "SELECT count(*) FROM push_deliveries WHERE state = 'canceled' AND error = 'acknowledged'";
-    assert_eq!(number(&hub, why).await, 1);
-    hub.stop().await;
+    for client in ["web", ""] {
+        let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
+        register(&hub, "ana", "phone", json!({})).await;
+        stand_in.script(|script| script.next.push_back(Behaviour::Hang));
+        let seq = publish(&hub, &[notify("ana", "seen", "high")]).await.remove(0)["seq"].clone();
+        eventually("it is being sent", || async { stand_in.log().hanging == 1 }).await;
+        sees(&hub, client, &seq, true).await;
+        stand_in.script(|script| script.down = true);
+        stand_in.release();
+        eventually("the provider failed", || async { number(&hub, RETRY).await == 1 }).await;
+        provider_is_back(&hub, &stand_in).await;
+        settled(&hub).await;
+        assert_eq!(stand_in.sent(), []);
+        let why = "SELECT count(*) FROM push_deliveries WHERE state = 'canceled' AND error = 'acknowledged'";
+        assert_eq!(number(&hub, why).await, 1);
+        hub.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod drain;
 mod gathered;
 mod leases;
 mod limits;
+mod nights;
 mod receipts;
 mod reports;
 mod schedules;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{change, hub_and_stand_in, notify, number, publish, register};
+use syncline::store::push::receipts_gate;
+
+use super::{change, hub_and_stand_in, notify, number, publish, register, sent, titles};
 use crate::support::eventually;
 
 const ACCEPTED: &str = "SELECT count(*) FROM push_deliveries WHERE state = 'accepted'";
@@ -58,5 +60,44 @@ async fn a_receipt_that_no_provider_keeps_for_so_long_is_asked_for_no_more() {
     eventually("a day is enough", || async { number(&hub, MISSING).await == 1 }).await;
     let young = "SELECT count(*) FROM push_deliveries WHERE state = 'accepted' AND user_id = 'new'";
     assert_eq!(number(&hub, young).await, 1, "the other may come");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn receipts_that_cannot_be_had_hold_up_no_push() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        config.push.expo.breaker = Duration::from_secs(60);
+    })
+    .await;
+    register(&hub, "ana", "phone", json!({})).await;
+    stand_in.script(|script| script.receipts_down = true);
+    publish(&hub, &[notify("ana", "first", "high")]).await;
+    let store = &hub.hub().store;
+    let waits = async |name: &str| {
+        let (gate, now) = store.gate(name).await.unwrap();
+        gate.reopens(now).is_some()
+    };
+    let receipts = receipts_gate("expo");
+    eventually("nobody asks for receipts any more", || async {
+        change(&hub, ASK).await;
+        waits(&receipts).await
+    })
+    .await;
+    assert!(!waits("expo").await, "what is sent has nothing to do with it");
+    assert_eq!(hub.metric("syncline_push_breakers_opened_total"), 0.0);
+    publish(&hub, &[notify("ana", "SOS", "critical")]).await;
+    assert_eq!(titles(&sent(&stand_in, 2).await), ["first", "SOS"]);
+
+    // One request tells that it is over.
+    stand_in.script(|script| script.receipts_down = false);
+    let over = "UPDATE push_gates SET state = json_set(state, '$.open_until', 1)
+        WHERE provider = 'expo receipts'";
+    assert_eq!(change(&hub, over).await, 1);
+    eventually("both have theirs", || async {
+        change(&hub, ASK).await;
+        number(&hub, HANDED).await == 2
+    })
+    .await;
+    assert!(!waits(&receipts).await);
     hub.stop().await;
 }

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::support::client::Client;
 use crate::support::eventually;
-use crate::support::hub::token;
+use crate::support::hub::{TestHub, token};
+use crate::support::postgres;
 
 /// What the clocks of Honolulu, nearly the last place on earth, say in so many minutes.
 fn in_honolulu(minutes: i64) -> String {
@@ -90,6 +91,35 @@ async fn on_each_clock_it_is_of_use_for_as_long() {
     eventually("an hour from when it is due to ana", || async { number(&hub, to_come).await == 1 })
         .await;
     hub.stop().await;
+}
+
+#[tokio::test]
+async fn whether_its_time_has_come_the_databases_clock_says() {
+    for wrong_by in [300_000, -300_000] {
+        let (stand_in, database) = (super::stand_in().await, postgres::fresh_database().await);
+        postgres::skew(&database, wrong_by).await;
+        let hub = TestHub::start_with(|config| {
+            super::eager(config, &stand_in);
+            config.store.url.clone_from(&database);
+        })
+        .await;
+        register(&hub, "ana", "phone", json!({})).await;
+        let now = syncline::clock::now_ms() + wrong_by;
+        let at = |title: &str, at: i64| {
+            let mut asked = notify("ana", title, "high");
+            asked["send_at"] = json!(at);
+            asked
+        };
+        publish(&hub, &[at("to come", now + 240_000), at("over", now - 240_000)]).await;
+        let scheduled = "SELECT count(*) FROM push_intents WHERE state = 'scheduled'";
+        assert_eq!(number(&hub, scheduled).await, 1);
+        assert_eq!(titles(&sent(&stand_in, 1).await), ["over"]);
+        assert_eq!(get(&hub, "ana", "/v1/notifications").await.1["unread"], 1);
+        // An acknowledgement answers what is due at once, and says nothing of what is to come.
+        let no_change = "SELECT count(*) FROM push_intents WHERE evt_seq = 9223372036854775807";
+        assert_eq!(number(&hub, no_change).await, 1);
+        hub.stop().await;
+    }
 }
 
 #[tokio::test]

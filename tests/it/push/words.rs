@@ -1,4 +1,4 @@
-//! Words and times: languages, gathering, quiet hours, caps, rules.
+//! Words: languages, gathering, caps, rules.
 
 use std::time::Duration;
 
@@ -115,42 +115,6 @@ async fn the_first_comes_at_once_and_the_others_together() {
 }
 
 #[tokio::test]
-async fn at_night_only_an_emergency_comes_and_the_rest_in_the_morning() {
-    // Quiet everywhere but in an hour that is not now, in the user's zone.
-    let now =
-        jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::get("Asia/Tokyo").unwrap());
-    let hour = |hours: i8| format!("{:02}:00", (now.hour() + hours).rem_euclid(24));
-    let (hub, stand_in) = hub_and_stand_in(|config| {
-        config.push.quiet_from = hour(-2);
-        config.push.quiet_to = hour(2);
-    })
-    .await;
-    register(&hub, "ana", "phone", json!({ "tz": "Asia/Tokyo" })).await;
-    publish(
-        &hub,
-        &[
-            notify("ana", "later", "normal"),
-            notify("ana", "also later", "normal"),
-            notify("ana", "SOS", "critical"),
-            notify("ana", "high", "high"),
-        ],
-    )
-    .await;
-    let mut loud = titles(&sent(&stand_in, 2).await);
-    loud.sort();
-    assert_eq!(loud, ["SOS", "high"]);
-    eventually("the rest waits", || async {
-        number(&hub, "SELECT count(*) FROM push_intents WHERE reason = 'quiet hours'").await == 2
-    })
-    .await;
-    let lasts =
-        "SELECT max(expires_at - created_at) FROM push_intents WHERE reason = 'quiet hours'";
-    assert_eq!(number(&hub, lasts).await, 86_400_000, "waiting makes nothing younger");
-    hub.stop().await;
-    // The morning is in the unit tests of the decision: nobody can move the hub's clock.
-}
-
-#[tokio::test]
 async fn quiet_hours_can_swallow_and_caps_hold_back() {
     let (hub, stand_in) = hub_and_stand_in(|config| {
         config.push.quiet_from = "00:00".into();
@@ -222,6 +186,45 @@ async fn a_rule_notifies_without_being_asked() {
         assert_eq!((&message["title"], &message["body"]), (&json!("Leak"), &json!(body)));
         assert_eq!(message["data"]["link"], link);
     }
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_rule_tells_of_what_was_deleted_and_stores_little_of_what_is_large() {
+    let (hub, stand_in) = hub_and_stand_in(|config| {
+        templates(config);
+        let rule = |on: &str| Rule {
+            entity: "task".into(),
+            on: vec![on.into()],
+            users_field: "owner".into(),
+            template: "alert".into(),
+            lane: Lane::High,
+            ..Rule::default()
+        };
+        config.push.rules = vec![rule("create"), rule("delete")];
+    })
+    .await;
+    register(&hub, "bo", "phone", json!({})).await;
+    let mut ana = Client::connect(&hub.ws(), &token("ana", &json!({ "p": "editor" }))).await;
+    let large = json!({ "title": "é".repeat(30_000), "risk": "high", "notes": "n".repeat(60_000), "owner": "bo" });
+    let small =
+        json!({ "title": "Leak", "risk": "low", "notes": "n".repeat(60_000), "owner": "bo" });
+    ana.write("p", json!([create("1", "t1", &large), create("2", "t2", &small)])).await;
+    sent(&stand_in, 2).await;
+    let gone = json!({ "op_id": "3", "kind": "delete", "type": "task", "id": "t2", "base": 2 });
+    ana.write("p", json!([gone])).await;
+    let told = sent(&stand_in, 3).await.remove(2).message;
+    assert_eq!(
+        (&told["title"], &told["body"]),
+        (&json!("Leak"), &json!("Risk: low")),
+        "what it was"
+    );
+    let longest = "SELECT max(length(vars)) FROM notifications";
+    assert!(number(&hub, longest).await < 8400);
+    let mut of_large =
+        stand_in.sent().into_iter().filter(|sent| sent.message["body"] == "Risk: high");
+    let title = of_large.next().unwrap().message["title"].as_str().unwrap().to_owned();
+    assert!(title.starts_with("éé") && title.ends_with('…'), "{title}");
     hub.stop().await;
 }
 

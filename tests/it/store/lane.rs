@@ -1,9 +1,11 @@
 //! The failed lane, the log of requests and what the status tells of them.
 
+use std::time::Duration;
+
 use serde_json::json;
 use syncline::clock;
 use syncline::config::{self, Config};
-use syncline::id::{ClientId, OpId, ProjectId, Seq, UserId};
+use syncline::id::{OpId, ProjectId, Seq};
 use syncline::protocol::op::{Op, Outcome};
 use syncline::store::{
     Actor, Answer, Backlog, Batch, Committed, LaneOp, LaneQuery, Outcomes, PendingOp, Refused,
@@ -14,7 +16,7 @@ use syncline::sync::retention::{Counts, Retention};
 use syncline::telemetry::{Metrics, Purged};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::plan::{project, rules};
+use crate::support::plan::{ack, project, rules};
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -199,7 +201,8 @@ async fn the_oldest_of_a_lane_with_too_many_leave_it(site: Site) {
     assert_eq!(store.backlog().await.unwrap().failed, 18);
 
     let config = config::Retention { failed_ops: 3, batch: 2, ..Default::default() };
-    let retention = Retention::new(store.clone(), "test".into(), config, Metrics::new());
+    let retention =
+        Retention::new(store.clone(), "test".into(), config, Duration::MAX, Metrics::new());
     let of_lane = |counts: Counts| {
         counts.into_iter().find_map(|(what, n)| (what == Purged::FailedOps).then_some(n)).unwrap()
     };
@@ -263,12 +266,13 @@ async fn a_status_tells_heads_failures_conflicts_and_devices(site: Site) {
     let committed = commit_at(&store, &p, &ops, NOW).await;
     commit_at(&store, &p, &[create("ana", "4", true), create("ana", "5", false)], NOW + 7).await;
     store.add_to_sync_log(&[record(1, "ana", None), record(2, "ben", None)]).await.unwrap();
-    let (ana, ben) = (UserId::new("ana").unwrap(), UserId::new("ben").unwrap());
-    for (user, client, seq, at) in
-        [(&ana, "phone", 1, NOW), (&ana, "laptop", 2, NOW + 1), (&ben, "phone", 1, NOW)]
-    {
-        let client = ClientId::new(client).unwrap();
-        store.ack(&p, user, &client, Seq(seq), true, at).await.unwrap();
+    for (user, client, seq, at) in [
+        ("ana", "phone", 1, NOW),
+        ("ana", "laptop", 2, NOW + 1),
+        ("ana", "", 2, NOW + 2),
+        ("ben", "phone", 1, NOW),
+    ] {
+        ack(&store, ("p", user, client), seq, true, at).await;
     }
     site.run(
         "INSERT INTO conflict_log (project, id, user_id, client, op_id, type, entity_id, kind,

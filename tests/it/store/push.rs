@@ -3,16 +3,16 @@
 use std::collections::HashSet;
 
 use serde_json::json;
-use syncline::id::{ClientId, Epoch, InstanceId, Seq, UserId};
+use syncline::id::{Epoch, InstanceId, Seq, UserId};
 use syncline::protocol::notify::Lane;
 use syncline::store::Store;
 use syncline::store::push::{
-    Decided, Due, GateSettings, InboxQuery, NewDelivery, Outcome, Reads, Registration, Settled,
-    Settlement, View,
+    Ack, Decided, Due, GateSettings, InboxQuery, NewDelivery, Outcome, Reads, Registration,
+    Settled, Settlement, View,
 };
 use uuid::Uuid;
 
-use crate::support::plan::{commit, notifying, project, set};
+use crate::support::plan::{ack, acked, commit, notifying, project, set};
 use crate::support::site::Site;
 
 mod content;
@@ -21,6 +21,7 @@ mod tokens;
 
 on_both_engines!(
     an_acknowledgement_cancels_what_waits,
+    many_acknowledgements_are_each_written_for_whose_they_are,
     what_belongs_to_another_sequence_acknowledges_nothing,
     who_has_no_connection_is_not_waited_for,
     two_workers_never_hold_the_same_push,
@@ -73,7 +74,7 @@ fn delivery(due: &Due, device: i64) -> NewDelivery {
         user: due.user_id.clone(),
         evt_seq: due.evt_seq,
         lane: due.lane.clone(),
-        provider: "expo",
+        provider: "expo".into(),
         token: Some(device),
         category: None,
         payload: "{}".into(),
@@ -89,18 +90,15 @@ async fn due(store: &Store) -> Vec<Due> {
 
 async fn an_acknowledgement_cancels_what_waits(site: Site) {
     let store = site.open().await;
-    let (p, ben, ana) = (project("p"), user("ben"), user("ana"));
-    let client = ClientId::new("phone").unwrap();
+    let ben = user("ben");
     let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
     arm(&store, "p", 5).await;
     arm(&store, "q", 1).await;
-    let ack = async |user, seq, active| {
-        store.ack(&p, user, &client, Seq(seq), active, 1200).await.unwrap().total()
-    };
-    assert_eq!(ack(&ben, 5, false).await, 0, "nobody has looked");
-    assert_eq!(ack(&ana, 5, true).await, 0, "somebody else has looked");
-    assert_eq!(ack(&ben, 2, true).await, 2);
-    assert_eq!(ack(&ben, 2, true).await, 0, "already canceled");
+    let ack = async |who, seq, active| ack(&store, ("p", who, "phone"), seq, active, 1200).await;
+    assert_eq!(ack("ben", 5, false).await, 0, "nobody has looked");
+    assert_eq!(ack("ana", 5, true).await, 0, "somebody else has looked");
+    assert_eq!(ack("ben", 2, true).await, 2);
+    assert_eq!(ack("ben", 2, true).await, 0, "already canceled");
     let left = due(&store).await;
     let of_p: Vec<_> = left.iter().filter(|d| d.project == "p").map(|d| d.evt_seq).collect();
     assert_eq!((of_p, left.len()), (vec![3, 4, 5], 4));
@@ -109,22 +107,49 @@ async fn an_acknowledgement_cancels_what_waits(site: Site) {
 
     store.dispatch(100, &to_device(device)).await.unwrap();
     store.begin_gate("expo").await.unwrap();
-    assert_eq!(ack(&ben, 3, true).await, 1, "queued for the device, and not sent yet");
+    assert_eq!(ack("ben", 3, true).await, 1, "queued for the device, and not sent yet");
     let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
     assert_eq!(held.len(), 3);
-    assert_eq!(ack(&ben, 5, true).await, 0, "a worker has them: the point of no return");
+    assert_eq!(ack("ben", 5, true).await, 0, "a worker has them: the point of no return");
+}
+
+async fn many_acknowledgements_are_each_written_for_whose_they_are(site: Site) {
+    let store = site.open().await;
+    for project in ["p", "q", "r", "s"] {
+        arm(&store, project, 3).await;
+    }
+    store.register_device(&user("ben"), &phone("phone", "t1")).await.unwrap();
+    let of_r = Ack { stored: Some(Seq(3)), ..acked(("r", "ben", "phone"), 2, true) };
+    let acks = [
+        of_r,
+        acked(("q", "ben", ""), 1, true),
+        acked(("p", "ben", "phone"), 2, false),
+        acked(("p", "ben", "tablet"), 1, true),
+        acked(("p", "ana", "web"), 3, true),
+        acked(("s", "ben", "phone"), 4, true),
+    ];
+    assert_eq!(store.acknowledge(&acks, 1200).await.unwrap().total(), 1 + 1 + 2);
+    let view = store.dispatch(100, &|_: &View| Decided::default()).await.unwrap().0;
+    let mut left: Vec<_> = view.due.iter().map(|due| (&*due.project, due.evt_seq)).collect();
+    left.sort_unstable();
+    let s = [("s", 1), ("s", 2), ("s", 3)];
+    assert_eq!(left[..5], [("p", 2), ("p", 3), ("q", 2), ("q", 3), ("r", 3)]);
+    assert_eq!(left[5..], s, "nobody has seen what is not there");
+    let mut cursors: Vec<_> = view.acked.iter().collect();
+    cursors.sort_unstable();
+    let cursors: Vec<_> = cursors.iter().map(|((_, c, p), seq)| (&**p, &**c, **seq)).collect();
+    let known = [("q", "", 1), ("p", "phone", 2), ("r", "phone", 3), ("p", "tablet", 1)];
+    assert_eq!(cursors, known, "of those who are to be told");
 }
 
 async fn what_belongs_to_another_sequence_acknowledges_nothing(site: Site) {
     let store = site.open().await;
-    let (p, q, nothing, ben) = (project("p"), project("q"), project("empty"), user("ben"));
-    let client = ClientId::new("phone").unwrap();
+    let p = project("p");
     arm(&store, "p", 2).await;
     arm(&store, "q", 1).await;
-    let ack = async |project, seq| {
-        store.ack(project, &ben, &client, Seq(seq), true, 1200).await.unwrap().total()
-    };
-    let acked = async || {
+    let ack =
+        async |project, client, seq| ack(&store, (project, "ben", client), seq, true, 1200).await;
+    let known = async || {
         let (view, _) = store.dispatch(100, &|_: &View| Decided::default()).await.unwrap();
         let of = |project: &str| {
             view.acked.get(&("ben".to_owned(), "phone".to_owned(), project.to_owned())).copied()
@@ -132,20 +157,20 @@ async fn what_belongs_to_another_sequence_acknowledges_nothing(site: Site) {
         (view.due.len(), of("p"), of("q"))
     };
     // A client that was ahead of a backup comes back, and does not know yet.
-    assert_eq!(ack(&p, 3).await, 0, "nobody can have seen that");
-    assert_eq!(store.ack_unnamed(&p, &ben, Seq(i64::MAX as u64), 1200).await.unwrap().total(), 0);
-    assert_eq!(ack(&nothing, 1).await, 0);
-    assert_eq!(acked().await, (3, None, None));
-    assert_eq!((ack(&p, 1).await, ack(&q, 1).await), (1, 1));
-    assert_eq!(acked().await, (1, Some(1), Some(1)));
+    assert_eq!(ack("p", "phone", 3).await, 0, "nobody can have seen that");
+    assert_eq!(ack("p", "", i64::MAX as u64).await, 0);
+    assert_eq!(ack("empty", "phone", 1).await, 0);
+    assert_eq!(known().await, (3, None, None));
+    assert_eq!((ack("p", "phone", 1).await, ack("q", "phone", 1).await), (1, 1));
+    assert_eq!(known().await, (1, Some(1), Some(1)));
     // What was acknowledged of the sequence before says nothing of this one.
     assert!(store.set_epoch(&p, Epoch::random()).await.unwrap());
-    assert_eq!(acked().await, (1, None, Some(1)));
+    assert_eq!(known().await, (1, None, Some(1)));
 }
 
 async fn an_acknowledgement_from_the_background_spares_one_device(site: Site) {
     let store = site.open().await;
-    let (p, ben) = (project("p"), user("ben"));
+    let ben = user("ben");
     let phone_id = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
     let tablet_id = store.register_device(&ben, &phone("tablet", "t2")).await.unwrap();
     arm(&store, "p", 1).await;
@@ -160,9 +185,7 @@ async fn an_acknowledgement_from_the_background_spares_one_device(site: Site) {
     };
     store.dispatch(100, &to_both).await.unwrap();
     store.begin_gate("expo").await.unwrap();
-    let client = ClientId::new("phone").unwrap();
-    let canceled = store.ack(&p, &ben, &client, Seq(1), false, 1200).await.unwrap();
-    assert_eq!(canceled.total(), 1);
+    assert_eq!(ack(&store, ("p", "ben", "phone"), 1, false, 1200).await, 1);
     let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
     let tokens: Vec<_> = held.iter().map(|claimed| claimed.token.as_deref()).collect();
     assert_eq!(tokens, [Some("t2")], "the other device is told");
@@ -308,8 +331,7 @@ async fn the_latest_pushes_are_told_with_what_became_of_them(site: Site) {
     let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
     arm(&store, "p", 3).await;
     arm(&store, "q", 1).await;
-    let client = ClientId::new("phone").unwrap();
-    assert_eq!(store.ack(&p, &ben, &client, Seq(1), true, 1200).await.unwrap().total(), 1);
+    assert_eq!(ack(&store, ("p", "ben", "phone"), 1, true, 1200).await, 1);
     let states = async |limit| {
         let recent = store.recent_pushes(&p, limit).await.unwrap();
         let state = |push: syncline::store::push::Recent| (push.state, push.reason, push.provider);

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::delta::wanted;
 use crate::support::crowd::seed;
 use crate::support::eventually;
-use crate::support::plan::{commit, delete, last_wins, project, set, task};
+use crate::support::plan::{ack, commit, delete, last_wins, project, set, task};
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -38,7 +38,8 @@ on_both_engines!(
 fn retention(store: &Store, change: impl FnOnce(&mut config::Retention)) -> Retention {
     let mut config = config::Retention { batch: 7, ..config::Retention::default() };
     change(&mut config);
-    Retention::new(store.clone(), "test".into(), config, Metrics::new())
+    let pushes = Duration::from_secs(30 * 24 * 3600);
+    Retention::new(store.clone(), "test".into(), config, pushes, Metrics::new())
 }
 
 async fn commit_now(store: &Store, project: &ProjectId, ops: &[PendingOp]) {
@@ -83,6 +84,19 @@ const MORE: &str = "
         ('old', 'p', 'ana', 1, 'high', 'done', 1000, 1000),
         ('due', 'p', 'ana', 1, 'high', 'waiting', {now}, 1000),
         ('later', 'p', 'ana', 1, 'high', 'scheduled', {now}, 1000);
+    INSERT INTO push_deliveries (nid, project, user_id, evt_seq, lane, provider, payload, state, next_at, expires_at,
+        created_at, finished_at)
+    SELECT 'n', 'p', 'ana', 1, 'high', 'expo', '', state, 0, 0, 1000, finished_at FROM (
+        SELECT 'handed' AS state, 1000 AS finished_at UNION ALL SELECT 'failed', 1000 UNION ALL
+        SELECT 'canceled', 1000 UNION ALL SELECT 'expired', 1000 UNION ALL SELECT 'handed', 1000 UNION ALL
+        SELECT 'handed', 1000 UNION ALL SELECT 'handed', 1000 UNION ALL SELECT 'handed', 1000 UNION ALL
+        SELECT 'handed', {now} UNION ALL SELECT 'accepted', NULL) d;
+    INSERT INTO push_stats (minute, project, lane, provider, event, reason, count) VALUES
+        (1, 'p', 'high', 'expo', 'sent', '', 1), ({now} / 60000, 'p', 'high', 'expo', 'sent', '', 1);
+    INSERT INTO push_minutes (user_id, minute, count) VALUES
+        ('ana', {now} / 60000 - 61, 1), ('ana', {now} / 60000 - 50, 1);
+    INSERT INTO push_windows (user_id, project, collapse, sent_at) VALUES
+        ('ana', 'p', 'old', {now} - 90000000), ('ana', 'p', 'new', {now} - 80000000);
 ";
 
 async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
@@ -97,9 +111,7 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
     let gone: Vec<_> = (10..15).map(|i| delete(&format!("e{i}"), &format!("t{i}"))).collect();
     commit_now(&store, &p, &gone).await;
     commit_now(&store, &q, &[set("1", "t", json!({})), delete("2", "t")]).await;
-    let user = "ana".parse().unwrap();
-    let lost = "lost".parse().unwrap();
-    store.ack(&p, &user, &lost, Seq(3), true, 1000).await.unwrap();
+    ack(&store, ("p", "ana", "lost"), 3, true, 1000).await;
     let revoked = |body: &str, expires_at| RevocationRow { body: body.into(), expires_at };
     store.revoke(&revoked("old", 5)).await.unwrap();
     store.revoke(&revoked("new", clock::now_s() + 1000)).await.unwrap();
@@ -119,6 +131,11 @@ async fn what_is_past_its_time_goes_and_the_rest_stays(site: Site) {
         (Purged::Devices, 1),
         (Purged::Revocations, 1),
         (Purged::Notifications, 2),
+        (Purged::PushDeliveries, 8),
+        (Purged::PushIntents, 1),
+        (Purged::PushStats, 1),
+        (Purged::PushMinutes, 1),
+        (Purged::PushWindows, 1),
     ];
     assert_eq!(retention.look().await.unwrap(), expected, "a dry run tells the same");
     assert_eq!(retention.look().await.unwrap(), expected, "and changes nothing");
@@ -149,12 +166,12 @@ async fn a_device_that_may_come_back_is_waited_for(site: Site) {
     let p = project("p");
     commit(&store, &p, &sets("c", 0..20)).await.unwrap();
     commit(&store, &p, &deletes(0..10)).await.unwrap();
-    let user = "ana".parse().unwrap();
-    let [phone, tablet, lost] = ["phone", "tablet", "lost"].map(|name| name.parse().unwrap());
     let now = clock::now_ms();
-    store.ack(&p, &user, &phone, Seq(23), false, now).await.unwrap();
-    store.ack(&p, &user, &tablet, Seq(30), true, now).await.unwrap();
-    store.ack(&p, &user, &lost, Seq(2), true, now - 31 * 24 * 3600 * 1000).await.unwrap();
+    let ack = async |client: &str, seq, at| ack(&store, ("p", "ana", client), seq, true, at).await;
+    ack("phone", 23, now).await;
+    ack("tablet", 30, now).await;
+    ack("lost", 2, now - 31 * 24 * 3600 * 1000).await;
+    ack("", 5, now).await;
     let retention = retention(&store, |config| config.max_lag = Duration::MAX);
     let stop = CancellationToken::new();
     let floors = async || {
@@ -165,9 +182,9 @@ async fn a_device_that_may_come_back_is_waited_for(site: Site) {
         (log.0, store.delta(&p, Seq::ZERO, 1, u64::MAX).await.unwrap().tombstone_floor.0)
     };
     assert_eq!(floors().await, (23, 23));
-    store.ack(&p, &user, &phone, Seq(24), false, now).await.unwrap();
+    ack("phone", 24, now).await;
     assert_eq!(floors().await, (24, 24));
-    store.ack(&p, &user, &phone, Seq(30), false, now).await.unwrap();
+    ack("phone", 30, now).await;
     assert_eq!(floors().await, (30, 30));
 }
 
@@ -180,8 +197,7 @@ async fn by_default_tombstones_wait_for_a_device_too(site: Site) {
         let batches = [Batch { project: &p, ops: &ops }];
         store.commit(&batches, now - days * DAY, &last_wins).await.unwrap();
     }
-    let (user, phone) = ("ana".parse().unwrap(), "phone".parse().unwrap());
-    store.ack(&p, &user, &phone, Seq(23), true, now).await.unwrap();
+    ack(&store, ("p", "ana", "phone"), 23, true, now).await;
     let counts = retention(&store, |_| {}).purge(&CancellationToken::new()).await.unwrap().unwrap();
     assert_eq!(counts[..2], [(Purged::Changes, 23), (Purged::Tombstones, 3)]);
 }
@@ -196,12 +212,11 @@ async fn a_device_that_stays_too_far_behind_is_waited_for_no_more(site: Site) {
         let batches = [Batch { project: &p, ops: &ops }];
         store.commit(&batches, now - days * DAY, &last_wins).await.unwrap();
     }
-    let user = "ana".parse().unwrap();
-    let [stuck, slow, quick] = ["stuck", "slow", "quick"].map(|name| name.parse().unwrap());
     // Each was here today.
-    store.ack(&p, &user, &stuck, Seq(23), true, now).await.unwrap();
-    store.ack(&p, &user, &slow, Seq(35), true, now).await.unwrap();
-    store.ack(&p, &user, &quick, Seq(40), true, now).await.unwrap();
+    let ack = async |client: &str, seq| ack(&store, ("p", "ana", client), seq, true, now).await;
+    ack("stuck", 23).await;
+    ack("slow", 35).await;
+    ack("quick", 40).await;
 
     // Without a limit the device that is stuck holds back everything; with one only the others count.
     let days = |days: u64| Duration::from_secs(days * 24 * 3600);
@@ -228,8 +243,8 @@ async fn a_device_that_stays_too_far_behind_is_waited_for_no_more(site: Site) {
         let (reading, _) = deltas.begin(&p, wanted(&["*"]), cursor, room).await.unwrap();
         assert_eq!(reading.resync(), told, "from {since}");
     }
-    store.ack(&p, &user, &stuck, Seq(38), true, now).await.unwrap();
-    store.ack(&p, &user, &slow, Seq(40), true, now).await.unwrap();
+    ack("stuck", 38).await;
+    ack("slow", 40).await;
     assert_eq!(purge(days(90)).await, (38, 38));
 }
 

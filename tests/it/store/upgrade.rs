@@ -13,7 +13,7 @@ use syncline::store::push::{Decided, View};
 use syncline::store::retention::DEVICES;
 
 use crate::support::hub::{config, token};
-use crate::support::plan::{commit, project, set, task};
+use crate::support::plan::{ack, commit, project, set, task};
 use crate::support::site::Site;
 
 on_both_engines!(a_store_of_the_first_release_is_read_as_it_was_meant);
@@ -174,10 +174,7 @@ async fn devices(site: &Site, store: &Store) {
 
 /// What waited then is due, and an acknowledgement answers it still.
 async fn notifications(store: &Store) {
-    let (a, user) = (project("a"), "bo".parse().unwrap());
-    let canceled =
-        store.ack(&a, &user, &"tablet".parse().unwrap(), Seq(3), true, 1).await.unwrap().total();
-    assert_eq!(canceled, 1);
+    assert_eq!(ack(store, ("a", "bo", "tablet"), 3, true, 1).await, 1);
     let (view, _) = store.dispatch(10, &|_: &View| Decided::default()).await.unwrap();
     let due = view.due;
     assert_eq!(due.iter().map(|intent| intent.nid.as_str()).collect::<Vec<_>>(), ["n2"]);

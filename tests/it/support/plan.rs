@@ -8,6 +8,7 @@ use syncline::auth::Roles;
 use syncline::config::Config;
 use syncline::id::{EntityKey, EntityRef, OpId, ProjectId, Seq};
 use syncline::protocol::op::{ChangeKind, Fields, Notify, Op, OpKind, Outcome};
+use syncline::store::push::Ack;
 use syncline::store::{
     Actor, Answer, Audience, Batch, Committed, Draft, Effects, EntityRow, Given, LogEntry,
     PendingOp, Snapshot, Stamp, Stamps, Store, StoreError,
@@ -23,6 +24,25 @@ pub(crate) fn project(name: &str) -> ProjectId {
 /// A task's key.
 pub(crate) fn task(id: &str) -> EntityKey {
     EntityKey { kind: "task".parse().unwrap(), id: id.parse().unwrap() }
+}
+
+/// Somebody has come so far in a project, on an installation; with the app in the foreground they have seen it.
+pub(crate) fn acked((project, user, client): (&str, &str, &str), seq: u64, active: bool) -> Ack {
+    let seq = Some(Seq(seq));
+    let (seen, stored) = if active { (seq, None) } else { (None, seq) };
+    let (project, user) = (project.parse().unwrap(), user.parse().unwrap());
+    Ack { project, user, client: client.parse().ok(), seen, stored }
+}
+
+/// The store is told so; returns how many pushes that canceled.
+pub(crate) async fn ack(
+    store: &Store,
+    who: (&str, &str, &str),
+    seq: u64,
+    active: bool,
+    at: i64,
+) -> u64 {
+    store.acknowledge(&[acked(who, seq, active)], at).await.unwrap().total()
 }
 
 /// A create or update of a task.

@@ -114,14 +114,15 @@ pub(crate) async fn fresh_database() -> String {
     url(&name)
 }
 
-/// Puts the database's clock off the instances' by this much, for whoever connects from now on.
+/// Puts the database's clock off the instances' by this much, for whoever connects after the first time; whoever did
+/// sees it move.
 pub(crate) async fn skew(database: &str, by_ms: i64) {
     let mut db = PgConnection::connect(database).await.unwrap();
     let name = database.rsplit_once('/').unwrap().1;
     for statement in [
-        "CREATE SCHEMA skewed".to_owned(),
+        "CREATE SCHEMA IF NOT EXISTS skewed".to_owned(),
         format!(
-            "CREATE FUNCTION skewed.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+            "CREATE OR REPLACE FUNCTION skewed.clock_timestamp() RETURNS timestamptz LANGUAGE sql
             AS $$ SELECT pg_catalog.clock_timestamp() + {by_ms} * interval '1 ms' $$"
         ),
         format!("ALTER DATABASE {name} SET search_path = skewed, public, pg_catalog"),

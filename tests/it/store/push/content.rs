@@ -1,11 +1,10 @@
 //! What a push tells of, from the decision to the request: alone or gathered, read or seen meanwhile.
 
-use syncline::id::{ClientId, Seq};
 use syncline::store::Store;
 use syncline::store::push::{Decided, InboxQuery, Reads, View};
 
 use super::{SEND, SETTINGS, arm, delivery, phone, to_device, user};
-use crate::support::plan::project;
+use crate::support::plan::{self, project};
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -37,7 +36,7 @@ async fn inbox(store: &Store) -> Vec<String> {
 
 async fn a_gathered_push_lasts_until_all_of_it_was_read(site: Site) {
     let store = site.open().await;
-    let (p, ben, reads) = (project("p"), user("ben"), [Reads::all(project("p"))]);
+    let (ben, reads) = (user("ben"), [Reads::all(project("p"))]);
     let device = store.register_device(&ben, &phone("phone", "t1")).await.unwrap();
     store.begin_gate("expo").await.unwrap();
     arm(&store, "p", 3).await;
@@ -61,23 +60,29 @@ async fn a_gathered_push_lasts_until_all_of_it_was_read(site: Site) {
     let members = &content.members[&nids[0]];
     let told: Vec<_> =
         members.iter().map(|m| (m.evt_seq, m.read_at.is_some(), m.in_time)).collect();
+    let named: Vec<_> = members.iter().rev().map(|m| (&m.nid, m.lane.as_str())).collect();
+    assert_eq!(named, nids.iter().map(|nid| (nid, "high")).collect::<Vec<_>>());
     assert_eq!(told, [(1, false, true), (2, false, true), (3, true, true)], "in their order");
     assert_eq!((&*members[0].title, members[0].link.as_deref()), ("hello", Some("app://task")));
     assert_eq!(content.members.len(), 2, "each stands for its own");
     assert_eq!(content.unread["ben"].iter().map(|unread| unread.count).sum::<i64>(), 3);
     assert_eq!(content.known(gathered), 0);
     let ack = async |client: &str, seq, active| {
-        let client = ClientId::new(client).unwrap();
-        store.ack(&p, &ben, &client, Seq(seq), active, 1200).await.unwrap();
+        plan::ack(&store, ("p", "ben", client), seq, active, 1200).await;
         store.content(&held).await.unwrap().known(gathered)
     };
     assert_eq!(ack("tablet", 3, false).await, 0, "the other device has it, and nobody has looked");
-    assert_eq!(ack("tablet", 1, true).await, 1, "somebody has looked there");
+    assert_eq!(ack("", 1, true).await, 1, "somebody has looked, nobody knows where");
     assert_eq!(ack("phone", 2, false).await, 2, "the device itself has it");
     assert_eq!(ack("web", 900, true).await, 2, "nobody has seen what is not there");
     assert_eq!(ack("web", 3, true).await, 3);
     let other = held.iter().find(|claimed| claimed.project == "q").unwrap();
     assert_eq!(store.content(&held).await.unwrap().known(other), 0, "another project");
+
+    // It goes by the name of any of them.
+    let reported = async |nid: &str| store.push_reported(nid, device, false).await.unwrap().len();
+    assert_eq!((reported("no such").await, reported(&nids[1]).await), (0, 1));
+    assert_eq!((reported(&nids[1]).await, reported(&nids[0]).await), (0, 0), "once");
 
     assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 2);
     assert_eq!((read(&nids[2]).await, queued().await), (1, 2));

@@ -1,10 +1,15 @@
 //! Pushes between instances: who holds one, who is here, and whose clock counts.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use sqlx::Connection;
+use syncline::config;
 use syncline::id::InstanceId;
 use syncline::store::push::{Decided, View};
+use syncline::sync::retention::Retention;
+use syncline::telemetry::Metrics;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{SEND, SETTINGS, arm, due, phone, to_device, user};
@@ -77,7 +82,14 @@ async fn a_cap_is_about_the_last_hour(site: Site) {
         ..Decided::default()
     };
     store.dispatch(9, &counted).await.unwrap();
-    store.forget_pushes(0).await.unwrap();
+    let retention = Retention::new(
+        store.clone(),
+        "test".into(),
+        config::Retention::default(),
+        Duration::ZERO,
+        Metrics::new(),
+    );
+    retention.purge(&CancellationToken::new()).await.unwrap().unwrap();
     let (view, _) = store.dispatch(9, &|_: &View| Decided::default()).await.unwrap();
     assert_eq!(view.counts["ben"], 12);
 }

@@ -4,6 +4,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use syncline::store::push::{Outcome, Settled, Settlement};
 
 use super::{SEND, SETTINGS, arm, phone, to_device, user};
+use crate::support::plan::ack;
 use crate::support::site::Site;
 
 on_both_engines!(
@@ -12,7 +13,48 @@ on_both_engines!(
     tokens_of_before_are_kept_and_their_numbers_not_given_again,
     a_dead_token_is_disabled_unless_it_came_back,
     tokens_that_nobody_uses_are_disabled,
+    what_is_queued_for_a_device_comes_whatever_it_is_called_now,
 );
+
+async fn what_is_queued_for_a_device_comes_whatever_it_is_called_now(site: Site) {
+    let store = site.open().await;
+    store.begin_gate("expo").await.unwrap();
+    let ben = user("ben");
+    let register = async |client: &str, token: &str| {
+        store.register_device(&ben, &phone(client, token)).await.unwrap()
+    };
+    let queue = async |device: i64| {
+        arm(&store, &format!("p{}", uuid::Uuid::new_v4()), 1).await;
+        store.dispatch(9, &to_device(device)).await.unwrap();
+    };
+    let claim = async || {
+        let held = store.claim_deliveries("expo", &SEND, SETTINGS, 0, "w").await.unwrap();
+        store.reap_deliveries(&[]).await.unwrap();
+        let mut held: Vec<_> =
+            held.into_iter().map(|c| (c.token_id, c.token, c.client, c.scope)).collect();
+        held.sort_unstable();
+        held
+    };
+    let to = |id: i64, token: &str, client: &str| {
+        (Some(id), Some(token.into()), Some(client.into()), None)
+    };
+    let device = register("phone", "t1").await;
+    store.scope_tokens(&[(device, "@a/x".into())]).await.unwrap();
+    queue(device).await;
+    assert_eq!(register("phone", "t2").await, device, "it has another token");
+    assert_eq!(claim().await, [to(device, "t2", "phone")], "of which nobody knows more");
+    assert_eq!(register("anew", "t2").await, device, "it was installed anew");
+    assert_eq!(claim().await, [to(device, "t2", "anew")]);
+    // Known by both names: once as what it was, with its old token, and once by the token.
+    let other = register("old", "t3").await;
+    queue(other).await;
+    assert_eq!(register("old", "t2").await, device);
+    assert_eq!(claim().await, [to(device, "t2", "old"), to(device, "t2", "old")]);
+    assert_eq!(store.devices(&ben).await.unwrap().len(), 1);
+    // Of somebody else it is another device.
+    let eve = store.register_device(&user("eve"), &phone("old", "t2")).await.unwrap();
+    assert_eq!((eve != device, claim().await), (true, Vec::new()));
+}
 
 async fn a_token_belongs_to_who_registered_it_last(site: Site) {
     let store = site.open().await;
@@ -56,13 +98,11 @@ async fn who_names_anothers_installation_takes_nothing_from_them(site: Site) {
     assert_eq!(tokens(&ben).await, [(device, "t1".to_owned())], "ben's is ben's still");
     assert_eq!(tokens(&eve).await, [(other, "t2".to_owned())]);
     // What eve stores in the background spares her own device only, though it has the name of ben's.
-    let (project, client) = ("p".parse().unwrap(), "phone".parse().unwrap());
-    let acked = store.ack(&project, &eve, &client, syncline::id::Seq(9), false, 1200).await;
-    assert_eq!(acked.unwrap().total(), 0);
+    assert_eq!(ack(&store, ("p", "eve", "phone"), 1, false, 1200).await, 0);
     let held = store.claim_deliveries("expo", &SEND, SETTINGS, 60_000, "w").await.unwrap();
     let reached: Vec<_> = held.iter().map(|claimed| claimed.token.as_deref()).collect();
     assert_eq!(reached, [Some("t1")], "what was queued for ben comes");
-    assert_eq!(store.remove_device(&eve, None, Some(&client)).await.unwrap(), 1);
+    assert_eq!(store.remove_device(&eve, None, Some(&"phone".parse().unwrap())).await.unwrap(), 1);
     assert_eq!(tokens(&ben).await.len(), 1);
 }
 
