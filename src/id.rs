@@ -211,6 +211,15 @@ impl<'de> Deserialize<'de> for EntityRef {
 #[serde(transparent)]
 pub struct ConflictId(pub Uuid);
 
+impl ConflictId {
+    /// The id of the entry beside this one's that tells of a backend that wrote over what waits: there is
+    /// one at most, and it stands next to it in the order of ids.
+    #[must_use]
+    pub fn overruled(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() ^ 1))
+    }
+}
+
 impl FromStr for ConflictId {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {

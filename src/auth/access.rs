@@ -47,13 +47,19 @@ impl Access {
             config::Memberships::Hub => BTreeMap::new(),
             _ => claims.projects.clone(),
         };
+        let mut by_store = Vec::with_capacity(stored.len());
         for (project, role) in stored {
             match role {
-                Some(role) => drop(projects.insert(project, role)),
+                Some(role) => {
+                    by_store.push(project.clone());
+                    projects.insert(project, role);
+                }
                 None => drop(projects.remove(&project)),
             }
         }
-        Grants::resolve(&claims.user, &projects, &self.roles).on(claims.device.as_deref())
+        Grants::resolve(&claims.user, &projects, &self.roles)
+            .on(claims.device.as_deref())
+            .stored_in(by_store)
     }
 
     /// What is stored of a user in a project, as far as it counts; `Forgotten` leaves it to the token.

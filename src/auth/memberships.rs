@@ -51,6 +51,8 @@ struct Index {
     projects: Names<ProjectId>,
     roles: Names<RoleName>,
     users: HashMap<UserId, Box<[Row]>>,
+    /// The store was read up to this revision: what is older and not held was forgotten.
+    read: i64,
 }
 
 /// Every stored membership.
@@ -68,7 +70,8 @@ impl Memberships {
         let project = index.projects.number(&change.project);
         let rows = index.users.get(&change.user).map_or(&[][..], |rows| rows);
         let at = rows.iter().position(|row| row.project == project);
-        if at.is_some_and(|at| rows[at].revision >= change.revision) {
+        let known = at.map_or(index.read, |at| rows[at].revision);
+        if known >= change.revision {
             return false;
         }
         let role = match &change.standing {
@@ -115,9 +118,17 @@ impl Memberships {
         forgotten.into_iter().map(|(user, _)| user).collect()
     }
 
+    /// Notes that everything the store had at a revision was applied. A message that comes later than that
+    /// and is older brings nobody back who was forgotten.
+    pub fn read_to(&self, revision: i64) {
+        self.write().read = revision;
+    }
+
     /// Lets whatever is read from the store next prevail: it was replaced by an older one.
     pub fn distrust(&self) {
-        for row in self.write().users.values_mut().flatten() {
+        let mut index = self.write();
+        index.read = 0;
+        for row in index.users.values_mut().flatten() {
             row.revision = 0;
         }
     }
@@ -209,6 +220,20 @@ mod tests {
         assert!(memberships.apply(&first) && !memberships.apply(&first));
         assert!(!memberships.apply(&change("p", "ana", Some("editor"), 3)), "the role is the same");
         assert!(memberships.apply(&second) || memberships.apply(&change("p", "ana", None, 4)));
+    }
+
+    #[test]
+    fn an_older_message_brings_nobody_back() {
+        let memberships = Memberships::default();
+        let stored = change("p", "ana", Some("editor"), 5);
+        let forgotten = Membership { standing: Standing::Forgotten, ..change("p", "ana", None, 6) };
+        memberships.apply(&stored);
+        assert!(memberships.apply(&forgotten));
+        memberships.read_to(6);
+        assert!(!memberships.apply(&stored) && memberships.is_empty());
+        assert!(memberships.apply(&change("p", "ana", Some("viewer"), 7)), "a newer one is news");
+        memberships.distrust();
+        assert!(memberships.apply(&change("p", "bo", Some("viewer"), 1)), "the store is believed");
     }
 
     #[test]

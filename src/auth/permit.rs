@@ -64,18 +64,20 @@ pub struct Permit {
     device: Option<String>,
     /// None for the user's own inbox, which belongs to no project.
     scope: Option<(ProjectId, Arc<Role>)>,
+    /// Whether the role is a stored one, not the token's.
+    stored: bool,
 }
 
 impl Permit {
     /// The permit of a backend: everything in `project`, in the name of `source`.
     pub fn backend(_: &IngestAuthority, project: ProjectId, source: UserId) -> Self {
         let scope = Some((project, Role::backend()));
-        Self { act: Act::Backend, user: source, device: None, scope }
+        Self { act: Act::Backend, user: source, device: None, scope, stored: false }
     }
 
     /// The permit of an administrator to write what a user had sent, with no more than `role` grants.
     pub fn on_behalf(_: &AdminPermit, project: ProjectId, user: UserId, role: Arc<Role>) -> Self {
-        Self { act: Act::OnBehalf, user, device: None, scope: Some((project, role)) }
+        Self { act: Act::OnBehalf, user, device: None, scope: Some((project, role)), stored: false }
     }
 
     /// What it is for.
@@ -100,6 +102,12 @@ impl Permit {
     #[must_use]
     pub fn project(&self) -> Option<&ProjectId> {
         self.scope.as_ref().map(|(project, _)| project)
+    }
+
+    /// Whether the role is a stored one: once that is forgotten, the token's own is in force.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.stored
     }
 
     /// The role in the project; none if the permit is for the user's own inbox.
@@ -194,7 +202,8 @@ pub fn authorize(grants: &Grants, command: Command<'_>) -> Result<Permit, Refusa
         }
     };
     let device = grants.device().map(str::to_owned);
-    Ok(Permit { act, user: grants.user().clone(), device, scope })
+    let stored = scope.as_ref().is_some_and(|(project, _)| grants.is_stored(project));
+    Ok(Permit { act, user: grants.user().clone(), device, scope, stored })
 }
 
 /// Proof of what somebody may see of their inbox: projects, each with the role they have there now.

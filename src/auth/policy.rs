@@ -215,6 +215,8 @@ pub struct Grants {
     device: Option<String>,
     /// Sorted by project.
     projects: Box<[(ProjectId, Arc<Role>)]>,
+    /// Those whose role is stored, whatever the token says. Sorted.
+    stored: Box<[ProjectId]>,
 }
 
 impl Grants {
@@ -235,7 +237,14 @@ impl Grants {
                 Some((project.clone(), Arc::clone(role?)))
             })
             .collect();
-        Self { user: user.clone(), device: None, projects }
+        Self { user: user.clone(), device: None, projects, stored: Box::default() }
+    }
+
+    /// The same, knowing in which projects the role is a stored one.
+    #[must_use]
+    pub(super) fn stored_in(self, mut projects: Vec<ProjectId>) -> Self {
+        projects.sort_unstable();
+        Self { stored: projects.into(), ..self }
     }
 
     /// The same, on the device the token was issued to.
@@ -261,6 +270,12 @@ impl Grants {
     pub fn role(&self, project: &ProjectId) -> Option<&Arc<Role>> {
         let i = self.projects.binary_search_by(|(held, _)| held.cmp(project)).ok()?;
         Some(&self.projects[i].1)
+    }
+
+    /// Whether the role in a project is a stored one: once that is forgotten, the token's own is in force.
+    #[must_use]
+    pub fn is_stored(&self, project: &ProjectId) -> bool {
+        self.stored.binary_search(project).is_ok()
     }
 
     /// Every project granted, in order, with the role.

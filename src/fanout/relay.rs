@@ -289,14 +289,20 @@ impl Relay {
         news.len()
     }
 
-    /// Whether a user has another role in a project now than this one, as far as that is stored.
+    /// Whether a user may have another role in a project now than this one, which was `stored` or their token's.
+    /// What the token says instead of a stored one that was forgotten is not known here.
     #[must_use]
-    pub fn role_changed(&self, user: &str, project: &ProjectId, role: &str) -> bool {
+    pub fn role_changed(
+        &self,
+        user: &str,
+        project: &ProjectId,
+        (role, stored): (&str, bool),
+    ) -> bool {
         let Ok(user) = UserId::new(user) else { return false };
         match self.access.standing(&user, project) {
             Standing::Role(now) => now.as_str() != role,
             Standing::Removed => true,
-            Standing::Forgotten => false,
+            Standing::Forgotten => stored,
         }
     }
 

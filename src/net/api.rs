@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use super::admin;
 use super::body;
+use super::caller::{Caller, Wish};
 use super::conflicts;
 use super::cors;
 use super::demo;
@@ -26,7 +27,6 @@ use super::lane;
 use super::members;
 use super::problem::{self, Problem};
 use super::publish;
-use super::reader::Reader;
 use super::request_id;
 use super::status;
 use super::upgrade::bearer;
@@ -180,12 +180,12 @@ async fn entity(
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
     let room = Room::Entity(project.clone(), key.clone());
-    let reader = Reader::of(&hub, &headers, room).await?;
+    let caller = Caller::reads(&hub, &headers, room).await?;
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
-    reader.still()?;
+    caller.still()?;
     let EntityRow { version, deleted, mut fields, .. } =
         row.ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such entity"))?;
-    reader.permit().in_project()?.1.redact(&key.kind, &mut fields);
+    caller.permit().in_project()?.1.redact(&key.kind, &mut fields);
     Ok(Json(EntityState { version, deleted, fields }))
 }
 
@@ -201,22 +201,22 @@ async fn ops(
     body: String,
 ) -> Result<Json<Verdicts>, Problem> {
     let project: ProjectId = name(&project)?;
-    let claims = claims(&hub, &headers).await?;
-    let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
+    let caller = Caller::may(&hub, claims(&hub, &headers).await?, Wish::Write(project))?;
+    let permit = caller.permit();
     let read: Result<Write, _> = json(&body);
     // Who names no installation writes as the user.
     let client = read.as_ref().ok().and_then(|write| write.client.as_ref());
     let client = client.map_or(permit.user().as_str(), |client| client.as_str()).to_owned();
     let note = |write: Option<&Write>, refusal: &Refusal| {
-        hub.note_refused(&permit, &client, write, refusal);
+        hub.note_refused(permit, &client, write, refusal);
     };
     let body = read.inspect_err(|refusal| note(None, refusal))?;
     let most = hub.config.limits.ops_per_write;
     body.check(most).inspect_err(|refusal| note(Some(&body), refusal))?;
-    spend(&hub, &permit, body.ops.len())?;
-    let (decided, places) = hub.engine.write(&permit, &client, &body)?;
+    spend(&hub, permit, body.ops.len())?;
+    let (decided, places) = hub.engine.write(permit, &client, &body)?;
     let decided = decision(decided).await?;
-    permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
+    caller.still()?;
     Ok(Json(Verdicts { verdicts: places.fill(decided) }))
 }
 

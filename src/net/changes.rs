@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::api::{name, unavailable};
+use super::caller::Caller;
 use super::problem::Problem;
-use super::reader::Reader;
 use crate::auth::Role;
 use crate::hub::Hub;
 use crate::id::{EntityKey, EntityType, Epoch, ProjectId, Room, Seq};
@@ -67,8 +67,8 @@ pub(super) async fn changes(
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
     let project: ProjectId = name(&project)?;
-    let reader = Reader::of(&hub, &headers, Room::Project(project.clone())).await?;
-    let (_, role) = reader.permit().in_project()?;
+    let caller = Caller::reads(&hub, &headers, Room::Project(project.clone())).await?;
+    let (_, role) = caller.permit().in_project()?;
     let buckets = asked.buckets.as_deref().map(|list| {
         let wrong = "`buckets` are numbers below 64, separated by commas";
         BucketSet::parse(list).ok_or_else(|| Refusal::new(ErrorCode::BadRequest, wrong))
@@ -91,11 +91,11 @@ pub(super) async fn changes(
     };
     let begun = hub.deltas.begin(&project, wanted, cursor, room).await;
     let (reading, rows) = begun.map_err(|error| unavailable(&error))?;
-    reader.still()?;
+    caller.still()?;
     let mut text = Vec::from(*b"{\"changes\":[");
     let until = Instant::now() + LONGEST;
     let role = role.clone();
-    let rest = Rest { reading: Some(reading), reader, role, empty: true, until };
+    let rest = Rest { reading: Some(reading), caller, role, empty: true, until };
     let rest = rest.write(&rows, &mut text);
     let body = match rest.reading {
         None => Body::from(text),
@@ -110,7 +110,7 @@ pub(super) async fn changes(
 
 /// A reply of which a part is written.
 struct Rest {
-    reader: Reader,
+    caller: Caller,
     /// None once the end is written.
     reading: Option<Reading>,
     role: Arc<Role>,
@@ -127,7 +127,7 @@ impl Rest {
         let rows = reading.next().await.inspect_err(|error| {
             tracing::warn!(%error, "a delta ended early");
         })?;
-        self.reader.still().map_err(|_| DeltaError::RoleChanged)?;
+        self.caller.still().map_err(|_| DeltaError::RoleChanged)?;
         let mut text = Vec::new();
         let rest = self.write(&rows.unwrap_or_default(), &mut text);
         Ok(Some((text.into(), rest)))

@@ -8,9 +8,9 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use super::api::{name, spend, unavailable};
+use super::caller::Caller;
 use super::changes::types;
 use super::problem::Problem;
-use super::reader::Reader;
 use crate::hub::Hub;
 use crate::id::{Epoch, ProjectId, Room, Seq};
 use crate::protocol::error::{ErrorCode, Refusal};
@@ -45,14 +45,14 @@ pub(super) async fn checksum(
     Query(asked): Query<Asked>,
 ) -> Result<Json<Answer>, Problem> {
     let project: ProjectId = name(&project)?;
-    let reader = Reader::of(&hub, &headers, Room::Project(project.clone())).await?;
-    let permit = reader.permit();
+    let caller = Caller::reads(&hub, &headers, Room::Project(project.clone())).await?;
+    let permit = caller.permit();
     let (_, role) = permit.in_project()?;
     let types = types(asked.types.as_deref())?;
     spend(&hub, permit, 1)?;
     let wanted = Wanted { role: role.clone(), types, buckets: None };
     let sum = hub.checksums.read(&project, &wanted).await.map_err(|error| refusal(&error))?;
-    reader.still()?;
+    caller.still()?;
     Ok(Json(Answer {
         head: sum.head,
         epoch: sum.epoch,

@@ -11,20 +11,20 @@ use serde_json::Value;
 
 use super::admin;
 use super::api::{name, unavailable};
+use super::caller::Caller;
 use super::problem::Problem;
-use super::reader::Reader;
 use crate::auth::Role;
 use crate::hub::Hub;
 use crate::id::{ConflictId, EntityId, EntityKey, EntityType, OpId, ProjectId, Room, Seq};
 use crate::protocol::conflict::{Conflict, ConflictState};
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::Outcome;
-use crate::store::{ConflictQuery, EntityRow, Stamp, Submitted};
+use crate::store::{ConflictPage, ConflictQuery, EntityRow, Stamp, Submitted};
 
 /// Entries on one page.
 const PAGE: u32 = 200;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Filter {
     user: Option<String>,
     state: Option<ConflictState>,
@@ -53,12 +53,12 @@ pub(super) async fn mine(
     Query(filter): Query<Filter>,
 ) -> Result<Json<Page>, Problem> {
     let project: ProjectId = name(&project)?;
-    let reader = Reader::of(&hub, &headers, Room::Project(project.clone())).await?;
-    let permit = reader.permit();
+    let caller = Caller::reads(&hub, &headers, Room::Project(project.clone())).await?;
+    let permit = caller.permit();
     let (_, role) = permit.in_project()?;
     let filter = Filter { user: Some(permit.user().to_string()), ..filter };
     let mut page = page(&hub, &project, filter).await?;
-    reader.still()?;
+    caller.still()?;
     page.conflicts.retain_mut(|conflict| visible(role, conflict));
     Ok(Json(page))
 }
@@ -74,14 +74,14 @@ pub(super) async fn all(
     Ok(Json(page(&hub, &name(&project)?, filter).await?))
 }
 
-async fn page(hub: &Hub, project: &ProjectId, filter: Filter) -> Result<Page, Problem> {
+/// One page, with no more values than a request's body may have.
+async fn page(hub: &Hub, project: &ProjectId, filter: Filter) -> Result<Page, Refusal> {
     let Filter { user, state, outcome, kind, id, before, limit } = filter;
     let limit = limit.unwrap_or(PAGE).clamp(1, PAGE);
-    let query = ConflictQuery { user, state, outcome, kind, id, before, limit };
-    let conflicts = hub.store.conflicts(project, &query).await;
-    let conflicts = conflicts.map_err(|error| unavailable(&error))?;
-    let full = conflicts.len() == limit as usize;
-    let next = conflicts.last().filter(|_| full).map(|conflict| conflict.id);
+    let bytes = hub.config.limits.body_bytes;
+    let query = ConflictQuery { user, state, outcome, kind, id, before, limit, bytes };
+    let found = hub.store.conflicts(project, &query).await;
+    let ConflictPage { conflicts, next } = found.map_err(|error| unavailable(&error))?;
     Ok(Page { conflicts, next })
 }
 
@@ -95,6 +95,7 @@ fn visible(role: &Role, conflict: &mut Conflict) -> bool {
 #[derive(Debug, Deserialize)]
 pub(super) struct Explain {
     field: Option<String>,
+    before: Option<ConflictId>,
 }
 
 /// Why an entity is what it is.
@@ -103,26 +104,21 @@ pub(super) struct Explanation {
     version: Seq,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
-    /// Of what is deleted: by what, and the entries of the conflict log about the entity, the newest first.
+    /// Of what is deleted: by what.
     #[serde(skip_serializing_if = "Option::is_none")]
-    deletion: Option<Deletion>,
+    deletion: Option<Setting>,
     fields: Vec<FieldStory>,
+    /// Whom it met: the entries about the entity, or about the field that is asked for, the newest first.
+    #[serde(flatten)]
+    met: Page,
 }
 
-#[derive(Debug, Serialize)]
-struct Deletion {
-    set: Setting,
-    conflicts: Vec<Conflict>,
-}
-
-/// Who set a field, on the ground of what, and whom it met.
+/// Who set a field, and on the ground of what.
 #[derive(Debug, Serialize)]
 struct FieldStory {
     field: String,
     value: Value,
     set: Setting,
-    /// Entries of the conflict log that name the field, the newest first.
-    conflicts: Vec<Conflict>,
 }
 
 #[derive(Debug, Serialize)]
@@ -150,8 +146,8 @@ pub(super) async fn explain(
 ) -> Result<Json<Explanation>, Problem> {
     let project: ProjectId = name(&project)?;
     let key = EntityKey { kind: name::<EntityType>(&kind)?, id: name::<EntityId>(&id)? };
-    let reader = Reader::of(&hub, &headers, Room::Entity(project.clone(), key.clone())).await?;
-    let permit = reader.permit();
+    let caller = Caller::reads(&hub, &headers, Room::Entity(project.clone(), key.clone())).await?;
+    let permit = caller.permit();
     let (_, role) = permit.in_project()?;
     let unknown = |what| Refusal::new(ErrorCode::NotFound, what);
     let row = hub.store.entity(&project, &key).await.map_err(|error| unavailable(&error))?;
@@ -167,12 +163,19 @@ pub(super) async fn explain(
     let op_ids: Vec<OpId> = stamps.filter_map(operation_of).collect();
     let operations = hub.store.submitted(&project, &op_ids).await;
     let operations = operations.map_err(|error| unavailable(&error))?;
-    let conflicts = hub.store.conflicts_about(&project, &key, PAGE).await;
-    let mut conflicts = conflicts.map_err(|error| unavailable(&error))?;
-    reader.still()?;
-    conflicts.retain_mut(|conflict| visible(role, conflict));
+    let about =
+        Filter { kind: Some(kind), id: Some(id), before: wanted.before, ..Filter::default() };
+    let mut met = page(&hub, &project, about).await?;
+    caller.still()?;
+    met.conflicts.retain_mut(|conflict| visible(role, conflict));
+    if let Some(field) = wanted.field.filter(|_| !row.deleted) {
+        met.conflicts.retain_mut(|conflict| {
+            conflict.fields.retain(|met| met.name == field);
+            !conflict.fields.is_empty()
+        });
+    }
     let asker = permit.user().as_str();
-    for conflict in conflicts.iter_mut().filter(|conflict| conflict.user != asker) {
+    for conflict in met.conflicts.iter_mut().filter(|conflict| conflict.user != asker) {
         conflict.client.clear();
     }
     let EntityRow { version, deleted, fields, stamps, .. } = row;
@@ -186,14 +189,11 @@ pub(super) async fn explain(
     };
     let story = |(field, value): (String, Value)| {
         let set = setting(stamps.of(&field)?);
-        let names = |conflict: &&Conflict| conflict.fields.iter().any(|f| f.name == field);
-        let conflicts = conflicts.iter().filter(names).cloned().collect();
-        Some(FieldStory { field, value, set, conflicts })
+        Some(FieldStory { field, value, set })
     };
     let fields = fields.into_iter().filter_map(story).collect();
     let deletion = stamps.made().filter(|_| deleted).map(setting);
-    let deletion = deletion.map(|set| Deletion { set, conflicts: conflicts.clone() });
-    Ok(Json(Explanation { version, deleted, deletion, fields }))
+    Ok(Json(Explanation { version, deleted, deletion, fields, met }))
 }
 
 fn operation_of(stamp: &Stamp) -> Option<OpId> {

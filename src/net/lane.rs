@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::admin;
 use super::api::{claims, decision, grants, json, name, read, spend, unavailable};
+use super::caller::{Caller, Wish};
 use super::problem::Problem;
 use crate::auth::{Command, Permit, authorize};
 use crate::hub::Hub;
@@ -19,7 +20,7 @@ use crate::protocol::client::Write;
 use crate::protocol::error::{ErrorCode, Refusal};
 use crate::protocol::op::{StoredVerdict, Verdict};
 use crate::store::{LaneOp, LanePlace, LaneQuery, Standing};
-use crate::sync::plan;
+use crate::sync::{plan, submission};
 
 /// Operations on one page, and decided anew by one request.
 const PAGE: u32 = 100;
@@ -162,7 +163,8 @@ impl Asked {
         Ok(asked)
     }
 
-    async fn load(
+    /// Those to be decided anew now, and where to go on: a group is not torn apart by the end of a page.
+    async fn next(
         &self,
         hub: &Hub,
         project: &ProjectId,
@@ -170,8 +172,15 @@ impl Asked {
     ) -> Result<(Vec<LaneOp>, Option<LanePlace>), Refusal> {
         let after = self.after.as_deref().map(place).transpose()?;
         let (user, op_ids) = (Some(user.as_str()), self.op_ids.as_deref());
-        let query = LaneQuery { user, op_ids, after: after.as_ref(), limit: PAGE };
-        load(hub, project, &query).await
+        let limit = PAGE.max(u32::try_from(hub.config.limits.ops_per_group).unwrap_or(PAGE));
+        let query = LaneQuery { user, op_ids, after: after.as_ref(), limit };
+        let (mut failed, next) = load(hub, project, &query).await?;
+        if next.is_none() {
+            return Ok((failed, next));
+        }
+        failed.truncate(submission::whole_groups(&failed));
+        let next = failed.last().map(|op| op.place.clone());
+        Ok((failed, next))
     }
 }
 
@@ -193,11 +202,12 @@ pub(super) async fn retry_mine(
     let claims = claims(&hub, &headers).await?;
     let asked = Asked::read(&hub, &body)?;
     let project = needed(asked.project.clone())?;
-    let permit = authorize(&hub.access.grants(&claims), Command::Write(&project))?;
-    let (failed, next) = asked.load(&hub, &project, permit.user()).await?;
-    spend(&hub, &permit, failed.len())?;
-    let verdicts = retry(&hub, &permit, &failed).await?;
-    permit.still(&authorize(&hub.access.grants(&claims), Command::Write(&project))?)?;
+    let caller = Caller::may(&hub, claims, Wish::Write(project.clone()))?;
+    let permit = caller.permit();
+    let (failed, next) = asked.next(&hub, &project, permit.user()).await?;
+    spend(&hub, permit, failed.len())?;
+    let verdicts = retry(&hub, permit, &failed).await?;
+    caller.still()?;
     Ok(Json(Retried { verdicts, next }))
 }
 
@@ -218,7 +228,7 @@ pub(super) async fn retry_of(
         let message = format!("there is no role `{role}`");
         return Err(Refusal::new(ErrorCode::BadRequest, message).into());
     }
-    let (failed, next) = asked.load(&hub, &project, &user).await?;
+    let (failed, next) = asked.next(&hub, &project, &user).await?;
     let roles = hub.access.roles();
     let standing = hub.access.standing(&user, &project);
     let mut verdicts = Vec::with_capacity(failed.len());

@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod api;
 mod body;
+mod caller;
 mod changes;
 mod checksum;
 mod conflicts;
@@ -29,7 +30,6 @@ mod policies;
 pub mod problem;
 pub mod publish;
 mod push;
-mod reader;
 mod request_id;
 pub mod server;
 mod status;

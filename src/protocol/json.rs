@@ -1,7 +1,8 @@
 //! Which JSON values the hub takes: those that every reader after it can read, and reads as they were.
 //!
-//! The syntax of JSON allows more than its readers do: endless nesting, halves of a surrogate pair,
-//! numbers that are infinite or rounded silently. A value with one of these would pass the hub as raw text
+//! The syntax of JSON allows more than its readers do: endless nesting, halves of a surrogate pair, a character
+//! that ends texts in C and that PostgreSQL's JSONB does not take, numbers that are infinite or that JavaScript
+//! rounds silently. A value with one of these would pass the hub as raw text
 //! and break whoever reads it later, so it is refused where it comes in. Called by [`super::client`].
 
 use serde_json::value::RawValue;
@@ -18,6 +19,12 @@ pub const MAX_DEPTH: usize = 64;
 /// A `bad_request` that says what is wrong with it.
 pub fn check(raw: &RawValue) -> Result<(), Refusal> {
     scan(raw.get().as_bytes()).map_err(|problem| Refusal::new(ErrorCode::BadRequest, problem))
+}
+
+/// Whether JavaScript, too, tells an integer from its neighbours.
+#[must_use]
+pub fn is_exact(n: i64) -> bool {
+    n.unsigned_abs() < 1 << 53
 }
 
 /// What is wrong with a text, without the values in it: errors are shown and logged where what people write is not.
@@ -64,6 +71,7 @@ fn scan(json: &[u8]) -> Result<(), &'static str> {
 /// Reads a string from behind its opening quote; returns where it ended.
 fn string(json: &[u8], mut at: usize) -> Result<usize, &'static str> {
     const LONELY: &str = "a text must not contain half of a surrogate pair";
+    const NUL: &str = "a text must not contain the character U+0000";
     while let Some(&byte) = json.get(at) {
         match byte {
             b'"' => return Ok(at + 1),
@@ -73,6 +81,7 @@ fn string(json: &[u8], mut at: usize) -> Result<usize, &'static str> {
                     _ => return Err(LONELY),
                 },
                 Some(0xdc00..=0xdfff) => return Err(LONELY),
+                Some(0) => return Err(NUL),
                 _ => at += 6,
             },
             b'\\' => at += 2,
@@ -98,8 +107,8 @@ fn number(json: &[u8], start: usize) -> Result<usize, &'static str> {
         if !text.parse::<f64>().is_ok_and(f64::is_finite) {
             return Err("a number must be finite as a 64-bit float");
         }
-    } else if length > 18 && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
-        return Err("an integer must fit into 64 bits; send larger ones as text");
+    } else if length > 15 && !text.parse().is_ok_and(is_exact) {
+        return Err("an integer must lie within ±(2^53 - 1); send larger ones as text");
     }
     Ok(end)
 }
@@ -132,9 +141,9 @@ mod tests {
         let deep = format!("{}1{}", "[".repeat(64), "]".repeat(64));
         for text in [
             "null",
-            r#""\u0000 \ud83d\ude80 \\ud800 \" [[[ 1e999""#,
+            r#""\u0001 \ud83d\ude80 \\ud800 \\u0000 \" [[[ 1e999""#,
             r#"{"a":[1,{"b":-0}],"":[]}"#,
-            "[18446744073709551615,-9223372036854775808,9007199254740993]",
+            "[9007199254740991,-9007199254740991,999999999999999]",
             "[1.7976931348623157e308,5e-324,1e-999,0.1234567890123456789012345]",
             &deep,
             &format!("[{}]", ["[[]]"; 100].join(",")),
@@ -153,8 +162,13 @@ mod tests {
             r#"{"a\uD83D":1}"#,
             "1e400",
             "[-1.5E+309]",
-            "18446744073709551616",
-            "-9223372036854775809",
+            r#"["a\u0000"]"#,
+            r#"{"\u0000":1}"#,
+            "9007199254740992",
+            "[-9007199254740992]",
+            r#"{"a":9007199254740993}"#,
+            "18446744073709551615",
+            "99999999999999999999999999999999999999999",
             &format!("{}{}", "[".repeat(65), "]".repeat(65)),
             &format!("{}1{}", r#"{"a":["#.repeat(33), "]}".repeat(33)),
             &format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)),

@@ -1,7 +1,7 @@
 //! Reading the conflict log.
 
 use super::{Parked, Store, StoreError, value};
-use crate::id::{ConflictId, EntityKey, ProjectId};
+use crate::id::{ConflictId, ProjectId};
 use crate::protocol::conflict::{Conflict, ConflictState};
 use crate::protocol::op::{Fields, Outcome};
 
@@ -62,6 +62,8 @@ struct EntryAndEntity {
     entry: StoredConflict,
     entity_version: Option<i64>,
     entity_data: Option<String>,
+    /// How many there are, sent or not.
+    present: i64,
 }
 
 impl EntryAndEntity {
@@ -97,25 +99,51 @@ pub struct ConflictQuery {
     pub before: Option<ConflictId>,
     /// How many at most.
     pub limit: u32,
+    /// About how many bytes of values at most, beyond those of the first.
+    pub bytes: usize,
 }
 
-/// Every filter but the user's, which chooses the index.
+/// Some entries of the conflict log, the newest first.
+#[derive(Debug)]
+pub struct ConflictPage {
+    /// The entries.
+    pub conflicts: Vec<Conflict>,
+    /// The last of them, if older ones may follow.
+    pub next: Option<ConflictId>,
+}
+
+/// Lengths alone are added up, so that what does not fit is not read. `$which` chooses the index, between user and
+/// entity; the other filters are the same.
 macro_rules! list {
-    ($of_user:literal) => {
+    ($which:literal) => {
         concat!(
-            "SELECT c.*, e.version AS entity_version,
+            "SELECT c.project, c.id, c.user_id, c.client, c.op_id, c.type, c.entity_id, c.kind, c.op_kind,
+                 c.strategy, c.outcome, c.state, c.base, c.server_version, c.fields, NULL AS op,
+                 c.created_at, c.resolved_at, c.resolved_by, w.present, e.version AS entity_version,
                  CASE WHEN e.deleted_at IS NULL THEN e.data END AS entity_data
-             FROM conflict_log c
-             LEFT JOIN entities e
-                 ON e.project = c.project AND e.type = c.type AND e.id = c.entity_id
-             WHERE c.project = $1 AND ",
-            $of_user,
+             FROM (
+                 SELECT p.*, COUNT(*) OVER () AS present,
+                        SUM(bytes) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before
+                 FROM (
+                     SELECT c.id, octet_length(c.fields) + COALESCE(octet_length(e.data), 0) AS bytes
+                     FROM conflict_log c
+                     LEFT JOIN entities e ON c.state = 'open'
+                         AND e.project = c.project AND e.type = c.type AND e.id = c.entity_id
+                     WHERE c.project = $1 AND ",
+            $which,
             " AND (CAST($3 AS TEXT) IS NULL OR c.state = $3)
-              AND (CAST($4 AS TEXT) IS NULL OR c.outcome = $4)
-              AND (CAST($5 AS TEXT) IS NULL OR c.type = $5)
-              AND (CAST($6 AS TEXT) IS NULL OR c.entity_id = $6)
-              AND (CAST($7 AS TEXT) IS NULL OR c.id < $7)
-             ORDER BY c.id DESC LIMIT $8"
+                      AND (CAST($4 AS TEXT) IS NULL OR c.outcome = $4)
+                      AND (CAST($5 AS TEXT) IS NULL OR c.type = $5)
+                      AND (CAST($6 AS TEXT) IS NULL OR c.entity_id = $6)
+                      AND (CAST($7 AS TEXT) IS NULL OR c.id < $7)
+                     ORDER BY c.id DESC LIMIT $8
+                 ) p
+             ) w
+             JOIN conflict_log c ON c.project = $1 AND c.id = w.id
+             LEFT JOIN entities e ON c.state = 'open'
+                 AND e.project = c.project AND e.type = c.type AND e.id = c.entity_id
+             WHERE w.bytes_before < $9
+             ORDER BY c.id DESC"
         )
     };
 }
@@ -130,10 +158,13 @@ impl Store {
         &self,
         project: &ProjectId,
         query: &ConflictQuery,
-    ) -> Result<Vec<Conflict>, StoreError> {
-        let sql = match query.user {
-            Some(_) => list!("c.user_id = $2"),
-            None => list!("CAST($2 AS TEXT) IS NULL"),
+    ) -> Result<ConflictPage, StoreError> {
+        let sql = match query {
+            ConflictQuery { user: Some(_), .. } => list!("c.user_id = $2"),
+            ConflictQuery { kind: Some(_), id: Some(_), .. } => {
+                list!("CAST($2 AS TEXT) IS NULL AND c.type = $5 AND c.entity_id = $6")
+            }
+            _ => list!("CAST($2 AS TEXT) IS NULL"),
         };
         let rows: Vec<EntryAndEntity> = on_reader!(self, |db| {
             sqlx::query_as(sql)
@@ -145,10 +176,41 @@ impl Store {
                 .bind(query.id.as_deref())
                 .bind(query.before.map(|id| id.to_string()))
                 .bind(i64::from(query.limit))
+                .bind(i64::try_from(query.bytes.max(1)).unwrap_or(i64::MAX))
                 .fetch_all(db)
                 .await
         })?;
-        rows.into_iter().map(EntryAndEntity::read).collect()
+        let present = rows.first().map_or(0, |row| row.present);
+        let sent = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let more = sent < present || present >= i64::from(query.limit);
+        let conflicts: Vec<_> =
+            rows.into_iter().map(EntryAndEntity::read).collect::<Result<_, _>>()?;
+        let next = conflicts.last().filter(|_| more).map(|conflict| conflict.id);
+        Ok(ConflictPage { conflicts, next })
+    }
+
+    /// The conflicts that were opened or resolved since a time, and are still, by project.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn conflicts_since(
+        &self,
+        since_ms: i64,
+    ) -> Result<Vec<(ProjectId, Vec<ConflictId>)>, StoreError> {
+        const SINCE: &str = "
+            SELECT project, id FROM conflict_log WHERE state = 'open' AND created_at >= $1
+            UNION ALL
+            SELECT project, id FROM conflict_log WHERE resolved_at IS NOT NULL AND resolved_at >= $1
+            ORDER BY project, id";
+        let rows: Vec<(String, String)> =
+            on_reader!(self, |db| { sqlx::query_as(SINCE).bind(since_ms).fetch_all(db).await })?;
+        let of_one =
+            |(project, _): &(String, String), (next, _): &(String, String)| project == next;
+        let ids = |rows: &[(String, String)]| {
+            let ids = rows.iter().map(|(_, id)| value::name(id)).collect::<Result<_, _>>()?;
+            Ok((value::name(&rows[0].0)?, ids))
+        };
+        rows.chunk_by(of_one).map(ids).collect()
     }
 
     /// These conflicts; not those that are purged.
@@ -168,31 +230,6 @@ impl Store {
         let rows: Vec<StoredConflict> = on_reader!(self, |db| {
             let query = sqlx::query_as(these).bind(value::json_text(&ids)).bind(project.as_str());
             query.fetch_all(db).await
-        })?;
-        rows.into_iter().map(|row| Ok(row.read()?.1.conflict)).collect()
-    }
-
-    /// The conflicts about an entity, the newest first.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn conflicts_about(
-        &self,
-        project: &ProjectId,
-        key: &EntityKey,
-        limit: u32,
-    ) -> Result<Vec<Conflict>, StoreError> {
-        const ABOUT: &str = "
-            SELECT * FROM conflict_log WHERE project = $1 AND type = $2 AND entity_id = $3
-            ORDER BY id DESC LIMIT $4";
-        let rows: Vec<StoredConflict> = on_reader!(self, |db| {
-            sqlx::query_as(ABOUT)
-                .bind(project.as_str())
-                .bind(key.kind.as_str())
-                .bind(key.id.as_str())
-                .bind(i64::from(limit))
-                .fetch_all(db)
-                .await
         })?;
         rows.into_iter().map(|row| Ok(row.read()?.1.conflict)).collect()
     }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::lease::{Lease, renewed};
 use super::{Inner, Store, StoreError, value};
-use crate::id::{OpId, ProjectId};
+use crate::id::{EntityType, OpId, ProjectId};
 use crate::protocol::op::{Outcome, StoredVerdict};
 
 /// Rows one statement takes out of the lane, so that no lock is held for long.
@@ -102,6 +102,19 @@ pub struct LaneOp {
     pub at: i64,
     /// What became of it.
     pub outcome: Outcome,
+    /// Its verdict.
+    pub verdict: StoredVerdict,
+}
+
+/// The verdict of an operation that was tried again.
+#[derive(Debug)]
+pub struct Retried {
+    /// The project.
+    pub project: ProjectId,
+    /// Who had sent it.
+    pub user: String,
+    /// The type of its entity.
+    pub kind: EntityType,
     /// Its verdict.
     pub verdict: StoredVerdict,
 }
@@ -243,6 +256,28 @@ impl Store {
             }
         })?;
         rows.into_iter().map(Row::read).collect()
+    }
+
+    /// The newest verdicts that operations were given since a time when they were tried again.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn retried_since(
+        &self,
+        since_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<Retried>, StoreError> {
+        const SINCE: &str = "
+            SELECT project, user_id, type, verdict FROM sync_queue
+            WHERE attempts > 1 AND at >= $1 ORDER BY at DESC LIMIT $2";
+        let rows: Vec<(String, String, String, String)> = on_reader!(self, |db| {
+            sqlx::query_as(SINCE).bind(since_ms).bind(i64::from(limit)).fetch_all(db).await
+        })?;
+        let retried = |(project, user, kind, verdict): (String, String, String, String)| {
+            let (project, kind) = (value::name(&project)?, value::name(&kind)?);
+            Ok(Retried { project, user, kind, verdict: value::raw_json(verdict)? })
+        };
+        rows.into_iter().map(retried).collect()
     }
 
     /// Takes a user's operations, all or the named ones, out of the failed lane: they cannot be tried

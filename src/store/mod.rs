@@ -84,10 +84,10 @@ mod sync_status;
 mod value;
 
 pub use commit::Plan;
-pub use conflicts::ConflictQuery;
+pub use conflicts::{ConflictPage, ConflictQuery};
 pub use delta::{DeltaPage, DeltaRow};
 pub use error::StoreError;
-pub use lane::{CrowdedLane, InvalidPlace, LaneOp, LanePlace, LaneQuery};
+pub use lane::{CrowdedLane, InvalidPlace, LaneOp, LanePlace, LaneQuery, Retried};
 pub use lease::Lease;
 pub use membership::{MemberAnswer, MemberEvent, Membership, MembershipHead, Standing};
 pub use model::{

@@ -18,14 +18,16 @@ use crate::protocol::server::ResyncReason;
 use crate::protocol::sums::BucketSet;
 use crate::store::{DeltaRow, Store, StoreError};
 
-/// Rows in a piece.
+/// Rows in a piece at most.
 const PIECE_ROWS: u32 = 500;
+/// Rows in the first piece of a reply, before it is known how large they are.
+const FIRST_ROWS: u32 = 32;
 /// Bytes of fields in a piece, beyond its first row.
 const PIECE_BYTES: u64 = 64 << 10;
 /// Entities looked at in one statement by a reader that does not want all: it begins with as many as a
-/// piece has rows, and doubles while few of them are wanted.
+/// piece has rows at most, and doubles while few of them are wanted.
 const PIECE_KEYS: u32 = 5_000;
-/// Entities looked at for one reply by a reader that does not want all.
+/// Entities gone past for one reply by a reader that does not want all.
 const MOST_KEYS: u32 = 100_000;
 
 /// Why a reply that had begun cannot be finished.
@@ -149,6 +151,7 @@ impl Deltas {
             rows_left: room.rows.max(1),
             bytes_left: room.bytes,
             keys_left: MOST_KEYS,
+            fit: FIRST_ROWS,
             look: PIECE_ROWS,
             more: true,
         };
@@ -181,6 +184,8 @@ pub struct Reading {
     rows_left: u32,
     bytes_left: u64,
     keys_left: u32,
+    /// How many rows are expected to fit into the next piece: what is read and does not fit would be read again.
+    fit: u32,
     look: u32,
     more: bool,
 }
@@ -192,8 +197,10 @@ struct Piece {
     at: Seq,
     /// Whether there was nothing beyond.
     last: bool,
-    /// Entities looked at, besides the rows.
+    /// Entities it went past by their keys.
     keys: u32,
+    /// Whether few of the entities looked at were wanted.
+    few: bool,
     head: Seq,
     epoch: Epoch,
     floor: Seq,
@@ -254,12 +261,15 @@ impl Reading {
 
     fn take(&mut self, piece: Piece) -> Vec<DeltaRow> {
         let rows = u32::try_from(piece.rows.len()).unwrap_or(u32::MAX);
-        let bytes = piece.rows.iter().map(|row| row.fields.get().len() as u64).sum();
+        let bytes: u64 = piece.rows.iter().map(|row| row.fields.get().len() as u64).sum();
         self.rows_left = self.rows_left.saturating_sub(rows);
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        if let Some(size) = bytes.checked_div(u64::from(rows)) {
+            let fit = u32::try_from(PIECE_BYTES.div_ceil(size.max(1))).unwrap_or(PIECE_ROWS);
+            self.fit = fit.min(PIECE_ROWS);
+        }
         self.keys_left = self.keys_left.saturating_sub(piece.keys);
-        let few = rows < PIECE_ROWS / 2;
-        self.look = if few { (self.look * 2).min(PIECE_KEYS) } else { PIECE_ROWS };
+        self.look = if piece.few { (self.look * 2).min(PIECE_KEYS) } else { PIECE_ROWS };
         self.at = piece.at;
         self.more = !piece.last;
         piece.rows
@@ -271,7 +281,7 @@ impl Reading {
     }
 
     async fn all(&self) -> Result<Piece, StoreError> {
-        let (store, limit) = (&self.deltas.store, self.rows_left.min(PIECE_ROWS));
+        let (store, limit) = (&self.deltas.store, self.rows_left.min(self.fit));
         let bytes = self.bytes_left.min(PIECE_BYTES);
         let page = store.delta(&self.project, self.at, limit, bytes).await?;
         let full = page.cut || page.rows.len() >= limit as usize;
@@ -283,6 +293,7 @@ impl Reading {
             at,
             rows: page.rows,
             keys: 0,
+            few: false,
             head: page.head,
             epoch: page.epoch,
             floor: page.tombstone_floor,
@@ -292,13 +303,13 @@ impl Reading {
     async fn some(&self) -> Result<Piece, StoreError> {
         let (store, limit) = (&self.deltas.store, self.keys_left.min(self.look));
         let keys = store.delta_keys(&self.project, self.at, limit).await?;
-        let looked_at = keys.rows.len();
         let reached = keys.rows.last().map(|(_, version)| *version);
-        let full = looked_at >= limit as usize;
+        let full = keys.rows.len() >= limit as usize;
         let mut at = reached.filter(|at| full && *at < keys.head).unwrap_or(keys.head);
-        let wanted = keys.rows.into_iter().filter(|(key, _)| self.wanted.takes(key));
-        let mut versions: Vec<Seq> = wanted.map(|(_, version)| version).collect();
-        let fit = self.rows_left.min(PIECE_ROWS) as usize;
+        let wanted = keys.rows.iter().filter(|(key, _)| self.wanted.takes(key));
+        let mut versions: Vec<Seq> = wanted.map(|(_, version)| *version).collect();
+        let fit = self.rows_left.min(self.fit) as usize;
+        let few = versions.len() < fit.div_ceil(2);
         if versions.len() > fit {
             versions.truncate(fit);
             at = *versions.last().expect("at least one row fits");
@@ -313,11 +324,13 @@ impl Reading {
             }
             rows = page.rows;
         }
+        let passed = keys.rows.iter().take_while(|(_, version)| *version <= at).count();
         Ok(Piece {
             rows,
             at,
             last: at == keys.head,
-            keys: u32::try_from(looked_at).unwrap_or(u32::MAX),
+            keys: u32::try_from(passed).unwrap_or(u32::MAX),
+            few,
             head: keys.head,
             epoch: keys.epoch,
             floor: keys.tombstone_floor,

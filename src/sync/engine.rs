@@ -189,7 +189,8 @@ impl Engine {
         let job = Job {
             project,
             actor: first.actor.clone(),
-            role: (permit.act() == Act::Write).then(|| first.access.role.clone()),
+            role: (permit.act() == Act::Write)
+                .then(|| (first.access.role.clone(), permit.is_stored())),
             rank: ops.iter().map(|op| op.op.priority.rank()).min().unwrap_or(u8::MAX),
             count: ops.len(),
             ops,
@@ -335,8 +336,10 @@ impl Inner {
 
     /// Whether its user has another role now.
     fn role_changed(&self, job: &Job) -> bool {
-        let changed = |role| self.relay.role_changed(&job.actor.user, &job.project, role);
-        job.role.as_deref().is_some_and(changed)
+        let changed = |(role, stored): &(Box<str>, bool)| {
+            self.relay.role_changed(&job.actor.user, &job.project, (role, *stored))
+        };
+        job.role.as_ref().is_some_and(changed)
     }
 
     /// Runs a commit until its outcome is known, or patience ends; whether it was run again.

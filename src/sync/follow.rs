@@ -35,6 +35,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(200);
 /// How long to wait after the store failed.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// How long before a link was found broken it may have been so, by any instance's clock.
+const UNNOTICED_MS: i64 = 60_000;
 /// All revocations are read anew at each poll; many take long, and then at most this part of the time.
 const REVOCATIONS_SHARE: u32 = 50;
 
@@ -90,6 +92,9 @@ impl Follower {
         let mut polls = JoinSet::new();
         let mut suspect = !self.relay.bus.link_up();
         self.metrics.bus_link_up.set(i64::from(!suspect));
+        // What users were to be told since then, they may not have been.
+        let mut untold_since = suspect.then(clock::now_ms);
+        let mut retelling = JoinSet::new();
         let mut poll_at = Instant::now() + self.poll_interval(suspect);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -124,6 +129,7 @@ impl Follower {
                     }
                     Some(BusEvent::Suspect) => {
                         suspect = true;
+                        untold_since.get_or_insert_with(|| clock::now_ms() - UNNOTICED_MS);
                         self.metrics.bus_link_up.set(0);
                         poll_at = Instant::now();
                     }
@@ -132,6 +138,9 @@ impl Follower {
                         self.metrics.bus_link_up.set(1);
                         self.metrics.heals.inc();
                         self.presence.resync();
+                        if let Some(since) = untold_since.take() {
+                            retelling.spawn(self.clone().retell(since));
+                        }
                         poll_at = Instant::now();
                     }
                     None => return,
@@ -141,6 +150,7 @@ impl Follower {
                     poll_at = Instant::now() + self.poll_interval(suspect);
                 }
                 Some(_) = polls.join_next() => {}
+                Some(_) = retelling.join_next() => {}
                 _ = tick.tick() => self.tidy(),
             }
         }
@@ -215,6 +225,15 @@ impl Follower {
             if last == Some(page.head) && offered == Offered::InOrder {
                 return Ok(());
             }
+        }
+    }
+
+    /// Tells users what a broken link may have kept from them, once the store says what that is.
+    async fn retell(self, since_ms: i64) {
+        while let Err(error) = retold::since(&self.store, &self.relay, since_ms).await {
+            self.metrics.store_errors.inc();
+            tracing::warn!(%error, "cannot tell again yet what a broken link may have lost");
+            sleep(STORE_PAUSE).await;
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Filled and emptied by [`super::engine`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::engine::Verdicts;
 use super::journal::Request;
 use crate::config;
-use crate::id::ProjectId;
+use crate::id::{EntityRef, EntityType, ProjectId};
 use crate::store::{Actor, PendingOp};
 
 /// The queue of one project, or of all for a store with one writer.
@@ -28,9 +28,17 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Puts a job behind all but the less urgent ones of others.
+    /// Puts a job behind all but the less urgent ones of others about other entities.
     pub(super) fn push(&mut self, job: Job) {
-        let overtaken = |other: &&Job| other.rank > job.rank && other.actor != job.actor;
+        let mut about: Option<HashSet<_>> = None;
+        let overtaken = |other: &&Job| {
+            other.rank > job.rank
+                && other.actor != job.actor
+                && (other.project != job.project
+                    || about
+                        .get_or_insert_with(|| job.entities().collect())
+                        .is_disjoint(&other.entities().collect()))
+        };
         let place = self.jobs.len() - self.jobs.iter().rev().take_while(overtaken).count();
         self.ops += job.count;
         self.jobs.insert(place, job);
@@ -58,8 +66,9 @@ pub(super) struct Job {
     pub(super) project: ProjectId,
     /// Who sent them: those of one installation keep their order.
     pub(super) actor: Actor,
-    /// The role they were authorised under, if it must be the user's still when they are decided.
-    pub(super) role: Option<Box<str>>,
+    /// The role they were authorised under, if it must be the user's still when they are decided, and whether it
+    /// is a stored one.
+    pub(super) role: Option<(Box<str>, bool)>,
     /// How urgent the most urgent of them is, 0 the most.
     pub(super) rank: u8,
     pub(super) ops: Vec<PendingOp>,
@@ -73,10 +82,18 @@ pub(super) struct Job {
     pub(super) room: OwnedSemaphorePermit,
 }
 
+impl Job {
+    /// What its operations name; a client's own names are nobody else's.
+    fn entities(&self) -> impl Iterator<Item = (&EntityType, &EntityRef)> {
+        self.ops.iter().map(|op| (&op.op.entity_type, &op.op.id))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
+    use serde_json::json;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -127,5 +144,22 @@ mod tests {
             queue.push(job(user, rank, 1));
         }
         assert_eq!(users(&queue.next_group(&limits)), ["c", "a", "b", "b", "d"]);
+    }
+
+    #[test]
+    fn an_urgent_request_does_not_overtake_one_about_the_same_entity() {
+        let limits = config::Store { group_ops: 100, ..Default::default() };
+        let about = |user: &str, rank, id: &str| {
+            let mut job = job(user, rank, 1);
+            let op = json!({ "op_id": user, "kind": "update", "type": "task", "id": id });
+            let op = serde_json::from_value(op).unwrap();
+            job.ops.push(PendingOp::new(op, job.actor.clone(), [0; 32]));
+            job
+        };
+        let mut queue = Queue::default();
+        for (user, rank, id) in [("a", 2, "t1"), ("b", 2, "t2"), ("c", 0, "t1"), ("d", 0, "t3")] {
+            queue.push(about(user, rank, id));
+        }
+        assert_eq!(users(&queue.next_group(&limits)), ["a", "c", "d", "b"]);
     }
 }

@@ -162,6 +162,7 @@ impl Members {
             forgotten.iter().for_each(|user| self.relay.fanout.regrant(user));
         }
         // Not as far as the last row read: it may be newer than a deletion that was not seen.
+        memberships.read_to(head.revision);
         *seen = head;
         Ok(news)
     }

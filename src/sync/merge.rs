@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::protocol::conflict::{Merge, Strategy};
+use crate::protocol::json;
 
 /// How a field is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,10 +124,11 @@ fn combine(
     }
 }
 
-/// `server + (client - was)`; whole numbers stay whole and exact.
+/// `server + (client - was)`; whole numbers stay whole, and such as every reader takes.
 fn count(server: &Value, client: &Value, was: &Value) -> Option<Value> {
     if let (Some(server), Some(client), Some(was)) = (whole(server), whole(client), whole(was)) {
-        return i64::try_from(server + client - was).ok().map(Value::from);
+        let sum = i64::try_from(server + client - was).ok();
+        return sum.filter(|sum| json::is_exact(*sum)).map(Value::from);
     }
     let sum = server.as_f64()? + (client.as_f64()? - was.as_f64()?);
     serde_json::Number::from_f64(sum).map(Value::Number)

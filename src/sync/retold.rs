@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::fanout::{About, Relay};
 use crate::id::{ConflictId, ProjectId, Seq};
-use crate::store::{Answer, Committed, NewNotification, PendingOp, Store};
+use crate::store::{Answer, Committed, NewNotification, PendingOp, Retried, Store, StoreError};
 
 /// Passes on what an earlier try of this commit made true, if one did.
 pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, ops: &[PendingOp]) {
@@ -27,6 +27,27 @@ pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, op
     for (about, notification) in notifications(store, &committed.project, &seqs).await {
         relay.notification(&about, &notification);
     }
+}
+
+/// Conflicts read at once.
+const CONFLICTS: usize = 100;
+/// Verdicts of what was tried again, told again at most.
+const VERDICTS: u32 = 1000;
+
+/// Tells users again, on every instance, of the conflicts that were opened or resolved and of the verdicts that were
+/// given since a time: a broken link may have lost it, in either direction, and they have no positions whose gap
+/// would reveal that. Clients know both by their ids.
+pub(super) async fn since(store: &Store, relay: &Relay, since_ms: i64) -> Result<(), StoreError> {
+    for (project, ids) in store.conflicts_since(since_ms).await? {
+        for ids in ids.chunks(CONFLICTS) {
+            let conflicts = store.conflicts_by_id(&project, ids).await?;
+            conflicts.iter().for_each(|conflict| relay.conflict(&project, conflict));
+        }
+    }
+    for Retried { project, user, kind, verdict } in store.retried_since(since_ms, VERDICTS).await? {
+        relay.decided_again(&About { project, kind: Some(kind) }, &user, &verdict);
+    }
+    Ok(())
 }
 
 /// The notifications of these changes whose push still waits: nobody may have been shown them.

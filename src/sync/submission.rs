@@ -119,31 +119,55 @@ impl Submission {
         Self { ops, bytes, places: Places { verdicts, order } }
     }
 
-    /// Authorises operations of the failed lane, each to be decided anew: as it was sent, alone, under the
-    /// limits and the role of now. One that is not in the lane keeps its verdict.
+    /// Authorises operations of the failed lane, to be decided anew: as they were sent, what is there of a group
+    /// together, under the limits and the role of now. One that is not in the lane keeps its verdict.
     #[must_use]
     pub fn again(permit: &Permit, failed: &[LaneOp], limits: &Limits, rules: &Rules) -> Self {
-        let (mut ops, mut order, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut verdicts = Vec::with_capacity(failed.len());
-        for (place, failed) in failed.iter().enumerate() {
+        let (mut read, mut bytes) = (Vec::with_capacity(failed.len()), 0);
+        for failed in failed {
             let op = failed.op.as_ref().filter(|_| failed.outcome == Outcome::Rejected);
             let Some(raw) = op else {
-                verdicts.push(Some(redact::blind(failed.verdict.clone())));
+                read.push(Err((redact::blind(failed.verdict.clone()), None)));
                 continue;
             };
             let sent = Sent { raws: &[], client: &failed.client, clock_offset: 0 };
-            match (Reader { permit, sent, limits, rules }).again(raw, failed) {
+            read.push((Reader { permit, sent, limits, rules }).again(raw, failed));
+            bytes += raw.get().len();
+        }
+        let mut start = 0;
+        let of_one = |(a, i): &(&LaneOp, Option<String>), (b, j): &(&LaneOp, Option<String>)| {
+            i.is_some() && i == j && a.client == b.client
+        };
+        let sent: Vec<_> = failed.iter().zip(read.iter().map(group_of)).collect();
+        for run in sent.chunk_by(of_one) {
+            join(&mut read[start..start + run.len()]);
+            start += run.len();
+        }
+        let (mut ops, mut order, mut verdicts) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, read) in read.into_iter().enumerate() {
+            verdicts.push(match read {
                 Ok(op) => {
                     order.push((place, sight(permit, &op)));
                     ops.push(op);
-                    verdicts.push(None);
-                    bytes += raw.get().len();
+                    None
                 }
-                Err((verdict, _)) => verdicts.push(Some(verdict)),
-            }
+                Err((verdict, _)) => Some(verdict),
+            });
         }
         Self { ops, bytes, places: Places { verdicts, order } }
     }
+}
+
+/// How many operations of the lane can be decided anew at once if more follow: not a group without its end.
+#[must_use]
+pub fn whole_groups(failed: &[LaneOp]) -> usize {
+    let group = |failed: &LaneOp| Write::op(failed.op.as_deref()?).ok()?.group;
+    let Some(last) = failed.last() else { return 0 };
+    let Some(open) = group(last) else { return failed.len() };
+    let of_it = |op: &&LaneOp| op.client == last.client && group(op).as_ref() == Some(&open);
+    let members = failed.iter().rev().take_while(of_it).count();
+    // One that fills a whole page has no place to be put off to.
+    if members == failed.len() { members } else { failed.len() - members }
 }
 
 fn sight(permit: &Permit, op: &PendingOp) -> Sight {
@@ -158,10 +182,6 @@ fn sight(permit: &Permit, op: &PendingOp) -> Sight {
 /// Ties the operations of each group together. A group that cannot take effect as a whole, or stands in
 /// several places, is refused as a whole, for now: the same operations may come again.
 fn join_groups(read: &mut [ReadOp], limits: &Limits) {
-    let group_of = |read: &ReadOp| match read {
-        Ok(op) => op.op.group.clone(),
-        Err((_, group)) => group.clone(),
-    };
     let groups: Vec<Option<String>> = read.iter().map(group_of).collect();
     let mut runs: HashMap<&str, usize> = HashMap::new();
     for run in groups.chunk_by(|a, b| a == b) {
@@ -178,13 +198,26 @@ fn join_groups(read: &mut [ReadOp], limits: &Limits) {
         } else if run.len() > limits.ops_per_group {
             let refusal = Refusal::limit("ops_per_group", limits.ops_per_group as u64);
             refuse_all(members, refusal.code.as_str(), &refusal.message);
-        } else if members.iter().any(Result::is_err) {
-            let message =
-                "another operation of its group could not be read; none of them took effect";
-            refuse_all(members, "group_failed", message);
         } else {
-            members[1..].iter_mut().flatten().for_each(|op| op.joined = true);
+            join(members);
         }
+    }
+}
+
+fn group_of(read: &ReadOp) -> Option<String> {
+    match read {
+        Ok(op) => op.op.group.clone(),
+        Err((_, group)) => group.clone(),
+    }
+}
+
+/// Ties operations together, or refuses all of them if one cannot be read.
+fn join(members: &mut [ReadOp]) {
+    if members.iter().any(Result::is_err) {
+        let message = "another operation of its group could not be read; none of them took effect";
+        refuse_all(members, "group_failed", message);
+    } else {
+        members[1..].iter_mut().flatten().for_each(|op| op.joined = true);
     }
 }
 

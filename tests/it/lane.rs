@@ -177,7 +177,40 @@ async fn what_is_sent_in_the_place_of_another_takes_it_out_of_the_lane() {
 }
 
 #[tokio::test]
-async fn one_of_a_group_is_tried_alone_and_what_is_cleared_keeps_its_verdict() {
+async fn what_is_there_of_a_group_takes_effect_together_or_not_at_all() {
+    let hub = TestHub::start_with(|config| {
+        let role = Role { read: vec!["*".into()], write: vec!["task".into()], ..Role::default() };
+        config.roles.0.insert("tasks".into(), role);
+        config.limits.ops_per_write = 200;
+    })
+    .await;
+    let (api, editor) = (Api::of(&hub, "ana", "tasks"), Api::of(&hub, "ana", "editor"));
+    let made = |op_id: &str, kind: &str| json!({ "op_id": op_id, "kind": "create", "type": kind, "id": op_id });
+    let grouped = |op_id: &str, kind: &str| {
+        let mut op = made(op_id, kind);
+        op["group"] = json!("g");
+        op
+    };
+    // So many before the group that it begins on the first page of a retry and ends on the second.
+    let mut ops: Vec<_> = (0..98).map(|n| made(&format!("n{n}"), "note")).collect();
+    ops.extend([grouped("debit", "task"), grouped("fee", "task"), grouped("credit", "note")]);
+    assert_eq!(api.write("c", ops.into()).await.len(), 101);
+    assert_eq!(api.failed().await.len(), 100, "as many as one page lists");
+    let first = api.post("/v1/sync/failed/retry", json!({ "project": "p" })).await;
+    assert_eq!(first["verdicts"].as_array().unwrap().len(), 98, "the group is not torn apart");
+    let rest = json!({ "project": "p", "after": first["next"] });
+    let rest = api.post("/v1/sync/failed/retry", rest).await;
+    let verdicts = rest["verdicts"].as_array().unwrap();
+    assert_eq!(column(verdicts, "code"), ["group_failed", "group_failed", "forbidden"]);
+    let head = hub.hub().store.open_project(&"p".parse().unwrap()).await.unwrap().head;
+    assert_eq!(head.0, 0, "nothing of it took effect");
+    assert_eq!(column(&editor.retry(None).await, "outcome"), ["applied"; 98]);
+    assert_eq!(column(&editor.retry(None).await, "outcome"), ["applied"; 3]);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn one_of_a_group_is_tried_alone_if_it_is_named_and_what_is_cleared_keeps_its_verdict() {
     let hub = TestHub::start_with(|config| {
         let role = Role { read: vec!["*".into()], write: vec!["task".into()], ..Role::default() };
         config.roles.0.insert("tasks".into(), role);

@@ -36,4 +36,5 @@ mod sessions;
 mod store;
 mod support;
 mod unfollowed;
+mod untold;
 mod writes;

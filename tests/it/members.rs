@@ -234,6 +234,16 @@ async fn another_role_is_in_force_at_once_and_told() {
 
 #[tokio::test]
 async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() {
+    not_written_once_taken_out("").await;
+}
+
+/// The token's own role is in force again, which is none here.
+#[tokio::test]
+async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_forgotten() {
+    not_written_once_taken_out("?forget=true").await;
+}
+
+async fn not_written_once_taken_out(how: &str) {
     let store = postgres::fresh_database().await;
     let hub = start_at(&store, "local").await;
     let project = "p".parse().unwrap();
@@ -266,7 +276,7 @@ async fn what_waits_for_its_commit_is_not_written_under_a_role_that_was_taken() 
     let failed = hub.hub().store.failed(&project, &failed).await.unwrap();
     let permit = authorize(&hub.hub().access.grants(&claims), Command::Write(&project)).unwrap();
     let (retried, _) = hub.hub().engine.retry(&permit, &failed).unwrap();
-    take_out(&hub, "ana", "").await;
+    take_out(&hub, "ana", how).await;
     other.execute("COMMIT").await.unwrap();
     let refusal = retried.await.unwrap().unwrap_err();
     assert_eq!(refusal.code, ErrorCode::Unavailable, "what is tried again waits no less");

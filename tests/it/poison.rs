@@ -27,8 +27,7 @@ fn nested(depth: usize) -> String {
 /// The texts of fields that are unusual and good.
 fn good_fields() -> Vec<String> {
     let mut fields: Vec<String> = [
-        r#"{"nul":"a\u0000b","\u0000":"\u0000"}"#,
-        r#"{"n":9007199254740993,"max":18446744073709551615,"min":-9223372036854775808}"#,
+        r#"{"max":9007199254740991,"min":-9007199254740991}"#,
         r#"{"n":[0.1,5e-324,1.7976931348623157e308,-0.0,1e-999,123456789.12345678901234]}"#,
         r#"{"n":[0.9333333333333333,2.2250738585072011e-308,9007199254740993.0,0.30000000000000004,1e23]}"#,
         r#"{"emoji":"\ud83d\ude80 🚀","bidi":"\u202e","feff":"\ufeff","ffff":"\uffff"}"#,
@@ -51,7 +50,12 @@ fn bad_ops() -> Vec<(String, &'static str)> {
     };
     let mut ops: Vec<_> = [
         op(r#"{"n":1e400}"#),
+        op(r#"{"n":9007199254740993}"#),
+        op(r#"{"n":[-9007199254740992]}"#),
         op(r#"{"n":18446744073709551616}"#),
+        op(r#"{"nul":"a\u0000b"}"#),
+        op(r#"{"\u0000":1}"#),
+        op(r#"{},"notify":{"users":["bo"],"title":"a\u0000b"}"#),
         op(r#"{"half":"\ud800"}"#),
         op(r#"{"half\udc00":1}"#),
         op(&format!(r#"{{"deep":{}}}"#, nested(10_000))),
@@ -106,7 +110,7 @@ async fn one_poisoned_operation_spoils_no_other(hub: TestHub) {
         .chain(STRANGE_IDS.map(|id| (id.to_owned(), r#"{"n":1}"#.to_owned())))
         .enumerate()
         .map(|(n, (id, fields))| {
-            let notify = r#"{"users":["bo"],"title":"a\u0000b","body":"\u0000","link":"\u0000","data":{"\u0000":"\u0000"}}"#;
+            let notify = r#"{"users":["bo"],"title":"a\u0001b","body":"\u007f","link":"\u0001","data":{"\u0001":"\u0001"}}"#;
             let op = format!(
                 r#"{{"op_id":"o{n}","kind":"create","type":"task","id":"{id}","fields":{fields},"notify":{notify}}}"#
             );

@@ -46,7 +46,7 @@ fn small(config: &mut Config) {
     let limits = &mut config.limits;
     (limits.ops_per_write, limits.ops_per_group, limits.op_fields) = (20, 3, 5);
     (limits.op_bytes, limits.op_string_bytes, limits.op_depth) = (2000, 500, 3);
-    limits.entity_bytes = 900;
+    (limits.entity_bytes, limits.body_bytes) = (900, 64 << 10);
     config.auth.admin_token = ADMIN_TOKEN.into();
 }
 

@@ -68,7 +68,11 @@ pub(super) async fn mappings(
     Ok(())
 }
 
-/// Reads the conflicts that the batches resolve, and the open ones about entities that backends write.
+/// Open conflicts about one commit's entities that are told that a backend writes over them: the newest.
+const MOST_OVERRULED: i64 = 1000;
+
+/// Reads the conflicts that the batches resolve, and the open ones about entities that backends write, with the
+/// entries beside them that tell of it.
 pub(super) async fn conflicts(
     tx: &mut Tx,
     batches: &[Batch<'_>],
@@ -85,15 +89,13 @@ pub(super) async fn conflicts(
             }
         }
     }
-    let mut found: Vec<StoredConflict> = Vec::new();
-    if !named.is_empty() {
-        found.extend(by_id(tx, &named).await?);
-    }
-    if !written.is_empty() {
-        found.extend(open(tx, &written).await?);
-    }
-    for stored in found {
-        let (project, parked) = stored.read()?;
+    let waiting = if written.is_empty() { Vec::new() } else { open(tx, &written).await? };
+    let waiting: Vec<_> =
+        waiting.into_iter().map(StoredConflict::read).collect::<Result<_, _>>()?;
+    named.extend(waiting.iter().map(|(p, parked)| (p.as_str(), parked.conflict.id.overruled())));
+    let known = if named.is_empty() { Vec::new() } else { by_id(tx, &named).await? };
+    let known: Vec<_> = known.into_iter().map(StoredConflict::read).collect::<Result<_, _>>()?;
+    for (project, parked) in waiting.into_iter().chain(known) {
         if let Some(snapshot) = snapshots.get_mut(&project) {
             snapshot.conflicts.insert(parked.conflict.id, parked);
         }
@@ -137,9 +139,10 @@ async fn open(
             sqlx::query_as(
                 "SELECT c.* FROM json_each($1) k CROSS JOIN conflict_log c
                  WHERE c.state = 'open' AND c.project = k.value->>0 AND c.type = k.value->>1
-                   AND c.entity_id = k.value->>2",
+                   AND c.entity_id = k.value->>2 ORDER BY c.id DESC LIMIT $2",
             )
             .bind(value::json_text(&written))
+            .bind(MOST_OVERRULED)
             .fetch_all(&mut **tx)
             .await?
         }
@@ -147,11 +150,13 @@ async fn open(
             sqlx::query_as(
                 "SELECT c.* FROM unnest($1::text[], $2::text[], $3::text[])
                      AS k (project, type, entity_id)
-                 JOIN conflict_log c USING (project, type, entity_id) WHERE c.state = 'open'",
+                 JOIN conflict_log c USING (project, type, entity_id) WHERE c.state = 'open'
+                 ORDER BY c.id DESC LIMIT $4",
             )
             .bind(column(written, |(project, ..)| *project))
             .bind(column(written, |(_, kind, _)| *kind))
             .bind(column(written, |(.., id)| *id))
+            .bind(MOST_OVERRULED)
             .fetch_all(&mut **tx)
             .await?
         }

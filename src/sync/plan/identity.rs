@@ -10,8 +10,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Planner;
-use crate::id::{EntityId, EntityRef, EntityType, LocalId};
-use crate::protocol::op::{Fields, OpKind};
+use crate::id::{EntityId, EntityRef, LocalId};
+use crate::protocol::op::OpKind;
 use crate::store::{LocalName, PendingOp, Refused};
 
 /// An operation with ids in the place of names, its entity's id, and the name that id stands for.
@@ -36,9 +36,12 @@ impl Planner<'_> {
             return Ok((Cow::Borrowed(pending), id, local));
         }
         let mut replaced = pending.clone();
+        // A new entity may refer to itself, before its name is mapped.
+        let own = local.as_ref().map(|name| (name, &id));
         for (field, kind) in self.rules.references(&pending.op.entity_type) {
             for fields in [&mut replaced.op.fields, &mut replaced.op.was] {
-                self.replace(pending, fields, field, kind)?;
+                let Some(value) = fields.get_mut(field) else { continue };
+                self.replace(value, own, |local| pending.local_name(kind, local))?;
             }
         }
         Ok((Cow::Owned(replaced), id, local))
@@ -49,22 +52,22 @@ impl Planner<'_> {
         mapped.or_else(|| self.snapshot.mappings.get(name))
     }
 
-    /// Replaces the local ids in one field, a single one or a list.
+    /// Replaces the local ids in one field, a single one or a list. `own` is the name of the entity itself.
     fn replace(
         &self,
-        pending: &PendingOp,
-        fields: &mut Fields,
-        field: &str,
-        kind: &EntityType,
+        value: &mut Value,
+        own: Option<(&LocalName, &EntityId)>,
+        full: impl Fn(&LocalId) -> LocalName,
     ) -> Result<(), Refused> {
-        let values = match fields.get_mut(field) {
-            Some(Value::Array(values)) => values.as_mut_slice(),
-            Some(value) => std::slice::from_mut(value),
-            None => return Ok(()),
+        let values = match value {
+            Value::Array(values) => values.as_mut_slice(),
+            value => std::slice::from_mut(value),
         };
         for value in values {
             if let Some(local) = local_id(value) {
-                let id = self.mapping(&pending.local_name(kind, &local)).ok_or_else(|| {
+                let name = full(&local);
+                let own = own.and_then(|(own, id)| (*own == name).then_some(id));
+                let id = own.or_else(|| self.mapping(&name)).ok_or_else(|| {
                     unknown(&local, "create what it stands for earlier, or in the same request")
                 })?;
                 *value = Value::from(id.as_str());

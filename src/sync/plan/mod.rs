@@ -1,8 +1,9 @@
 //! What becomes of operations: a pure function from a project's state to effects.
 //!
-//! Called by the store inside the transaction, under the project's lock; it reads no clock and touches
-//! nothing. Each operation gets one verdict and each verdict one place to be decided: `decide` looks at
-//! what is there, `conflict` at what two sides did to the same, [`super::merge`] at a single field.
+//! Called by the store inside the transaction, under the project's lock; it touches nothing, and reads no clock
+//! but to make new ids. Each operation gets one verdict and each verdict one place to be decided: `decide` looks at
+//! what is there, `conflict` at what two sides did to the same, [`super::merge`] at a single field, `resolve` at
+//! what a user says to a conflict.
 //! Here the decisions become effects, in order, each on the state the earlier ones leave; `group` sees to it
 //! that the operations of a group take effect together or not at all.
 
@@ -21,8 +22,11 @@ use crate::store::{
 mod change;
 mod conflict;
 mod decide;
+mod entry;
 mod group;
 mod identity;
+mod overrule;
+mod resolve;
 mod verdict;
 
 use change::{Write, edited_at, next_row};

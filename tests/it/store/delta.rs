@@ -285,6 +285,37 @@ async fn a_piece_touches_the_rows_it_returns_however_long_the_history_is() {
     }
 }
 
+/// What does not fit into a piece is read again with the next one: so no more is read than is expected to fit.
+#[tokio::test]
+async fn large_entities_are_read_once() {
+    let site = Site::postgres().await;
+    let p = project("p");
+    let store = site.open().await;
+    store.open_project(&p).await.unwrap();
+    // 32 fill a piece.
+    site.run(
+        "INSERT INTO entities (project, type, id, version, data, writer, writer_base)
+             SELECT 'p', 'task', n, n, json_build_object('text', repeat('x', 2000)), 'c', 0
+             FROM generate_series(1, 2000) n;
+         UPDATE sync_head SET head_seq = 2000;
+         ANALYZE entities;
+         SELECT pg_stat_reset()",
+    )
+    .await;
+    let deltas = Deltas::new(store.clone(), &site.config);
+    let begun = deltas.begin(&p, wanted(&["*"]), Cursor::default(), EVERYTHING).await.unwrap();
+    let (mut reading, rows) = begun;
+    let (mut read, mut pieces) = (rows.len(), 1);
+    while let Some(rows) = reading.next().await.unwrap() {
+        read += rows.len();
+        pieces += 1;
+    }
+    assert_eq!(read, 2000);
+    store.close().await;
+    let touched = Touched::counted(&site, pieces).await;
+    assert!(touched.entries <= 2000 + pieces, "{touched:?} in {pieces} pieces");
+}
+
 /// What statements touched.
 #[derive(Debug, PartialEq, sqlx::FromRow)]
 struct Touched {

@@ -27,12 +27,13 @@ async fn conflict_log(store: &Store, project: &ProjectId) -> Vec<Conflict> {
     let mut all: Vec<Conflict> = Vec::new();
     loop {
         let before = all.last().map(|conflict| conflict.id);
-        let query = ConflictQuery { before, limit: 200, ..ConflictQuery::default() };
+        let bytes = usize::MAX;
+        let query = ConflictQuery { before, limit: 200, bytes, ..ConflictQuery::default() };
         let page = store.conflicts(project, &query).await.unwrap();
-        if page.is_empty() {
+        all.extend(page.conflicts);
+        if page.next.is_none() {
             return all;
         }
-        all.extend(page);
     }
 }
 

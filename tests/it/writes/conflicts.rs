@@ -12,6 +12,7 @@ on_both_engines!(
     a_decision_on_what_has_moved_is_asked_for_again,
     conflicts_are_listed_by_filter_and_page,
     a_field_is_explained,
+    many_large_conflicts_come_in_pages,
     a_backend_overrules_what_waits_for_its_user,
 );
 
@@ -165,16 +166,19 @@ async fn a_field_is_explained(hubs: Hubs) {
     let set = &title["set"];
     assert_eq!((&set["seq"], &set["user"], &set["op_id"]), (&json!(2), &json!("bo"), &json!("b2")));
     assert_eq!(set["base"], 1);
-    let met = &title["conflicts"][0];
+    let met = &story["conflicts"][0];
+    assert_eq!(met["fields"].as_array().unwrap().len(), 1, "of the field that is asked for");
     assert_eq!((&met["id"], &met["op_id"]), (&lost["conflict"], &json!("a1")));
     // An installation is named to its own user alone.
     assert_eq!((&set["client"], &met["client"]), (&Value::Null, &json!("phone")));
     let (_, bos) = hubs.get(1, "bo", &format!("{path}?field=title")).await;
     let title = &bos["fields"][0];
     assert_eq!(
-        (&title["set"]["client"], &title["conflicts"][0]["client"]),
+        (&title["set"]["client"], &bos["conflicts"][0]["client"]),
         (&json!("desk"), &json!(""))
     );
+    let (_, other) = hubs.get(1, "bo", &format!("{path}?field=n")).await;
+    assert_eq!(other["conflicts"], json!([]), "none is about it");
     let (_, all) = hubs.get(0, "ana", path).await;
     let names: Vec<_> = all["fields"].as_array().unwrap().iter().map(|f| &f["field"]).collect();
     assert_eq!(names.len(), 2);
@@ -185,27 +189,64 @@ async fn a_field_is_explained(hubs: Hubs) {
     for path in [path.to_owned(), format!("{path}?field=title")] {
         let (status, story) = hubs.get(1, "ana", &path).await;
         assert_eq!((status, &story["deleted"], &story["fields"]), (200, &json!(true), &json!([])));
-        let by = &story["deletion"]["set"];
+        let by = &story["deletion"];
         assert_eq!(
             (&by["op_id"], &by["user"], &by["base"]),
             (&json!("b3"), &json!("bo"), &json!(2))
         );
-        assert_eq!(story["deletion"]["conflicts"][0]["op_id"], "a1");
+        assert_eq!(story["conflicts"][0]["op_id"], "a1");
+    }
+    hubs.stop().await;
+}
+
+async fn many_large_conflicts_come_in_pages(hubs: Hubs) {
+    const LARGEST: usize = 64 << 10;
+    let values = |text: &str| {
+        let fields =
+            ["a", "b", "c", "d", "e"].map(|name| (name.to_owned(), json!(text.repeat(100))));
+        json!({ "base": 1, "fields": serde_json::Map::from_iter(fields) })
+    };
+    let stock = ("stock", "s1");
+    let create = op("create", "create", stock, &json!({ "fields": { "a": "" } }));
+    hubs.write(0, "bo", "desk", &[create, op("first", "update", stock, &values("f"))]).await;
+    let mut lost = Vec::new();
+    for request in 0..5 {
+        let late = |n: usize| op(&format!("{request}-{n}"), "update", stock, &values("l"));
+        let late: Vec<_> = (0..20).map(late).collect();
+        let verdicts = hubs.write(0, "ana", "phone", &late).await;
+        lost.extend(verdicts.into_iter().map(|verdict| verdict["conflict"].clone()));
+    }
+    lost.reverse();
+    for path in ["conflicts?", "entities/stock/s1/explain?"] {
+        let (mut told, mut before) = (Vec::new(), String::new());
+        loop {
+            let (status, page) =
+                hubs.get(1, "ana", &format!("/v1/projects/p/{path}{before}")).await;
+            assert_eq!(status, 200, "{page}");
+            assert!(page.to_string().len() < 2 * LARGEST, "{} bytes", page.to_string().len());
+            told.extend(page["conflicts"].as_array().unwrap().iter().map(|one| one["id"].clone()));
+            let Some(next) = page["next"].as_str() else { break };
+            before = format!("before={next}");
+        }
+        assert_eq!(told, lost);
     }
     hubs.stop().await;
 }
 
 async fn a_backend_overrules_what_waits_for_its_user(hubs: Hubs) {
     let (conflict, _) = parked(&hubs, "f1").await;
-    let event = json!({
-        "id": "e1", "project": "p", "kind": "upsert", "entity": { "type": "form", "id": "f1" },
-        "fields": { "title": "erp's" }, "source": "erp",
-    });
-    let url = hubs.hub(1).http("/v1/publish");
-    let request = reqwest::Client::new().post(url).bearer_auth(ADMIN_TOKEN).body(event.to_string());
-    assert_eq!(request.send().await.unwrap().status(), 200);
+    for (id, title) in [("e1", "erp's"), ("e2", "erp's again")] {
+        let event = json!({
+            "id": id, "project": "p", "kind": "upsert", "entity": { "type": "form", "id": "f1" },
+            "fields": { "title": title }, "source": "erp",
+        });
+        let url = hubs.hub(1).http("/v1/publish");
+        let publish = reqwest::Client::new().post(url).bearer_auth(ADMIN_TOKEN);
+        assert_eq!(publish.body(event.to_string()).send().await.unwrap().status(), 200);
+    }
     let (_, page) = hubs.get(0, "ana", "/v1/projects/p/conflicts").await;
     let entries = page["conflicts"].as_array().unwrap();
+    assert_eq!(entries.len(), 2, "one trace, however often it writes: {page}");
     let overruled = entries.iter().find(|entry| entry["kind"] == "overruled").expect("a trace");
     assert_eq!(overruled["op_id"], "f1-late");
     assert_eq!(overruled["fields"][0]["server"], "erp's");

@@ -1,0 +1,4 @@
+-- no-transaction
+-- What users decided lately, to tell again what the bus may have lost.
+CREATE INDEX CONCURRENTLY conflict_log_resolved
+    ON conflict_log (resolved_at) WHERE resolved_at IS NOT NULL;

@@ -1,0 +1,2 @@
+-- Verdicts of what was tried again lately, to tell again what the bus may have lost.
+CREATE INDEX sync_queue_retried ON sync_queue (at) WHERE attempts > 1;
