@@ -219,7 +219,6 @@ impl Event {
             entity_type: write.entity.kind.clone(),
             id: EntityRef::Id(write.entity.id.clone()),
             base: Seq::ZERO,
-            epoch: None,
             fields: write.fields.clone(),
             was: Fields::new(),
             edited_at: None,

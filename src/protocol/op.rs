@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use super::notify::{Lane, Notify};
-use crate::id::{ConflictId, EntityRef, EntityType, Epoch, LocalId, OpId, Seq};
+use crate::id::{ConflictId, EntityRef, EntityType, LocalId, OpId, Seq};
 
 /// The fields of an entity, or the changed ones.
 pub type Fields = serde_json::Map<String, serde_json::Value>;
@@ -67,9 +67,6 @@ pub struct Op {
     /// The version of the entity the client saw; 0 for a create.
     #[serde(default)]
     pub base: Seq,
-    /// The epoch of the sequence that `base`, or `expected_version`, is a position in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<Epoch>,
     /// The fields to set; empty for a delete.
     #[serde(default, skip_serializing_if = "Fields::is_empty")]
     pub fields: Fields,

@@ -51,8 +51,6 @@ export interface PendingOp {
   type: string;
   id: string;
   base: number;
-  /** The epoch that `base`, or `expectedVersion`, is of. */
-  epoch?: string | undefined;
   fields?: Fields | undefined;
   was?: Fields;
   editedAt: number;

@@ -85,7 +85,7 @@ export function tooLarge(batch: readonly PendingOp[], limits: BatchLimits & { op
 
 /** An operation as it goes over the wire: the same text every time. */
 export function wireText(op: PendingOp): string {
-  const { opId, kind, type, id, base, fields, was, editedAt, priority, group, conflict, choose, expectedVersion, notify, replaces, epoch } = op;
+  const { opId, kind, type, id, base, fields, was, editedAt, priority, group, conflict, choose, expectedVersion, notify, replaces } = op;
   // In this order for ever, and without what is not there.
   const wire: { [Name in keyof Op]: Op[Name] | undefined } = {
     op_id: opId,
@@ -103,7 +103,6 @@ export function wireText(op: PendingOp): string {
     expected_version: expectedVersion,
     notify,
     replaces,
-    epoch,
   };
   return JSON.stringify(wire);
 }

@@ -246,14 +246,10 @@ export class Outbox {
 
   /** What the edit started from, in the light of what is queued before it. */
   async #rebase(change: Change, op: PendingOp): Promise<void> {
-    const { epoch, gen } = change.cursor ?? {};
-    if (op.kind === "resolve") op.epoch = epoch || undefined;
     if (op.kind === "create" || op.kind === "resolve") return;
     const id = this.#resolve(op);
     const row = await change.row(op.type, id);
     op.base = row?.version ?? 0;
-    // Of a row that a fresh copy has not reached yet, it may be another.
-    op.epoch = (row?.gen === gen && epoch) || undefined;
     const before = change.ops.filter((one) => one.kind !== "resolve" && one.type === op.type && this.#resolve(one) === id);
     const seen = overlay(row, id, before)?.fields;
     if (!op.fields || !seen) return;

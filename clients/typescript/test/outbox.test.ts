@@ -272,18 +272,6 @@ test("what is decided in a project that nobody follows is settled with the verdi
   ]);
 });
 
-test("an edit says of which epoch its base is", async () => {
-  const w = await (await world()).online();
-  w.hub.write("task", "t1", { title: "a" });
-  await settle();
-  const { epoch } = w.hub;
-  const kept = swallow(w, "write");
-  await w.project.update("task", "t1", { title: "b" }).local;
-  await settle();
-  const [, sent] = kept[0] as [FakeSocket, ClientFrame & { ops: { base: number; epoch?: string }[] }];
-  assert.deepEqual(sent.ops.map(({ base, epoch }) => [base, epoch]), [[1, epoch]]);
-});
-
 test("a row that a verdict was folded into yields to whatever the hub says of it later", async () => {
   const w = await (await world()).online();
   w.hub.write("task", "t1", { title: "a", hours: 1 });

@@ -135,7 +135,7 @@ impl Meeting<'_> {
 
     /// Whether somebody else made a change after what the client saw.
     pub(super) fn unseen(&self, stamp: &Stamp) -> bool {
-        stamp.foreign(self.planner.known(&self.pending.op), &self.pending.actor)
+        stamp.foreign(self.planner.known(self.pending.op.base), &self.pending.actor)
     }
 
     fn ours(&self) -> Edit<'_> {

@@ -3,7 +3,7 @@
 use super::{Decision, Planner, STALE};
 use crate::id::{EntityKey, Seq};
 use crate::protocol::conflict::ConflictKind;
-use crate::protocol::op::{ChangeKind, Fields, Op, OpKind, Outcome};
+use crate::protocol::op::{ChangeKind, Fields, OpKind, Outcome};
 use crate::store::{EntityRow, PendingOp};
 
 impl Planner<'_> {
@@ -34,7 +34,7 @@ impl Planner<'_> {
                 self.on_fields(pending, key, row)
             };
         }
-        match row.stamps.foreign(self.known(op), &pending.actor) {
+        match row.stamps.foreign(self.known(op.base), &pending.actor) {
             Some(theirs) if !pending.upsert => {
                 self.meeting(pending, key, row, ConflictKind::Changed).whole(theirs)
             }
@@ -55,7 +55,7 @@ impl Planner<'_> {
 
     fn on_tombstone(&self, pending: &PendingOp, key: &EntityKey, row: &EntityRow) -> Decision {
         let op = &pending.op;
-        let theirs = row.stamps.foreign(self.known(op), &pending.actor);
+        let theirs = row.stamps.foreign(self.known(op.base), &pending.actor);
         match (op.kind, theirs) {
             (OpKind::Delete, _) => Decision::new(Outcome::Noop),
             (OpKind::Create, _) if pending.upsert => create(pending),
@@ -67,15 +67,10 @@ impl Planner<'_> {
         }
     }
 
-    /// The version an operation was made on. One that the log has not reached, or that is of another sequence, is of
-    /// a future that was lost: it counts as having seen nothing.
-    pub(super) fn known(&self, op: &Op) -> Seq {
-        if self.is_lost(op) || op.base > self.snapshot.head { Seq::ZERO } else { op.base }
-    }
-
-    /// Whether what an operation refers to is of another sequence than the project's.
-    pub(super) fn is_lost(&self, op: &Op) -> bool {
-        op.epoch.is_some_and(|epoch| epoch != self.snapshot.epoch)
+    /// The version an operation was made on. One the log has not reached is of a future that was lost:
+    /// it counts as having seen nothing.
+    pub(super) fn known(&self, base: Seq) -> Seq {
+        if base > self.snapshot.head { Seq::ZERO } else { base }
     }
 }
 

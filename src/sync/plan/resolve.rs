@@ -25,7 +25,7 @@ impl Planner<'_> {
             return Decision::reject("not_open", "the conflict is resolved already");
         };
         let version = current.map_or(Seq::ZERO, |row| row.version);
-        if pending.op.expected_version != Some(version) || self.is_lost(&pending.op) {
+        if pending.op.expected_version != Some(version) {
             let message = "the entity has changed again; look at `current` and decide on that";
             let mut fresh = conflict.clone();
             fresh.server_version = version;

@@ -723,31 +723,6 @@ fn what_replaces_a_rejected_operation_takes_effect_in_its_place_or_not_at_all() 
     assert_eq!(world.fields(), json!({"count": 4}));
 }
 
-/// After a restore the log grows past what was lost: a position says nothing without its sequence.
-#[test]
-fn what_was_seen_in_a_lost_future_counts_as_not_seen() {
-    let lost = Uuid::from_u128(7).to_string();
-    let world = || {
-        let mut world = World::of(Strategy::ServerWins);
-        world.one("a", &op("1", "create", 0, json!({"title": "x"})));
-        world.one("b", &op("2", "update", 1, json!({"title": "bo's"})));
-        world
-    };
-    let (edit, delete) =
-        (op("3", "update", 2, json!({"title": "z"})), op("4", "delete", 2, json!({})));
-    for op in [&edit, &delete] {
-        let verdict = world().one("a", &with(op.clone(), "epoch", Uuid::nil().to_string()));
-        assert_eq!(verdict.outcome, Outcome::Applied);
-        let verdict = world().one("a", &with(op.clone(), "epoch", lost.clone()));
-        assert_eq!(verdict.outcome, Outcome::Superseded);
-        assert!(verdict.conflict.is_some(), "who lost is in the log of conflicts");
-    }
-    let (mut world, conflict) = parked();
-    let choice = resolve("4", &conflict, 2, json!({"choose": "client"}));
-    let verdict = world.one("a", &with(choice, "epoch", lost));
-    assert_eq!(verdict.code.as_deref(), Some("moved"));
-}
-
 #[test]
 fn a_decision_on_what_has_moved_is_asked_for_again() {
     let (mut world, conflict) = parked();

@@ -220,10 +220,6 @@ export interface Op {
    */
   edited_at?: number | null;
   /**
-   * The epoch of the sequence that `base`, or `expected_version`, is a position in.
-   */
-  epoch?: Epoch | null;
-  /**
    * For a resolve: the entity's version the decision was made on.
    */
   expected_version?: Seq | null;
