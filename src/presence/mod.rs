@@ -5,8 +5,9 @@
 //! which delivers each to the local subscribers, and each [`Delta`] to the other instances.
 //!
 //! Invariants:
-//! - a delta is the difference between what was last announced and what is, so joins and leaves that
-//!   cancel out never show, and an update is never a leave and a join;
+//! - a delta names every user who changed since what was last announced, as they are now: whoever was given
+//!   the list in between is right after it. A leave and a join between two deltas are an update, a join and a
+//!   leave a leave;
 //! - each delta comes out once per cluster, on the instance whose worker announced it, and of one room at
 //!   most one per `presence.batch`;
 //! - a user is present from the first session until the last one left: at once if it said so, after

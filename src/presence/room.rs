@@ -142,17 +142,12 @@ impl RoomCore {
         let some: Vec<UserId> = self.announced.keys().take(DELTA_USERS).cloned().collect();
         for user in some {
             let before = self.announced.remove(&user).flatten();
+            // Also what is again as it was: somebody may have been given the list meanwhile.
             match (before, self.seen(&user)) {
                 (None, Some(state)) => delta.joined.push(Member { user, state }),
-                (Some(_), None) => delta.left.push(user),
-                (Some(before), Some(state)) if before != state => {
-                    delta.updated.push(Member { user, state });
-                }
-                _ => {}
+                (Some(_), Some(state)) => delta.updated.push(Member { user, state }),
+                (_, None) => delta.left.push(user),
             }
-        }
-        if delta.is_empty() {
-            return None;
         }
         self.quiet_until = now + rules.batch;
         delta.users = self.users.len() as u64;

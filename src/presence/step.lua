@@ -148,9 +148,10 @@ local function announce(room)
   for i = 1, #some, 2 do
     local user, before = some[i], some[i + 1]
     local state = call('HGET', users, user)
+    -- Also what is again as it was: somebody may have been given the list meanwhile.
     if not state then
-      if before ~= '' then table.insert(left, user) end
-    elseif before ~= '=' .. state then
+      table.insert(left, user)
+    else
       local list = before == '' and joined or updated
       table.insert(list, user)
       table.insert(list, state)

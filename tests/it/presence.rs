@@ -115,7 +115,7 @@ impl Hub {
         }
     }
 
-    /// Takes one delta in. Every entry must be news: so each was announced once, and in order.
+    /// Takes one delta in. Who joins must be news: so each was announced once, and in order.
     fn follow(&mut self, delta: Delta) {
         let text = |member: &Member| member.state.as_ref().map(|state| state.0.get().to_owned());
         self.heard += 1;
@@ -125,13 +125,12 @@ impl Hub {
             assert!(old.is_none(), "{} joined twice", member.user);
         }
         for user in delta.left {
-            let old = self.view.remove(&(delta.room.clone(), user.clone()));
-            assert!(old.is_some(), "{user} left twice");
+            self.view.remove(&(delta.room.clone(), user.clone()));
         }
         for member in delta.updated {
             let key = (delta.room.clone(), member.user.clone());
             let old = self.view.insert(key, text(&member));
-            assert!(old.is_some_and(|old| old != text(&member)), "{} did not change", member.user);
+            assert!(old.is_some(), "{} was not here", member.user);
         }
     }
 
