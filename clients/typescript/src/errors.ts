@@ -53,12 +53,16 @@ export class RequestError extends SynclineError {
 
   /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return this.retryAfterMs !== undefined || RETRYABLE.has(this.code);
+    return isRetryable(this);
   }
 }
 
+/** The same of what was refused together with others. */
+export const isRetryable = ({ code, retryAfterMs }: { code: string; retryAfterMs?: number | undefined }): boolean =>
+  retryAfterMs !== undefined || RETRYABLE.has(code);
+
 /** Whether the hub says that the user may not do, or read, this. */
-export const isForbidden = (error: unknown): boolean => error instanceof RequestError && error.code === "forbidden";
+export const isForbidden = (refusal: unknown): boolean => (refusal as { code?: unknown } | null)?.code === "forbidden";
 
 // `not_subscribed`: the room was left while it was being joined. Who wants to be in it again, asks again.
 const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch", "not_subscribed"]);

@@ -20,19 +20,14 @@ export class Http {
 
   /** Reads JSON. */
   get<T>(path: string, within?: number): Promise<T> {
-    return this.call<T>("GET", path, undefined, within);
+    return this.post(path, undefined, within);
   }
 
-  /** Sends a text that is JSON already. */
-  post<T>(path: string, body: string, within?: number): Promise<T> {
-    return this.call<T>("POST", path, body, within);
-  }
-
-  /** Any method. An expired token is replaced once. */
-  async call<T>(method: string, path: string, body?: string, within?: number): Promise<T> {
+  /** Sends a text that is JSON already. An expired token is replaced once. */
+  async post<T>(path: string, body?: string, within?: number): Promise<T> {
     const token = await this.tokens.get();
     const ask = async (shown: string) => {
-      const answer = await this.once<T>(method, path, body, within, shown);
+      const answer = await this.once<T>(path, body, within, shown);
       this.tokens.worked();
       return answer;
     };
@@ -40,21 +35,21 @@ export class Http {
       return await ask(token);
     } catch (error) {
       if (!(error instanceof RequestError) || !isAboutToken(error.code)) throw error;
-      const other = await this.tokens.replace(token, error.code, error.message);
-      return ask(other);
+      return ask(await this.tokens.replace(token, error.code, error.message));
     }
   }
 
   /** The same as it is: with the token given, or without one. */
-  async once<T>(method: string, path: string, body?: string, within?: number, token?: string): Promise<T> {
+  async once<T>(path: string, body?: string, within = ANSWER_MS, token?: string): Promise<T> {
     const headers: Record<string, string> = {};
     if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
     if (this.owner.user !== undefined) headers["syncline-user"] = encodeURIComponent(this.owner.user);
     if (body !== undefined) headers["content-type"] = "application/json";
     const abort = new AbortController();
-    const stop = this.clock.after(within ?? ANSWER_MS, () => abort.abort());
+    const stop = this.clock.after(within, () => abort.abort());
     try {
-      const init = { method, headers, signal: abort.signal, ...(body === undefined ? {} : { body }) };
+      const { signal } = abort;
+      const init = body === undefined ? { method: "GET", headers, signal } : { method: "POST", headers, signal, body };
       const response = await this.fetch(this.base + path, init).catch((error: unknown) => {
         throw new DisconnectedError(`the hub cannot be reached: ${error}`);
       });

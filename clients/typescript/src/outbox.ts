@@ -5,16 +5,10 @@
  * for good goes to the failed lane, where it blocks nobody.
  */
 
-import { waitAfter } from "./backoff.js";
-import {
-  AuthError,
-  DisconnectedError,
-  DiscardedError,
-  RejectedError,
-  RequestError,
-} from "./errors.js";
+import { Retry } from "./backoff.js";
+import { AuthError, DisconnectedError, DiscardedError, RejectedError, RequestError } from "./errors.js";
 import { saveVerdictConflict } from "./conflicts.js";
-import type { Fields, PendingOp } from "./model.js";
+import type { Fields, OpState, PendingOp } from "./model.js";
 import { joined, nextBatch, sendOrder, tooLarge, wireText } from "./order.js";
 import { apply, overlay } from "./overlay.js";
 import type { Clock } from "./platform.js";
@@ -75,18 +69,18 @@ interface Waiter {
 export class Outbox {
   readonly #waiters = new Map<string, Waiter>();
   #lastOrder = 0;
-  #attempts = 0;
-  #suspects = new Set<string>();
+  readonly #suspects = new Set<string>();
   #flushing: Promise<void> | undefined;
   /** Whether something came while it was being sent. */
   #due = false;
   /** The group that is being made. */
   #gathered: { group: string; ops: PendingOp[]; local: Promise<void> } | undefined;
   /**
-   * What waits for its time, and how to stop that. Timed in memory alone: a clock that is set back, or a time that was
-   * stored, keeps nothing waiting.
+   * What waits for its time. Timed in memory alone: a clock that is set back, or a time that was stored, keeps nothing
+   * waiting.
    */
-  readonly #held = new Map<string, () => void>();
+  readonly #held = new Set<string>();
+  readonly #retry: Retry;
   /** The usual way, set by the client. */
   via: Way | undefined;
 
@@ -94,6 +88,10 @@ export class Outbox {
     private readonly replica: Replica,
     private readonly clock: Clock,
   ) {
+    this.#retry = new Retry(clock, () => {
+      this.#held.clear();
+      this.kick();
+    });
     this.#lastOrder = replica.ops.reduce((last, op) => Math.max(last, op.order), 0);
   }
 
@@ -219,7 +217,7 @@ export class Outbox {
 
   /** The client stops: nothing is sent any more. */
   stop(): void {
-    for (const stop of this.#held.values()) stop();
+    this.#retry.stop();
     this.via = undefined;
   }
 
@@ -270,7 +268,7 @@ export class Outbox {
       const large = tooLarge(batch, limits);
       if (large) {
         const message = `larger than ${limits.opBytes} bytes, or together than ${limits.bytes}`;
-        await this.#fail(batch.filter((op) => joined(op, large)), { code: "limit_exceeded", message });
+        await this.#fail(batch.filter((op) => joined(op, large)), new RequestError("limit_exceeded", message));
       } else if (batch.length === 0 || !(await this.#sendBatch(batch, send))) return;
     }
   }
@@ -279,7 +277,7 @@ export class Outbox {
   async #sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
     try {
       await this.#deliver(batch, send);
-      this.#attempts = 0;
+      this.#retry.worked();
       for (const op of batch) this.#suspects.delete(op.opId);
       return true;
     } catch (error) {
@@ -290,7 +288,8 @@ export class Outbox {
         return true;
       }
       this.#hold(batch, error);
-      await this.#note(batch, error);
+      // Where nothing can be written, nothing is.
+      await this.#note(batch, error, "queued").catch(() => {});
       return true;
     }
   }
@@ -302,40 +301,32 @@ export class Outbox {
 
   /** Leaves these alone for a while. */
   #hold(ops: readonly PendingOp[], error: unknown): void {
-    const stop = this.clock.after(waitAfter(error, this.#attempts++, this.clock.random()), () => {
-      for (const { opId } of ops) this.#held.delete(opId);
-      this.kick();
-    });
-    for (const { opId } of ops) this.#held.set(opId, stop);
+    for (const { opId } of ops) this.#held.add(opId);
+    this.#retry.after(error);
   }
 
-  /** Tells why an attempt was in vain. Where nothing can be written, nothing is. */
-  async #note(batch: readonly PendingOp[], error: unknown): Promise<void> {
+  /** Tells why an attempt was in vain, of what waits still. */
+  #note(ops: readonly PendingOp[], error: unknown, state: OpState): Promise<void> {
     const problem = {
       code: error instanceof RequestError ? error.code : "storage",
       message: error instanceof Error ? error.message : String(error),
     };
-    const noted = this.replica.transact(async (change) => {
-      for (const { opId } of batch) {
+    return this.replica.transact(async (change) => {
+      for (const { opId } of ops) {
         const op = find(change, opId);
-        if (op?.state === "queued") change.putOp({ ...op, attempts: op.attempts + 1, problem });
+        if (op?.state === "queued") change.putOp({ ...op, state, attempts: op.attempts + 1, problem });
       }
     });
-    await noted.catch(() => {});
   }
 
-  async #fail(ops: readonly PendingOp[], { code, message }: { code: string; message: string }): Promise<void> {
+  async #fail(ops: readonly PendingOp[], error: RequestError): Promise<void> {
     try {
-      await this.replica.transact(async (change) => {
-        for (const { opId } of ops) {
-          const op = find(change, opId);
-          if (op) change.putOp({ ...op, state: "failed", problem: { code, message } });
-        }
-      });
-    } catch (error) {
+      await this.#note(ops, error, "failed");
+    } catch (failure) {
       // It could not be stored: it is found out again.
-      return this.#hold(ops, error);
+      return this.#hold(ops, failure);
     }
+    const { code, message } = error;
     for (const { opId } of ops) {
       this.#suspects.delete(opId);
       this.#tell(opId, new RejectedError({ op_id: opId, code, message }));

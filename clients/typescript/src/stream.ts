@@ -6,7 +6,7 @@
  * state is fetched from the cursor on, which always heals.
  */
 
-import { waitAfter } from "./backoff.js";
+import { Retry } from "./backoff.js";
 import type { Connection } from "./connection.js";
 import { purgeConflicts } from "./conflicts.js";
 import { Watched } from "./emitter.js";
@@ -57,8 +57,7 @@ export class Stream implements Wanted {
   /** When that ends, done or not. */
   #until = 0;
   #stale = false;
-  #attempts = 0;
-  #stopRetry: (() => void) | undefined;
+  readonly #retry: Retry;
   #ackDue = false;
   /** Whether a page came since the last acknowledgement: the cursor is of the hub's log as it is now. */
   #fetched = false;
@@ -72,6 +71,7 @@ export class Stream implements Wanted {
     private readonly http: Http,
     private readonly clock: Clock,
   ) {
+    this.#retry = new Retry(clock, () => this.#heal(false));
     this.room = `project:${replica.project}`;
     this.state = new Watched<StreamState>(replica.cursor && !replica.cursor.sweeping ? "behind" : "cold");
   }
@@ -87,7 +87,7 @@ export class Stream implements Wanted {
   /** Stops following; the copy stays. */
   stop(): void {
     this.following = false;
-    this.#stopRetry?.();
+    this.#retry.stop();
     this.lost();
     this.rooms.remove(this.room);
   }
@@ -108,13 +108,12 @@ export class Stream implements Wanted {
 
   answered(answer: Joined): void {
     if (answer.error) {
-      const error = new RequestError(answer.error.code, "");
-      if (isForbidden(error)) void this.purge();
-      else if (!error.retryable) this.state.set("denied");
+      if (isForbidden(answer.error)) void this.purge();
+      else this.state.set("denied");
       return;
     }
     this.#joined = true;
-    this.#attempts = 0;
+    this.#retry.worked();
     if (answer.resync) return this.#heal(true);
     const { scope } = answer;
     if (scope !== undefined && this.replica.cursor?.scope !== scope) {
@@ -185,11 +184,11 @@ export class Stream implements Wanted {
   /** Fetches what is missing, until it works; then joins if that waited for it. */
   #heal(anew: boolean): void {
     if (this.state.get() !== "cold") this.state.set("catching_up");
-    this.#stopRetry?.();
+    this.#retry.stop();
     this.#stale = false;
     this.pull(anew).then(
       () => {
-        this.#attempts = 0;
+        this.#retry.worked();
         if (!this.following) return;
         if (this.#joined) {
           this.state.set("live");
@@ -201,8 +200,7 @@ export class Stream implements Wanted {
   }
 
   #later(error: unknown): void {
-    if (error instanceof AuthError || !this.following) return;
-    this.#stopRetry = this.clock.after(waitAfter(error, this.#attempts++, this.clock.random()), () => this.#heal(false));
+    if (this.following && !(error instanceof AuthError)) this.#retry.after(error);
   }
 
   async #read(anew: boolean, until: number): Promise<number> {
@@ -348,21 +346,19 @@ const fresh = (cursor: Cursor | undefined): Cursor => ({
 });
 
 const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({
-  type: entity.type,
-  id: entity.id,
+  ...entity,
   version,
   kind: deleted ? "delete" : "state",
   fields,
 });
 
 /** A `change` as the copy takes it. */
-export const fromFrame = ({ entity, version, prev, kind, fields }: ServerChangeFrame): Incoming => ({
-  type: entity.type,
-  id: entity.id,
+export const fromFrame = ({ entity, version, prev, kind, fields = {} }: ServerChangeFrame): Incoming => ({
+  ...entity,
   version,
   prev,
   kind,
-  fields: fields ?? {},
+  fields,
 });
 
 /** What may be read still of a row; the same row if that is all of it. */
