@@ -65,10 +65,11 @@ export class Retry {
 }
 
 /** What a close code asks for. */
-export type AfterClose = "reconnect" | "refresh" | "later" | "stop";
+export type AfterClose = "reconnect" | "refresh" | "later" | "stop" | "login";
 
 /** By range, so that codes of later hubs are understood, too. */
 export function afterClose(code: number): AfterClose {
-  const ranges: Record<number, AfterClose> = { 41: "refresh", 42: "later", 44: "stop" };
-  return ranges[Math.floor(code / 100)] ?? "reconnect";
+  // Not in time is no refusal: the network was slow, or whoever makes the tokens.
+  const ranges: Record<number, AfterClose> = { 41: "refresh", 42: "later", 44: "stop", 4401: "login", 4408: "reconnect" };
+  return ranges[code] ?? ranges[Math.floor(code / 100)] ?? "reconnect";
 }

@@ -55,17 +55,32 @@ export class RequestError extends SynclineError {
   get retryable(): boolean {
     return isRetryable(this);
   }
+
+  /** @internal Whether the hub wants to be left alone, and not this request alone is to wait. */
+  get busy(): boolean {
+    return this.retryAfterMs !== undefined || RETRYABLE[this.code] === true;
+  }
 }
 
 /** The same of what was refused together with others. */
 export const isRetryable = ({ code, retryAfterMs }: { code: string; retryAfterMs?: number | undefined }): boolean =>
-  retryAfterMs !== undefined || RETRYABLE.has(code);
+  retryAfterMs !== undefined || code in RETRYABLE;
 
 /** Whether the hub says that the user may not do, or read, this. */
 export const isForbidden = (refusal: unknown): boolean => (refusal as { code?: unknown } | null)?.code === "forbidden";
 
-// `not_subscribed`: the room was left while it was being joined. Who wants to be in it again, asks again.
-const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch", "not_subscribed"]);
+/** Codes of what may succeed later, and whether until then any other request would fare the same. */
+const RETRYABLE: Record<string, boolean> = {
+  rate_limited: true,
+  overloaded: true,
+  unavailable: true,
+  internal: false,
+  checksum_mismatch: false,
+  // The client's own: there was no answer in time.
+  timeout: false,
+  // The room was left while it was being joined. Who wants to be in it again, asks again.
+  not_subscribed: false,
+};
 
 /** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */
 export class RejectedError extends SynclineError {

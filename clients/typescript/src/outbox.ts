@@ -8,13 +8,14 @@
 import { Retry } from "./backoff.js";
 import { AuthError, DisconnectedError, DiscardedError, RejectedError, RequestError } from "./errors.js";
 import { saveVerdictConflict } from "./conflicts.js";
-import type { Fields, OpState, PendingOp } from "./model.js";
+import type { Discarded, Fields, OpState, PendingOp } from "./model.js";
 import { joined, nextBatch, sendOrder, tooLarge, wireText } from "./order.js";
 import { apply, overlay } from "./overlay.js";
 import type { Clock } from "./platform.js";
 import type { Choose, Lane, Notify } from "./protocol/client.gen.js";
 import type { OpKind, Verdict } from "./protocol/server.gen.js";
 import { type Change, type Replica, retire } from "./replica.js";
+import { key } from "./storage/storage.js";
 import { sha256 } from "./sha256.js";
 import { uuid } from "./uuid.js";
 
@@ -69,7 +70,8 @@ interface Waiter {
 export class Outbox {
   readonly #waiters = new Map<string, Waiter>();
   #lastOrder = 0;
-  readonly #suspects = new Set<string>();
+  /** How many operations are to go alone, because a request with as many was refused: one of them is at fault. */
+  #doubtful = 0;
   #flushing: Promise<void> | undefined;
   /** Whether something came while it was being sent. */
   #due = false;
@@ -81,6 +83,8 @@ export class Outbox {
    */
   readonly #held = new Set<string>();
   readonly #retry: Retry;
+  /** While it waits, the hub wants nothing over the usual way. */
+  readonly #rest: Retry;
   /** The usual way, set by the client. */
   via: Way | undefined;
 
@@ -92,6 +96,7 @@ export class Outbox {
       this.#held.clear();
       this.kick();
     });
+    this.#rest = new Retry(clock, () => this.kick());
     this.#lastOrder = replica.ops.reduce((last, op) => Math.max(last, op.order), 0);
   }
 
@@ -109,7 +114,8 @@ export class Outbox {
   add(asked: Asked, options: EditOptions = {}): Edit {
     const gathered = this.#gathered;
     const opId = uuid(this.clock);
-    const op: PendingOp = {
+    // What the app does to its objects afterwards changes nothing: it is sent as it was, each time.
+    const op = copy<PendingOp>({
       ...asked,
       opId,
       order: ++this.#lastOrder,
@@ -121,7 +127,7 @@ export class Outbox {
       notify: options.notify,
       state: "queued",
       attempts: 0,
-    };
+    });
     gathered?.ops.push(op);
     const synced = this.#decision(opId);
     return { opId, id: asked.id, local: gathered?.local ?? this.#queue([op]), synced };
@@ -132,12 +138,14 @@ export class Outbox {
     if (this.#gathered) return make();
     let store!: (stored: Promise<void>) => void;
     const local = new Promise<void>((resolve) => (store = resolve));
+    local.catch(() => {});
     const { ops } = (this.#gathered = { group: uuid(this.clock), ops: [] as PendingOp[], local });
     try {
       const made = make();
       store(this.#queue(ops));
       return made;
     } catch (error) {
+      store(Promise.reject(new DiscardedError()));
       for (const { opId } of ops) this.#tell(opId, new DiscardedError());
       throw error;
     } finally {
@@ -170,7 +178,11 @@ export class Outbox {
     const unit = await this.replica.transact(async (change) => {
       const op = find(change, opId);
       const ops = change.ops.filter((other) => op && other.state === op.state && joined(op, other));
-      for (const one of ops) change.dropOp(one);
+      for (const one of ops) {
+        change.dropOp(one);
+        const { opId, replaces } = one;
+        change.puts.push({ table: "ops", key: key(one.project, opId), value: { discarded: replaces ? [opId, replaces] : [opId] } satisfies Discarded });
+      }
       return ops;
     });
     for (const op of unit) this.#tell(op.opId, new DiscardedError());
@@ -188,7 +200,7 @@ export class Outbox {
    */
   async flush(until = Infinity, way?: Way): Promise<void> {
     while (way && this.#flushing) await this.#flushing.catch(() => {});
-    this.#flushing ??= this.#run(until, way ?? this.via).finally(() => {
+    this.#flushing ??= this.#run(until, way).finally(() => {
       this.#flushing = undefined;
       if (way || this.#due) this.kick();
     });
@@ -207,7 +219,7 @@ export class Outbox {
   async recall(decided: readonly PendingOp[]): Promise<void> {
     const left = decided.map((op) => [op]);
     while (left.length > 0) {
-      const via = this.via?.();
+      const via = this.#usual();
       if (!via) return;
       const batch = nextBatch(left, () => false, via.limits, this.#resolve);
       await this.#deliver(batch, via.send);
@@ -218,6 +230,7 @@ export class Outbox {
   /** The client stops: nothing is sent any more. */
   stop(): void {
     this.#retry.stop();
+    this.#rest.stop();
     this.via = undefined;
   }
 
@@ -255,42 +268,50 @@ export class Outbox {
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
 
+  #usual(): ReturnType<Way> {
+    return this.#rest.waits ? undefined : this.via?.();
+  }
+
   async #run(until: number, way: Way | undefined): Promise<void> {
     this.#due = false;
     const waits = ({ opId }: PendingOp) => this.#held.has(opId);
     for (;;) {
-      const via = way?.();
+      const via = way ? way() : this.#usual();
       if (!via || this.clock.now() >= until) return;
       const sorted = sendOrder(this.replica.ops, this.#resolve);
       const { limits, send } = via;
-      const doubtful = sorted.flat().some((op) => this.#suspects.has(op.opId));
-      const batch = nextBatch(sorted, waits, doubtful ? { ...limits, ops: 1 } : limits, this.#resolve);
+      const batch = nextBatch(sorted, waits, this.#doubtful > 0 ? { ...limits, ops: 1 } : limits, this.#resolve);
       const large = tooLarge(batch, limits);
       if (large) {
         const message = `larger than ${limits.opBytes} bytes, or together than ${limits.bytes}`;
         await this.#fail(batch.filter((op) => joined(op, large)), new RequestError("limit_exceeded", message));
-      } else if (batch.length === 0 || !(await this.#sendBatch(batch, send))) return;
+      } else if (batch.length === 0 || !(await this.#sendBatch(batch, send, way))) return;
     }
   }
 
   /** Whether to go on at once. */
-  async #sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
+  async #sendBatch(batch: PendingOp[], send: SendOps, way: Way | undefined): Promise<boolean> {
     try {
       await this.#deliver(batch, send);
       this.#retry.worked();
-      for (const op of batch) this.#suspects.delete(op.opId);
+      this.#rest.worked();
+      this.#doubtful -= batch.length;
       return true;
     } catch (error) {
       if (error instanceof AuthError || error instanceof DisconnectedError) return false;
       if (error instanceof RequestError && !error.retryable) {
-        if (batch.every((op) => joined(op, batch[0]!))) await this.#fail(batch, error);
-        else for (const op of batch) this.#suspects.add(op.opId);
+        if (batch.every((op) => joined(op, batch[0]!))) {
+          this.#doubtful -= batch.length;
+          await this.#fail(batch, error);
+        } else this.#doubtful = batch.length;
         return true;
       }
-      this.#hold(batch, error);
+      const busy = error instanceof RequestError && error.busy;
+      if (!busy) this.#hold(batch, error);
+      else if (!way) this.#rest.after(error);
       // Where nothing can be written, nothing is.
       await this.#note(batch, error, "queued").catch(() => {});
-      return true;
+      return !busy;
     }
   }
 
@@ -328,7 +349,6 @@ export class Outbox {
     }
     const { code, message } = error;
     for (const { opId } of ops) {
-      this.#suspects.delete(opId);
       this.#tell(opId, new RejectedError({ op_id: opId, code, message }));
     }
   }
@@ -386,6 +406,8 @@ export class Outbox {
     else waiter?.resolve(decision);
   }
 }
+
+const copy = <T>(value: T): T => JSON.parse(JSON.stringify(value)) as T;
 
 function find(change: Change, opId: string): PendingOp | undefined {
   return change.ops.find((op) => op.opId === opId);

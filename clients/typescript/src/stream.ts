@@ -15,7 +15,7 @@ import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
 import type { Clock } from "./platform.js";
 import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
-import { type Change, holes, type Left, type Replica, store } from "./replica.js";
+import { type Change, type Left, type Replica, store, whole } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /**
@@ -61,8 +61,6 @@ export class Stream implements Wanted {
   #ackDue = false;
   /** Whether a page came since the last acknowledgement: the cursor is of the hub's log as it is now. */
   #fetched = false;
-  /** The role the token grants now. */
-  role: () => string | undefined = () => undefined;
 
   constructor(
     private readonly replica: Replica,
@@ -94,12 +92,9 @@ export class Stream implements Wanted {
 
   ask(): ReturnType<Wanted["ask"]> {
     const { cursor } = this.replica;
-    const role = this.role();
-    // Without scopes, another role may read other types: only a fresh copy tells.
-    const other = cursor && cursor.scope === undefined && cursor.role !== undefined && role !== undefined && role !== cursor.role;
     // Who was refused asks over HTTP first: that waits for the purge.
-    if (!cursor || cursor.sweeping || other || this.state.get() === "denied") {
-      this.#heal(other === true);
+    if (!cursor || cursor.sweeping || this.state.get() === "denied") {
+      this.#heal(false);
       return undefined;
     }
     const { seq, epoch, scope } = cursor;
@@ -115,10 +110,6 @@ export class Stream implements Wanted {
     this.#joined = true;
     this.#retry.worked();
     if (answer.resync) return this.#heal(true);
-    const { scope } = answer;
-    if (scope !== undefined && this.replica.cursor?.scope !== scope) {
-      void this.replica.transact(async (change) => change.cursor && change.putCursor({ ...change.cursor, scope }));
-    }
     const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
     this.state.set(behind ? "catching_up" : "live");
     // What was stored right before the last connection broke.
@@ -235,7 +226,7 @@ export class Stream implements Wanted {
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
       const { gen, sweeping } = from;
       const { next: seq, epoch, scope, begun } = page;
-      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, role: this.role() ?? from.role, used: change.cursor?.used || this.clock.now() };
+      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, used: change.cursor?.used || this.clock.now() };
       if (asked.epoch && asked.epoch !== epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
@@ -256,10 +247,10 @@ export class Stream implements Wanted {
     this.#draining = true;
     try {
       while (this.#queue.length > 0 || this.#stale) {
-        const whole = !this.#stale && (await this.#takeFrames(this.#queue.splice(0)));
+        const taken = !this.#stale && (await this.#takeFrames(this.#queue.splice(0)));
         // Meanwhile the connection was lost, or the access.
         if (!this.#joined) return;
-        if (!whole) {
+        if (!taken) {
           this.#queue = [];
           this.#heal(false);
           return;
@@ -269,7 +260,7 @@ export class Stream implements Wanted {
         this.ack();
       }
     } catch (error) {
-      // The store failed, or a missing entity could not be fetched: nothing moved, so nothing is lost.
+      // The store failed: nothing moved, so nothing is lost.
       this.#queue = [];
       this.#stale = true;
       this.#later(error);
@@ -278,7 +269,7 @@ export class Stream implements Wanted {
     }
   }
 
-  /** Stores frames; false if one is missing before them, or they may not be read any more. */
+  /** Stores frames; false if something is missing before them, or they may not be read any more. */
   async #takeFrames(frames: (ServerChangeFrame | ServerAdvanceFrame)[]): Promise<boolean> {
     const { purges } = this.replica;
     let { seq } = this.replica.cursor ?? { seq: 0 };
@@ -290,24 +281,11 @@ export class Stream implements Wanted {
       seq = frame.seq;
       if (frame.type === "change") changes.push(fromFrame(frame));
     }
-    const whole = await this.#fill(changes);
-    if (purges !== this.replica.purges) return false;
-    await this.replica.transact(async (change) => {
-      if (change.cursor) await store(change, whole, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
+    return this.replica.transact(async (change) => {
+      if (purges !== this.replica.purges || !(await whole(change, changes))) return false;
+      if (change.cursor) await store(change, changes, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
+      return true;
     });
-    return true;
-  }
-
-  /** Instead of edits of what is not here, the whole entities. */
-  async #fill(changes: Incoming[]): Promise<Incoming[]> {
-    const missing = await this.replica.transact((change) => holes(change, changes));
-    if (missing.length === 0) return changes;
-    const found: Incoming[] = [];
-    for (const { type, id } of missing) {
-      const state = await entityState(this.http, this.replica.project, type, id);
-      if (state) found.push(state);
-    }
-    return [...changes.filter((change) => !missing.includes(change)), ...found];
   }
 
   /**

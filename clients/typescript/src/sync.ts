@@ -3,6 +3,7 @@
 import { openCache } from "./cache.js";
 import type { Client } from "./client.js";
 import { AuthError, SynclineError } from "./errors.js";
+import { clearDiscarded } from "./lane.js";
 import type { SendOps } from "./outbox.js";
 import type { Project } from "./project.js";
 import type { Verdict } from "./protocol/server.gen.js";
@@ -78,7 +79,7 @@ interface Going {
 async function syncAll(client: Client, going: Going): Promise<boolean> {
   const { clock, store } = client.parts;
   const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
-  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
+  for (const name of await store.waiting()) names.add(name);
   for (const name of names) going.projects.push(await client.project(name));
   for (const project of going.projects) {
     if (clock.now() >= going.until) return false;
@@ -96,7 +97,8 @@ async function syncAll(client: Client, going: Going): Promise<boolean> {
 }
 
 /** Empties a project's outbox over HTTP; fails with what kept it from that. */
-async function push(client: Client, { name, outbox }: Project, going: Going): Promise<void> {
+async function push(client: Client, project: Project, going: Going): Promise<void> {
+  const { name, outbox } = project;
   const { clock, http, limits } = client.parts;
   let failure: unknown;
   const send: SendOps = async (ops, checksum, sentAt) => {
@@ -114,6 +116,7 @@ async function push(client: Client, { name, outbox }: Project, going: Going): Pr
   };
   await outbox.flush(going.until, () => ({ send, limits: limits("body_bytes") }));
   if (failure !== undefined && outbox.pending.length > 0) throw failure;
+  await clearDiscarded(project);
 }
 
 /** The results kept, newest first. */

@@ -160,3 +160,19 @@ test("a copy that is larger than the time goes on where it was", async () => {
   assert.deepEqual([(await second).complete, (await w.project.replica.rows()).length], [true, 6]);
   assert.ok(!w.hub.requests.some((path) => path.includes("since=0&") || path.endsWith("since=0")), w.hub.requests.join("\n"));
 });
+
+for (const [status, text] of [[404, "<h1>default backend</h1>"], [403, '{"code":403,"reason":"portal"}'], [408, ""], [502, "null"]] as const) {
+  test(`what ${status} says that is not the hub's word costs no edit`, async () => {
+    const w = new World();
+    let away = true;
+    const page = { ok: false, status, headers: { get: () => null }, text: async () => text };
+    await w.start({ fetch: async (url, init) => (away ? page : w.hub.fetch(url, init)) });
+    for (const id of ["t1", "t2"]) await w.project.insert("task", {}, { id }).local;
+    const { left, complete } = await syncNow(w.client);
+    assert.deepEqual([left, complete], [2, false]);
+    assert.deepEqual(w.project.pending().map(({ state, problem }) => [state, problem?.code]), [["queued", "unavailable"], ["queued", "unavailable"]]);
+    away = false;
+    await w.clock.advance(60_000);
+    assert.deepEqual([(await syncNow(w.client)).pushed, w.hub.head], [2, 2]);
+  });
+}
