@@ -113,6 +113,13 @@ export function purgeConflicts(change: Change, left: Left): void {
   }
 }
 
+/** Forgets a conflict, in the store and in memory. */
+export function dropConflict(change: Change, { id }: KnownConflict): void {
+  const { conflicts, project } = change.replica;
+  change.puts.push({ table: "conflicts", key: key(project, id) });
+  change.after.push(() => conflicts.set(new Map([...conflicts.get()].filter(([other]) => other !== id))));
+}
+
 function keep(change: Change, conflict: KnownConflict): void {
   const { conflicts } = change.replica;
   change.puts.push({ table: "conflicts", key: key(conflict.project, conflict.id), value: conflict });

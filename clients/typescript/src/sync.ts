@@ -2,6 +2,7 @@
 
 import { openCache } from "./cache.js";
 import type { Client } from "./client.js";
+import { dropConflict, type KnownConflict } from "./conflicts.js";
 import { AuthError, SynclineError } from "./errors.js";
 import { clearDiscarded } from "./lane.js";
 import type { SendOps } from "./outbox.js";
@@ -61,7 +62,8 @@ async function run(client: Client, deadlineMs: number): Promise<SyncResult> {
   const complete = error === undefined && left === 0;
   const result: SyncResult = { at, durationMs: clock.now() - at, pushed, pulled, left, complete };
   if (error !== undefined) result.error = error;
-  await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]);
+  // What cannot be logged was done all the same; a store that fails says so in `status`.
+  await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]).catch(() => {});
   client.parts.synced(result);
   return result;
 }
@@ -151,9 +153,16 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
   }
   const log = await store.list<SyncResult>("log");
   const old = log.filter(([, result], at) => result.at < before || at < log.length - LOG).map(([key]) => ({ table: "log" as const, key }));
-  const conflicts = await store.list<{ state: string; at: number }>("conflicts");
-  const ended = conflicts.filter(([, { state, at }]) => state !== "open" && at < before).map(([key]) => ({ table: "conflicts" as const, key }));
-  await store.commit([...old, ...ended]);
-  done.records = old.length + ended.length;
+  await store.commit(old);
+  done.records = old.length;
+  const known = await store.list<KnownConflict>("conflicts");
+  for (const name of new Set(known.map(([, { project }]) => project))) {
+    const { replica } = await client.project(name);
+    done.records += await replica.transact(async (change) => {
+      const ended = [...replica.conflicts.get().values()].filter(({ state, at }) => state !== "open" && at < before);
+      for (const conflict of ended) dropConflict(change, conflict);
+      return ended.length;
+    });
+  }
   return done;
 }

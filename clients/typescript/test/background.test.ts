@@ -25,6 +25,18 @@ test("the background syncs over HTTP, within its deadline, and keeps a log", asy
   assert.deepEqual((await syncLog(w.client)).map(({ complete }) => complete), [false, true]);
 });
 
+test("a sync whose result cannot be logged is a sync all the same", async () => {
+  const w = await world();
+  await w.project.insert("task", { title: "one" }, { id: "t1" }).local;
+  const heard: unknown[] = [];
+  w.client.on("synced", ({ complete }) => heard.push(complete));
+  w.storage.fault = (puts) => (puts.some(({ table }) => table === "log") ? new Error("disk") : undefined);
+  const { pushed, complete } = await syncNow(w.client);
+  assert.deepEqual([pushed, complete, heard], [1, true, [true]]);
+  assert.match(w.client.status.get().storage!.message, /disk/);
+  assert.deepEqual(await syncLog(w.client), []);
+});
+
 test("syncs that overlap are one, and leave the outbox on its socket", async () => {
   const w = await world();
   await w.project.insert("task", { title: "one" }, { id: "t1" }).local;
