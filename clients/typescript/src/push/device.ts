@@ -63,6 +63,11 @@ export class Registration {
     await this.settle();
   }
 
+  /** Is another than it was, if it wants to be registered at all. */
+  async update(about: Omit<DeviceInfo, "token">): Promise<void> {
+    if (this.kept.wanted) await this.want({ ...this.kept.wanted, ...about });
+  }
+
   /**
    * Wants to be forgotten, before the user logs out. Fails if the hub could not be told; it is then told in the
    * user's next session, and by whoever registers this device next.
