@@ -230,8 +230,8 @@ export class Client {
     const { store, http, clock } = this.parts;
     const replica = new Replica(name, store, clock);
     await replica.load();
-    const outbox = new Outbox(replica, clock);
-    const stream = new Stream(replica, this.#connection, this.#rooms, http, clock);
+    const outbox = new Outbox(replica);
+    const stream = new Stream(replica, this.#connection, this.#rooms, http);
     const project = new Project(name, replica, outbox, stream, this.#rooms, http);
     outbox.via = () => this.#socketWay(name);
     replica.events.on("ops", () => this.#refresh());

@@ -1,6 +1,6 @@
 /** Conflicts of this user's: what the hub tells of them, kept on the device, with both sides' values. */
 
-import type { Fields, PendingOp } from "./model.js";
+import type { Fields, PendingOp, Row } from "./model.js";
 import type { Project } from "./project.js";
 import type { Conflict, Verdict } from "./protocol/server.gen.js";
 import type { Change, Left } from "./replica.js";
@@ -107,7 +107,7 @@ export async function askConflicts(project: Project): Promise<void> {
 /** Lets go of the hub's values that may not be read any more, as of rows. What the user wrote stays. */
 export function purgeConflicts(change: Change, left: Left): void {
   for (const conflict of change.replica.conflicts.get().values()) {
-    const row = { type: conflict.type, id: conflict.entity, version: 0, fields: conflict.server, at: 0, gen: 0 };
+    const row = { type: conflict.type, id: conflict.entity, fields: conflict.server } as Row;
     const rest = left(row);
     if (rest !== row) keep(change, { ...conflict, server: rest?.fields ?? {} });
   }

@@ -66,7 +66,7 @@ function problem({ status, headers }: FetchResponse, text: string): RequestError
     // Not from the hub.
   }
   const code = typeof details.code === "string" ? details.code : status === 429 ? "rate_limited" : "unavailable";
-  const seconds = Number(headers.get("retry-after") ?? NaN);
-  const wait = Number.isFinite(seconds) ? seconds * 1000 : undefined;
+  const seconds = parseFloat(headers.get("retry-after") ?? "");
+  const wait = seconds >= 0 ? seconds * 1000 : undefined;
   return new RequestError(code, details.detail ?? `status ${status}`, wait, details.extra);
 }

@@ -11,7 +11,6 @@ import { saveVerdictConflict } from "./conflicts.js";
 import type { Discarded, Fields, OpState, PendingOp } from "./model.js";
 import { joined, nextBatch, sendOrder, tooLarge, wireText } from "./order.js";
 import { apply, overlay } from "./overlay.js";
-import type { Clock } from "./platform.js";
 import type { Choose, Lane, Notify } from "./protocol/client.gen.js";
 import type { OpKind, Verdict } from "./protocol/server.gen.js";
 import { type Change, type Replica, retire } from "./replica.js";
@@ -88,10 +87,8 @@ export class Outbox {
   /** The usual way, set by the client. */
   via: Way | undefined;
 
-  constructor(
-    private readonly replica: Replica,
-    private readonly clock: Clock,
-  ) {
+  constructor(private readonly replica: Replica) {
+    const { clock } = replica;
     this.#retry = new Retry(clock, () => {
       this.#held.clear();
       this.kick();
@@ -113,13 +110,13 @@ export class Outbox {
   /** Queues an edit. */
   add(asked: Asked, options: EditOptions = {}): Edit {
     const gathered = this.#gathered;
-    const opId = uuid(this.clock);
+    const opId = uuid(this.replica.clock);
     // What the app does to its objects afterwards changes nothing: it is sent as it was, each time.
     const op = copy<PendingOp>({
       ...asked,
       opId,
       order: ++this.#lastOrder,
-      editedAt: this.clock.now(),
+      editedAt: this.replica.clock.now(),
       project: this.replica.project,
       base: 0,
       priority: options.priority ?? "normal",
@@ -139,7 +136,7 @@ export class Outbox {
     let store!: (stored: Promise<void>) => void;
     const local = new Promise<void>((resolve) => (store = resolve));
     local.catch(() => {});
-    const { ops } = (this.#gathered = { group: uuid(this.clock), ops: [] as PendingOp[], local });
+    const { ops } = (this.#gathered = { group: uuid(this.replica.clock), ops: [] as PendingOp[], local });
     try {
       const made = make();
       store(this.#queue(ops));
@@ -164,7 +161,7 @@ export class Outbox {
     let edit!: Edit;
     const again = unit.map((op): PendingOp => {
       const { verdict: _verdict, problem: _problem, was: _was, ...kept } = op;
-      const opAgain = uuid(this.clock);
+      const opAgain = uuid(this.replica.clock);
       const synced = this.#decision(opAgain);
       if (op === failed) edit = { opId: opAgain, id: op.id, local: Promise.resolve(), synced };
       return { ...kept, opId: opAgain, replaces: op.opId, order: ++this.#lastOrder, state: "queued", attempts: 0 };
@@ -277,7 +274,7 @@ export class Outbox {
     const waits = ({ opId }: PendingOp) => this.#held.has(opId);
     for (;;) {
       const via = way ? way() : this.#usual();
-      if (!via || this.clock.now() >= until) return;
+      if (!via || this.replica.clock.now() >= until) return;
       const sorted = sendOrder(this.replica.ops, this.#resolve);
       const { limits, send } = via;
       const batch = nextBatch(sorted, waits, this.#doubtful > 0 ? { ...limits, ops: 1 } : limits, this.#resolve);
@@ -317,7 +314,7 @@ export class Outbox {
 
   async #deliver(batch: readonly PendingOp[], send: SendOps): Promise<void> {
     const ops = `[${batch.map(wireText).join(",")}]`;
-    await this.#settle(await send(ops, sha256(ops), this.clock.now()));
+    await this.#settle(await send(ops, sha256(ops), this.replica.clock.now()));
   }
 
   /** Leaves these alone for a while. */
@@ -388,7 +385,7 @@ export class Outbox {
     const row = await change.row(type, id);
     const kind = current.deleted ? "delete" : "state";
     const gen = row?.gen ?? change.cursor?.gen ?? 0;
-    const next = apply(row, { type, id, version: current.version, kind, fields: current.fields }, this.clock.now(), gen);
+    const next = apply(row, { type, id, version: current.version, kind, fields: current.fields }, this.replica.clock.now(), gen);
     if (next !== row) change.putRow(next);
   }
 

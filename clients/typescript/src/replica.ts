@@ -14,12 +14,10 @@ import { below, key, type Put } from "./storage/storage.js";
 import type { Store } from "./store.js";
 
 interface Events {
-  /** Entities as they are now, by their keys; `undefined` is gone. */
-  changed: Map<string, Entity | undefined>;
+  /** Entities as they are now, by their keys; `undefined` is gone. Without any: many at once, or unreadable; read anew. */
+  changed: Map<string, Entity | undefined> | undefined;
   /** The outbox is another. */
   ops: undefined;
-  /** Many rows went at once: read anew. */
-  reset: undefined;
 }
 
 const DAY = 86_400_000;
@@ -149,9 +147,8 @@ export class Replica {
       }
       this.cursor = change.cursor;
       // It is stored, and counts: what cannot be read now, views read again.
-      const views = change.reset || (await this.#views(change.touched.values()).catch(() => true as const));
-      if (views === true) this.events.emit("reset", undefined);
-      else if (views.size > 0) this.events.emit("changed", views);
+      const views = change.reset ? undefined : await this.#views(change.touched.values()).catch(() => undefined);
+      if (views?.size !== 0) this.events.emit("changed", views);
       for (const then of change.after) then();
       return result;
     };

@@ -13,7 +13,6 @@ import { Watched } from "./emitter.js";
 import { AuthError, isForbidden, RequestError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
-import type { Clock } from "./platform.js";
 import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
 import { type Change, type Left, type Replica, store, whole } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
@@ -67,9 +66,8 @@ export class Stream implements Wanted {
     private readonly connection: Connection,
     private readonly rooms: Rooms,
     private readonly http: Http,
-    private readonly clock: Clock,
   ) {
-    this.#retry = new Retry(clock, () => this.#heal(false));
+    this.#retry = new Retry(replica.clock, () => this.#heal(false));
     this.room = `project:${replica.project}`;
     this.state = new Watched<StreamState>(replica.cursor && !replica.cursor.sweeping ? "behind" : "cold");
   }
@@ -201,13 +199,13 @@ export class Stream implements Wanted {
       const { purges } = this.replica;
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
-      const page = await this.http.get<Page>(this.#pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
+      const page = await this.http.get<Page>(this.#pagePath(cursor), Math.max(Math.min(until - this.replica.clock.now(), PAGE_MS), 1));
       if (await this.#takePage(cursor, page, purges)) {
         this.#fetched = true;
         count += page.changes.length;
         if (!page.more) return count;
       }
-      if (this.clock.now() >= until) return count;
+      if (this.replica.clock.now() >= until) return count;
     }
   }
 
@@ -226,7 +224,7 @@ export class Stream implements Wanted {
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
       const { gen, sweeping } = from;
       const { next: seq, epoch, scope, begun } = page;
-      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, used: change.cursor?.used || this.clock.now() };
+      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, used: change.cursor?.used || this.replica.clock.now() };
       if (asked.epoch && asked.epoch !== epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
@@ -295,7 +293,7 @@ export class Stream implements Wanted {
   ack(): void {
     if (this.#ackDue) return;
     this.#ackDue = true;
-    this.clock.after(ACK_MS, () => {
+    this.replica.clock.after(ACK_MS, () => {
       this.#ackDue = false;
       const seq = this.replica.cursor?.seq;
       if (!seq || this.#pulling || !(this.#joined || this.#fetched)) return;
