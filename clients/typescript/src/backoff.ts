@@ -1,6 +1,7 @@
-/** How long to wait before trying again: pure functions. */
+/** How long to wait before trying again. */
 
 import { RequestError } from "./errors.js";
+import type { Clock } from "./platform.js";
 
 /** Shape of a back-off. */
 export interface Backoff {
@@ -25,17 +26,50 @@ export function wait(backoff: Backoff, attempt: number, random: number): number 
   return Math.round(backoff.min + random * ceiling);
 }
 
-/** The wait after a request that failed with this: what the hub asks for, and no less than the back-off. */
-export function waitAfter(error: unknown, attempt: number, random: number): number {
-  const asked = error instanceof RequestError ? error.retryAfterMs : 0;
-  return Math.max(asked ?? 0, wait(SEND, attempt, random));
+/** Something that is done again after it failed, later each time. */
+export class Retry {
+  #attempts = 0;
+  #stop: (() => void) | undefined;
+
+  constructor(
+    private readonly clock: Clock,
+    private readonly run: () => void,
+  ) {}
+
+  /** Whether it is to be done again. */
+  get waits(): boolean {
+    return this.#stop !== undefined;
+  }
+
+  /** It failed with this: again after the back-off, and not before the hub wants to see it. */
+  after(error: unknown): void {
+    if (this.#stop) return;
+    const asked = error instanceof RequestError ? error.retryAfterMs : 0;
+    const ms = Math.max(asked ?? 0, wait(SEND, this.#attempts++, this.clock.random()));
+    this.#stop = this.clock.after(ms, () => {
+      this.#stop = undefined;
+      this.run();
+    });
+  }
+
+  /** It worked: the next failure is a first one. */
+  worked(): void {
+    this.#attempts = 0;
+  }
+
+  /** It is done anyway, or not wanted any more. */
+  stop(): void {
+    this.#stop?.();
+    this.#stop = undefined;
+  }
 }
 
 /** What a close code asks for. */
-export type AfterClose = "reconnect" | "refresh" | "later" | "stop";
+export type AfterClose = "reconnect" | "refresh" | "later" | "stop" | "login";
 
 /** By range, so that codes of later hubs are understood, too. */
 export function afterClose(code: number): AfterClose {
-  const ranges: Record<number, AfterClose> = { 41: "refresh", 42: "later", 44: "stop" };
-  return ranges[Math.floor(code / 100)] ?? "reconnect";
+  // Not in time is no refusal: the network was slow, or whoever makes the tokens.
+  const ranges: Record<number, AfterClose> = { 41: "refresh", 42: "later", 44: "stop", 4401: "login", 4408: "reconnect" };
+  return ranges[code] ?? ranges[Math.floor(code / 100)] ?? "reconnect";
 }

@@ -6,7 +6,7 @@ import { Connection, type ConnectionState } from "./connection.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { StorageError, SynclineError } from "./errors.js";
 import { Http } from "./http.js";
-import { askRejected } from "./lane.js";
+import { askRejected, clearDiscarded } from "./lane.js";
 import { Outbox, type SendLimits, type SendOps, type Way } from "./outbox.js";
 import {
   browserHints,
@@ -20,7 +20,7 @@ import {
   systemClock,
 } from "./platform.js";
 import { Project } from "./project.js";
-import type { ServerConnectedFrame, ServerFrame, ServerNotificationFrame, Verdict } from "./protocol/server.gen.js";
+import type { ServerFrame, ServerNotificationFrame, Verdict } from "./protocol/server.gen.js";
 import { Replica } from "./replica.js";
 import { Rooms } from "./rooms.js";
 import { MemoryStorage } from "./storage/memory.js";
@@ -112,7 +112,7 @@ export async function createClient(options: ClientOptions): Promise<Client> {
   const shown = (await store.get<string[]>("meta", "shown")) ?? [];
   const client = new Client(options, store, clock, clientId, new Set(shown));
   // What waits from the last time is to be sent even if nobody opens its project.
-  for (const [name] of await store.list("ops")) await client.project(name.split("\u001f")[0]!);
+  for (const name of await store.waiting()) await client.project(name);
   return client;
 }
 
@@ -135,7 +135,6 @@ export class Client {
   readonly #opened = new Map<string, Promise<Project>>();
   readonly #projects = new Map<string, Project>();
   readonly #stopHints: () => void;
-  #roles: ServerConnectedFrame["projects"] = {};
   #storageProblem: StorageError | undefined;
 
   /** @internal */
@@ -159,10 +158,7 @@ export class Client {
       clientId,
       device,
       backoff,
-      greet: ({ user, projects }) => {
-        this.#roles = projects;
-        return store.claim(user);
-      },
+      greet: ({ user }) => store.claim(user),
     });
     this.#rooms = new Rooms(this.#connection, clock);
     this.parts = {
@@ -234,9 +230,8 @@ export class Client {
     const { store, http, clock } = this.parts;
     const replica = new Replica(name, store, clock);
     await replica.load();
-    const outbox = new Outbox(replica, clock);
-    const stream = new Stream(replica, this.#connection, this.#rooms, http, clock);
-    stream.role = () => this.#roles[name]?.role;
+    const outbox = new Outbox(replica);
+    const stream = new Stream(replica, this.#connection, this.#rooms, http);
     const project = new Project(name, replica, outbox, stream, this.#rooms, http);
     outbox.via = () => this.#socketWay(name);
     replica.events.on("ops", () => this.#refresh());
@@ -248,15 +243,14 @@ export class Client {
   }
 
   /** What a session is for, in a project. */
-  #greet({ name, outbox, stream, replica }: Project): void {
+  #greet(project: Project): void {
+    const { outbox, stream } = project;
     outbox.take([]);
     outbox.kick();
     // What was stored without a session.
     stream.ack();
-    // What happened elsewhere meanwhile; the next session asks again.
-    const { http } = this.parts;
-    askConflicts(replica, http).catch(() => {});
-    askRejected(name, outbox, http, this.parts.clock.now()).catch(() => {});
+    // What happened elsewhere meanwhile, and here; what is broken off, the next session does.
+    for (const exchange of [askConflicts, askRejected, clearDiscarded]) exchange(project).catch(() => {});
   }
 
   #socketWay(project: string): ReturnType<Way> {
@@ -299,11 +293,7 @@ export class Client {
         void project?.replica.transact((change) => saveConflict(change, frame.conflict));
         break;
       case "access":
-        for (const [name, grant] of Object.entries(frame.projects)) {
-          if (!grant) continue;
-          this.#roles = { ...this.#roles, [name]: grant };
-          this.#rooms.rejoin(name);
-        }
+        for (const [name, grant] of Object.entries(frame.projects)) if (grant) this.#rooms.rejoin(name);
         this.#events.emit("access", frame.projects);
     }
   }

@@ -1,9 +1,9 @@
 /** Conflicts of this user's: what the hub tells of them, kept on the device, with both sides' values. */
 
-import type { Http } from "./http.js";
-import type { Fields, PendingOp } from "./model.js";
+import type { Fields, PendingOp, Row } from "./model.js";
+import type { Project } from "./project.js";
 import type { Conflict, Verdict } from "./protocol/server.gen.js";
-import type { Change, Left, Replica } from "./replica.js";
+import type { Change, Left } from "./replica.js";
 import { key } from "./storage/storage.js";
 
 /** A conflict as the device knows it. */
@@ -89,23 +89,35 @@ export async function saveConflict(change: Change, told: Conflict): Promise<void
 }
 
 /** Asks the hub which conflicts wait: some may have opened or ended while the device was away. */
-export async function askConflicts(replica: Replica, http: Http): Promise<void> {
+export async function askConflicts(project: Project): Promise<void> {
+  const { name, replica, http } = project;
+  const { purges } = replica;
   const before = replica.conflicts.get();
-  const page = await http.get<ConflictPage>(`/v1/projects/${replica.project}/conflicts?state=open`);
-  await replica.transact(async (change) => {
+  const page = await http.get<ConflictPage>(`/v1/projects/${name}/conflicts?state=open`);
+  const current = await replica.transact(async (change) => {
+    if (purges !== replica.purges) return false;
     // Those of later pages are older, and not heard of here.
     if (!page.next) for (const known of before.values()) if (known.state === "open") keep(change, { ...known, state: "resolved" });
     for (const told of page.conflicts) await saveConflict(change, told);
+    return true;
   });
+  if (!current) await askConflicts(project);
 }
 
 /** Lets go of the hub's values that may not be read any more, as of rows. What the user wrote stays. */
 export function purgeConflicts(change: Change, left: Left): void {
   for (const conflict of change.replica.conflicts.get().values()) {
-    const row = { type: conflict.type, id: conflict.entity, version: 0, fields: conflict.server, at: 0, gen: 0 };
+    const row = { type: conflict.type, id: conflict.entity, fields: conflict.server } as Row;
     const rest = left(row);
     if (rest !== row) keep(change, { ...conflict, server: rest?.fields ?? {} });
   }
+}
+
+/** Forgets a conflict, in the store and in memory. */
+export function dropConflict(change: Change, { id }: KnownConflict): void {
+  const { conflicts, project } = change.replica;
+  change.puts.push({ table: "conflicts", key: key(project, id) });
+  change.after.push(() => conflicts.set(new Map([...conflicts.get()].filter(([other]) => other !== id))));
 }
 
 function keep(change: Change, conflict: KnownConflict): void {

@@ -9,7 +9,7 @@ import { AuthError, ClosedError, DisconnectedError, RequestError, SynclineError 
 import type { Clock, Hint, OpenSocket, Socket } from "./platform.js";
 import type { ClientFrame } from "./protocol/client.gen.js";
 import type { ServerConnectedFrame, ServerErrorFrame, ServerFrame, ServerRefreshedFrame } from "./protocol/server.gen.js";
-import { isAboutToken, type TokenKeeper } from "./token.js";
+import type { TokenKeeper } from "./token.js";
 
 /** Where the connection is. `refused` is final until `connect` is called again. */
 export type ConnectionState = "idle" | "connecting" | "online" | "waiting" | "refused";
@@ -151,26 +151,17 @@ export class Connection {
     this.problem = undefined;
     this.state.set("connecting");
     try {
-      let token = await this.options.tokens.get();
-      if (generation !== this.#generation) return;
-      await this.#open(generation);
-      for (;;) {
-        try {
-          const hello = (await this.#transmit((id) => {
-            const { clientId: client, device } = this.options;
-            return JSON.stringify({ type: "connect", id, token, client, active: this.#active, device });
-          })) as ServerConnectedFrame;
-          await this.options.greet(hello);
-          if (generation === this.#generation) this.#opened(hello);
-          return;
-        } catch (error) {
-          const refused = error instanceof RequestError && isAboutToken(error.code);
-          if (!refused || generation !== this.#generation) throw error;
-          // Refused in the session's first breath: another token may still be shown on this socket.
-          token = await this.options.tokens.replace(token, error.code, error.message);
-          if (generation !== this.#generation) return;
-        }
-      }
+      const hello = await this.options.tokens.use(async (token) => {
+        if (generation !== this.#generation) throw new DisconnectedError();
+        // Refused in the session's first breath: another token may still be shown on this socket.
+        if (!this.#socket) await this.#open(generation);
+        return this.#transmit((id) => {
+          const { clientId: client, device } = this.options;
+          return JSON.stringify({ type: "connect", id, token, client, active: this.#active, device });
+        });
+      });
+      await this.options.greet(hello as ServerConnectedFrame);
+      if (generation === this.#generation) this.#opened(hello as ServerConnectedFrame);
     } catch (error) {
       if (generation !== this.#generation) return;
       this.#failed(error instanceof SynclineError ? error : new SynclineError(String(error)));
@@ -287,7 +278,7 @@ export class Connection {
         this.#pending.delete(id);
         // The connection may be well all the same. The fate is unknown: who asked asks again, and an answer that comes
         // later is a frame like any other.
-        reject(new RequestError("unavailable", "the hub does not answer"));
+        reject(new RequestError("timeout", "the hub does not answer"));
         this.#probe();
       });
       this.#pending.set(id, { resolve, reject, stop });
@@ -299,13 +290,10 @@ export class Connection {
     this.#drop();
     this.#generation++;
     const what = afterClose(code);
-    if (what === "stop") {
-      const terminal = code === 4401 ? new AuthError(`the hub does not trust the token: ${reason}`) : new ClosedError(code, reason);
-      return this.#failed(terminal);
-    }
-    if (what === "refresh") {
-      const known = this.options.tokens.doubt(code === 4101 ? "revoked" : "expired");
-      if (!known) return this.#failed(new AuthError(`the hub refused a fresh token: ${reason}`));
+    if (what === "stop") return this.#failed(new ClosedError(code, reason));
+    if (what === "refresh" || what === "login") {
+      const known = this.options.tokens.doubt(code === 4101 || what === "login" ? "revoked" : "expired");
+      if (!known || what === "login") return this.#failed(new AuthError(`the hub does not trust the token: ${reason}`));
     }
     this.#failed(new DisconnectedError(`the connection was closed: ${code} ${reason}`), what === "later" ? CROWDED : undefined);
   }

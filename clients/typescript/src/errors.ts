@@ -53,15 +53,34 @@ export class RequestError extends SynclineError {
 
   /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return this.retryAfterMs !== undefined || RETRYABLE.has(this.code);
+    return isRetryable(this);
+  }
+
+  /** @internal Whether the hub wants to be left alone, and not this request alone is to wait. */
+  get busy(): boolean {
+    return this.retryAfterMs !== undefined || RETRYABLE[this.code] === true;
   }
 }
 
-/** Whether the hub says that the user may not do, or read, this. */
-export const isForbidden = (error: unknown): boolean => error instanceof RequestError && error.code === "forbidden";
+/** The same of what was refused together with others. */
+export const isRetryable = ({ code, retryAfterMs }: { code: string; retryAfterMs?: number | undefined }): boolean =>
+  retryAfterMs !== undefined || code in RETRYABLE;
 
-// `not_subscribed`: the room was left while it was being joined. Who wants to be in it again, asks again.
-const RETRYABLE = new Set(["rate_limited", "overloaded", "unavailable", "internal", "checksum_mismatch", "not_subscribed"]);
+/** Whether the hub says that the user may not do, or read, this. */
+export const isForbidden = (refusal: unknown): boolean => (refusal as { code?: unknown } | null)?.code === "forbidden";
+
+/** Codes of what may succeed later, and whether until then any other request would fare the same. */
+const RETRYABLE: Record<string, boolean> = {
+  rate_limited: true,
+  overloaded: true,
+  unavailable: true,
+  internal: false,
+  checksum_mismatch: false,
+  // The client's own: there was no answer in time.
+  timeout: false,
+  // The room was left while it was being joined. Who wants to be in it again, asks again.
+  not_subscribed: false,
+};
 
 /** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */
 export class RejectedError extends SynclineError {

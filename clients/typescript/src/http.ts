@@ -1,8 +1,8 @@
 /** The hub over HTTP: what needs no socket, for the background and for reading what is too much for frames. */
 
 import { DisconnectedError, RequestError } from "./errors.js";
-import type { Clock, Fetch } from "./platform.js";
-import { isAboutToken, type TokenKeeper } from "./token.js";
+import type { Clock, Fetch, FetchResponse } from "./platform.js";
+import type { TokenKeeper } from "./token.js";
 
 /** How long an answer may take, unless whoever asks says otherwise. */
 const ANSWER_MS = 30_000;
@@ -20,73 +20,53 @@ export class Http {
 
   /** Reads JSON. */
   get<T>(path: string, within?: number): Promise<T> {
-    return this.call<T>("GET", path, undefined, within);
+    return this.post(path, undefined, within);
   }
 
-  /** Sends a text that is JSON already. */
-  post<T>(path: string, body: string, within?: number): Promise<T> {
-    return this.call<T>("POST", path, body, within);
-  }
-
-  /** Any method. An expired token is replaced once. */
-  async call<T>(method: string, path: string, body?: string, within?: number): Promise<T> {
-    const token = await this.tokens.get();
-    const ask = async (shown: string) => {
-      const answer = await this.once<T>(method, path, body, within, shown);
+  /** Sends a text that is JSON already. An expired token is replaced once. */
+  async post<T>(path: string, body?: string, within?: number): Promise<T> {
+    return this.tokens.use(async (token) => {
+      const answer = await this.once<T>(path, body, within, token);
       this.tokens.worked();
       return answer;
-    };
-    try {
-      return await ask(token);
-    } catch (error) {
-      if (!(error instanceof RequestError) || !isAboutToken(error.code)) throw error;
-      const other = await this.tokens.replace(token, error.code, error.message);
-      return ask(other);
-    }
+    });
   }
 
   /** The same as it is: with the token given, or without one. */
-  async once<T>(method: string, path: string, body?: string, within?: number, token?: string): Promise<T> {
+  async once<T>(path: string, body?: string, within = ANSWER_MS, token?: string): Promise<T> {
     const headers: Record<string, string> = {};
     if (token !== undefined) headers["authorization"] = `Bearer ${token}`;
     if (this.owner.user !== undefined) headers["syncline-user"] = encodeURIComponent(this.owner.user);
     if (body !== undefined) headers["content-type"] = "application/json";
     const abort = new AbortController();
-    const stop = this.clock.after(within ?? ANSWER_MS, () => abort.abort());
+    const stop = this.clock.after(within, () => abort.abort());
+    let response: FetchResponse;
+    let text: string;
     try {
-      const init = { method, headers, signal: abort.signal, ...(body === undefined ? {} : { body }) };
-      const response = await this.fetch(this.base + path, init).catch((error: unknown) => {
-        throw new DisconnectedError(`the hub cannot be reached: ${error}`);
-      });
-      const text = await response.text().catch((error: unknown) => {
-        throw new DisconnectedError(`the answer broke off: ${error}`);
-      });
-      if (!response.ok) throw problem(response.status, text, response.headers.get("retry-after"));
-      return (text === "" ? undefined : parsed(text)) as T;
+      const { signal } = abort;
+      const init = body === undefined ? { method: "GET", headers, signal } : { method: "POST", headers, signal, body };
+      response = await this.fetch(this.base + path, init);
+      text = await response.text();
+      if (response.ok) return (text === "" ? undefined : JSON.parse(text)) as T;
+    } catch (error) {
+      throw new DisconnectedError(`the hub cannot be reached, or the answer broke off: ${error}`);
     } finally {
       stop();
     }
+    throw problem(response, text);
   }
 }
 
-function parsed(text: string): unknown {
+/** Problem details as an error. What is no word of the hub's, as a proxy's page, counts as a hub that is not there. */
+function problem({ status, headers }: FetchResponse, text: string): RequestError {
+  let details: { code?: unknown; detail?: string; extra?: unknown } = {};
   try {
-    return JSON.parse(text);
-  } catch {
-    throw new DisconnectedError("the answer broke off");
-  }
-}
-
-/** Problem details as an error; a proxy's page counts as a hub that is not there. */
-function problem(status: number, text: string, retryAfter: string | null): RequestError {
-  let details: { code?: string; detail?: string; extra?: unknown } = {};
-  try {
-    details = JSON.parse(text) as typeof details;
+    details = (JSON.parse(text) as typeof details | null) ?? {};
   } catch {
     // Not from the hub.
   }
-  const code = details.code ?? (status === 429 ? "rate_limited" : status >= 500 ? "unavailable" : "bad_request");
-  const seconds = Number(retryAfter);
-  const wait = retryAfter !== null && Number.isFinite(seconds) ? seconds * 1000 : undefined;
+  const code = typeof details.code === "string" ? details.code : status === 429 ? "rate_limited" : "unavailable";
+  const seconds = parseFloat(headers.get("retry-after") ?? "");
+  const wait = seconds >= 0 ? seconds * 1000 : undefined;
   return new RequestError(code, details.detail ?? `status ${status}`, wait, details.extra);
 }

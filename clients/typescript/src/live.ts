@@ -48,7 +48,7 @@ function kept<T>(replica: Replica, empty: T, read: () => Promise<T>, take: (chan
   const nothing: Snapshot<T> = { data: empty, loading: true };
   const value = new Watched(nothing);
   let loaded: Promise<void> | undefined;
-  let ends: (() => void)[];
+  let end: () => void;
   const load = () => {
     replica.use();
     // In line with the transactions, so that no change falls between reading and hearing.
@@ -61,16 +61,16 @@ function kept<T>(replica: Replica, empty: T, read: () => Promise<T>, take: (chan
     // What could not be read is read again for the next who looks, and with the next change.
     reading.catch(() => loaded === reading && (loaded = undefined));
   };
-  const hear = (changed: Changed) => {
-    if (!loaded) return load();
+  const hear = (changed: Changed | undefined) => {
+    if (!changed || !loaded) return load();
     const { data, loading } = value.get();
     const next = take(changed, data);
     if (!loading && next !== data) value.set({ data: next, loading });
   };
   const hold = held(
-    () => (ends = [replica.events.on("changed", hear), replica.events.on("reset", load)]),
+    () => (end = replica.events.on("changed", hear)),
     () => {
-      for (const end of ends) end();
+      end();
       loaded = undefined;
       value.set(nothing);
     },

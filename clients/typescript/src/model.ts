@@ -26,7 +26,6 @@ export interface Cursor {
   seq: number;
   epoch: string;
   scope?: string | undefined;
-  role?: string | undefined;
   gen: number;
   /** A fresh copy is being read, and is not complete yet; `begun` goes along with its next page. */
   sweeping?: true | undefined;
@@ -68,6 +67,11 @@ export interface PendingOp {
   verdict?: Verdict;
   /** Why it failed, or why the last attempt did. */
   problem?: { code: string; message: string };
+}
+
+/** What is kept of an operation that its user threw away until the hub knows: its id, and whose place it took. */
+export interface Discarded {
+  discarded: string[];
 }
 
 /** A change of an entity, from a frame or from a page. */

@@ -5,22 +5,16 @@
  * for good goes to the failed lane, where it blocks nobody.
  */
 
-import { waitAfter } from "./backoff.js";
-import {
-  AuthError,
-  DisconnectedError,
-  DiscardedError,
-  RejectedError,
-  RequestError,
-} from "./errors.js";
+import { Retry } from "./backoff.js";
+import { AuthError, DisconnectedError, DiscardedError, RejectedError, RequestError } from "./errors.js";
 import { saveVerdictConflict } from "./conflicts.js";
-import type { Fields, PendingOp } from "./model.js";
+import type { Discarded, Fields, OpState, PendingOp } from "./model.js";
 import { joined, nextBatch, sendOrder, tooLarge, wireText } from "./order.js";
 import { apply, overlay } from "./overlay.js";
-import type { Clock } from "./platform.js";
 import type { Choose, Lane, Notify } from "./protocol/client.gen.js";
 import type { OpKind, Verdict } from "./protocol/server.gen.js";
 import { type Change, type Replica, retire } from "./replica.js";
+import { key } from "./storage/storage.js";
 import { sha256 } from "./sha256.js";
 import { uuid } from "./uuid.js";
 
@@ -75,25 +69,31 @@ interface Waiter {
 export class Outbox {
   readonly #waiters = new Map<string, Waiter>();
   #lastOrder = 0;
-  #attempts = 0;
-  #suspects = new Set<string>();
+  /** How many operations are to go alone, because a request with as many was refused: one of them is at fault. */
+  #doubtful = 0;
   #flushing: Promise<void> | undefined;
   /** Whether something came while it was being sent. */
   #due = false;
   /** The group that is being made. */
   #gathered: { group: string; ops: PendingOp[]; local: Promise<void> } | undefined;
   /**
-   * What waits for its time, and how to stop that. Timed in memory alone: a clock that is set back, or a time that was
-   * stored, keeps nothing waiting.
+   * What waits for its time. Timed in memory alone: a clock that is set back, or a time that was stored, keeps nothing
+   * waiting.
    */
-  readonly #held = new Map<string, () => void>();
+  readonly #held = new Set<string>();
+  readonly #retry: Retry;
+  /** While it waits, the hub wants nothing over the usual way. */
+  readonly #rest: Retry;
   /** The usual way, set by the client. */
   via: Way | undefined;
 
-  constructor(
-    private readonly replica: Replica,
-    private readonly clock: Clock,
-  ) {
+  constructor(private readonly replica: Replica) {
+    const { clock } = replica;
+    this.#retry = new Retry(clock, () => {
+      this.#held.clear();
+      this.kick();
+    });
+    this.#rest = new Retry(clock, () => this.kick());
     this.#lastOrder = replica.ops.reduce((last, op) => Math.max(last, op.order), 0);
   }
 
@@ -110,12 +110,13 @@ export class Outbox {
   /** Queues an edit. */
   add(asked: Asked, options: EditOptions = {}): Edit {
     const gathered = this.#gathered;
-    const opId = uuid(this.clock);
-    const op: PendingOp = {
+    const opId = uuid(this.replica.clock);
+    // What the app does to its objects afterwards changes nothing: it is sent as it was, each time.
+    const op = copy<PendingOp>({
       ...asked,
       opId,
       order: ++this.#lastOrder,
-      editedAt: this.clock.now(),
+      editedAt: this.replica.clock.now(),
       project: this.replica.project,
       base: 0,
       priority: options.priority ?? "normal",
@@ -123,7 +124,7 @@ export class Outbox {
       notify: options.notify,
       state: "queued",
       attempts: 0,
-    };
+    });
     gathered?.ops.push(op);
     const synced = this.#decision(opId);
     return { opId, id: asked.id, local: gathered?.local ?? this.#queue([op]), synced };
@@ -134,12 +135,14 @@ export class Outbox {
     if (this.#gathered) return make();
     let store!: (stored: Promise<void>) => void;
     const local = new Promise<void>((resolve) => (store = resolve));
-    const { ops } = (this.#gathered = { group: uuid(this.clock), ops: [] as PendingOp[], local });
+    local.catch(() => {});
+    const { ops } = (this.#gathered = { group: uuid(this.replica.clock), ops: [] as PendingOp[], local });
     try {
       const made = make();
       store(this.#queue(ops));
       return made;
     } catch (error) {
+      store(Promise.reject(new DiscardedError()));
       for (const { opId } of ops) this.#tell(opId, new DiscardedError());
       throw error;
     } finally {
@@ -158,7 +161,7 @@ export class Outbox {
     let edit!: Edit;
     const again = unit.map((op): PendingOp => {
       const { verdict: _verdict, problem: _problem, was: _was, ...kept } = op;
-      const opAgain = uuid(this.clock);
+      const opAgain = uuid(this.replica.clock);
       const synced = this.#decision(opAgain);
       if (op === failed) edit = { opId: opAgain, id: op.id, local: Promise.resolve(), synced };
       return { ...kept, opId: opAgain, replaces: op.opId, order: ++this.#lastOrder, state: "queued", attempts: 0 };
@@ -172,7 +175,11 @@ export class Outbox {
     const unit = await this.replica.transact(async (change) => {
       const op = find(change, opId);
       const ops = change.ops.filter((other) => op && other.state === op.state && joined(op, other));
-      for (const one of ops) change.dropOp(one);
+      for (const one of ops) {
+        change.dropOp(one);
+        const { opId, replaces } = one;
+        change.puts.push({ table: "ops", key: key(one.project, opId), value: { discarded: replaces ? [opId, replaces] : [opId] } satisfies Discarded });
+      }
       return ops;
     });
     for (const op of unit) this.#tell(op.opId, new DiscardedError());
@@ -190,7 +197,7 @@ export class Outbox {
    */
   async flush(until = Infinity, way?: Way): Promise<void> {
     while (way && this.#flushing) await this.#flushing.catch(() => {});
-    this.#flushing ??= this.#run(until, way ?? this.via).finally(() => {
+    this.#flushing ??= this.#run(until, way).finally(() => {
       this.#flushing = undefined;
       if (way || this.#due) this.kick();
     });
@@ -209,7 +216,7 @@ export class Outbox {
   async recall(decided: readonly PendingOp[]): Promise<void> {
     const left = decided.map((op) => [op]);
     while (left.length > 0) {
-      const via = this.via?.();
+      const via = this.#usual();
       if (!via) return;
       const batch = nextBatch(left, () => false, via.limits, this.#resolve);
       await this.#deliver(batch, via.send);
@@ -219,7 +226,8 @@ export class Outbox {
 
   /** The client stops: nothing is sent any more. */
   stop(): void {
-    for (const stop of this.#held.values()) stop();
+    this.#retry.stop();
+    this.#rest.stop();
     this.via = undefined;
   }
 
@@ -257,87 +265,87 @@ export class Outbox {
     if (was.length > 0) op.was = Object.fromEntries(was.map((name) => [name, seen[name]]));
   }
 
+  #usual(): ReturnType<Way> {
+    return this.#rest.waits ? undefined : this.via?.();
+  }
+
   async #run(until: number, way: Way | undefined): Promise<void> {
     this.#due = false;
     const waits = ({ opId }: PendingOp) => this.#held.has(opId);
     for (;;) {
-      const via = way?.();
-      if (!via || this.clock.now() >= until) return;
+      const via = way ? way() : this.#usual();
+      if (!via || this.replica.clock.now() >= until) return;
       const sorted = sendOrder(this.replica.ops, this.#resolve);
       const { limits, send } = via;
-      const doubtful = sorted.flat().some((op) => this.#suspects.has(op.opId));
-      const batch = nextBatch(sorted, waits, doubtful ? { ...limits, ops: 1 } : limits, this.#resolve);
+      const batch = nextBatch(sorted, waits, this.#doubtful > 0 ? { ...limits, ops: 1 } : limits, this.#resolve);
       const large = tooLarge(batch, limits);
       if (large) {
         const message = `larger than ${limits.opBytes} bytes, or together than ${limits.bytes}`;
-        await this.#fail(batch.filter((op) => joined(op, large)), { code: "limit_exceeded", message });
-      } else if (batch.length === 0 || !(await this.#sendBatch(batch, send))) return;
+        await this.#fail(batch.filter((op) => joined(op, large)), new RequestError("limit_exceeded", message));
+      } else if (batch.length === 0 || !(await this.#sendBatch(batch, send, way))) return;
     }
   }
 
   /** Whether to go on at once. */
-  async #sendBatch(batch: PendingOp[], send: SendOps): Promise<boolean> {
+  async #sendBatch(batch: PendingOp[], send: SendOps, way: Way | undefined): Promise<boolean> {
     try {
       await this.#deliver(batch, send);
-      this.#attempts = 0;
-      for (const op of batch) this.#suspects.delete(op.opId);
+      this.#retry.worked();
+      this.#rest.worked();
+      this.#doubtful -= batch.length;
       return true;
     } catch (error) {
       if (error instanceof AuthError || error instanceof DisconnectedError) return false;
       if (error instanceof RequestError && !error.retryable) {
-        if (batch.every((op) => joined(op, batch[0]!))) await this.#fail(batch, error);
-        else for (const op of batch) this.#suspects.add(op.opId);
+        if (batch.every((op) => joined(op, batch[0]!))) {
+          this.#doubtful -= batch.length;
+          await this.#fail(batch, error);
+        } else this.#doubtful = batch.length;
         return true;
       }
-      this.#hold(batch, error);
-      await this.#note(batch, error);
-      return true;
+      const busy = error instanceof RequestError && error.busy;
+      if (!busy) this.#hold(batch, error);
+      else if (!way) this.#rest.after(error);
+      // Where nothing can be written, nothing is.
+      await this.#note(batch, error, "queued").catch(() => {});
+      return !busy;
     }
   }
 
   async #deliver(batch: readonly PendingOp[], send: SendOps): Promise<void> {
     const ops = `[${batch.map(wireText).join(",")}]`;
-    await this.#settle(await send(ops, sha256(ops), this.clock.now()));
+    await this.#settle(await send(ops, sha256(ops), this.replica.clock.now()));
   }
 
   /** Leaves these alone for a while. */
   #hold(ops: readonly PendingOp[], error: unknown): void {
-    const stop = this.clock.after(waitAfter(error, this.#attempts++, this.clock.random()), () => {
-      for (const { opId } of ops) this.#held.delete(opId);
-      this.kick();
-    });
-    for (const { opId } of ops) this.#held.set(opId, stop);
+    for (const { opId } of ops) this.#held.add(opId);
+    this.#retry.after(error);
   }
 
-  /** Tells why an attempt was in vain. Where nothing can be written, nothing is. */
-  async #note(batch: readonly PendingOp[], error: unknown): Promise<void> {
+  /** Tells why an attempt was in vain, of what waits still. */
+  #note(ops: readonly PendingOp[], error: unknown, state: OpState): Promise<void> {
     const problem = {
       code: error instanceof RequestError ? error.code : "storage",
       message: error instanceof Error ? error.message : String(error),
     };
-    const noted = this.replica.transact(async (change) => {
-      for (const { opId } of batch) {
+    return this.replica.transact(async (change) => {
+      for (const { opId } of ops) {
         const op = find(change, opId);
-        if (op?.state === "queued") change.putOp({ ...op, attempts: op.attempts + 1, problem });
+        if (op?.state === "queued") change.putOp({ ...op, state, attempts: op.attempts + 1, problem });
       }
     });
-    await noted.catch(() => {});
   }
 
-  async #fail(ops: readonly PendingOp[], { code, message }: { code: string; message: string }): Promise<void> {
+  async #fail(ops: readonly PendingOp[], error: RequestError): Promise<void> {
     try {
-      await this.replica.transact(async (change) => {
-        for (const { opId } of ops) {
-          const op = find(change, opId);
-          if (op) change.putOp({ ...op, state: "failed", problem: { code, message } });
-        }
-      });
-    } catch (error) {
+      await this.#note(ops, error, "failed");
+    } catch (failure) {
       // It could not be stored: it is found out again.
-      return this.#hold(ops, error);
+      return this.#hold(ops, failure);
     }
+    const { code, message } = error;
     for (const { opId } of ops) {
-      this.#suspects.delete(opId);
       this.#tell(opId, new RejectedError({ op_id: opId, code, message }));
     }
   }
@@ -377,7 +385,7 @@ export class Outbox {
     const row = await change.row(type, id);
     const kind = current.deleted ? "delete" : "state";
     const gen = row?.gen ?? change.cursor?.gen ?? 0;
-    const next = apply(row, { type, id, version: current.version, kind, fields: current.fields }, this.clock.now(), gen);
+    const next = apply(row, { type, id, version: current.version, kind, fields: current.fields }, this.replica.clock.now(), gen);
     if (next !== row) change.putRow(next);
   }
 
@@ -395,6 +403,8 @@ export class Outbox {
     else waiter?.resolve(decision);
   }
 }
+
+const copy = <T>(value: T): T => JSON.parse(JSON.stringify(value)) as T;
 
 function find(change: Change, opId: string): PendingOp | undefined {
   return change.ops.find((op) => op.opId === opId);

@@ -66,24 +66,17 @@ export const globalFetch: Fetch = (url, init) => fetch(url, init);
 
 /** Hints of a browser's tab. Without a DOM it says nothing. */
 export const browserHints: HintSource = (tell) => {
-  const scope = globalThis as unknown as { document?: Document; addEventListener?: Window["addEventListener"] } & Pick<
-    Window,
-    "removeEventListener"
-  >;
-  const page = scope.document;
-  if (!page || !scope.addEventListener) return () => {};
+  const { document: page, addEventListener: listen } = globalThis as Partial<Pick<Window, "document" | "addEventListener">>;
+  if (!page || !listen) return () => {};
+  const ended = new AbortController();
   const visible = () => tell(page.visibilityState === "hidden" ? "background" : "foreground");
   const network = ({ type }: { type: string }) => tell(type as Hint);
   // A page may begin in a tab that nobody looks at.
   visible();
-  page.addEventListener("visibilitychange", visible);
-  scope.addEventListener("online", network);
-  scope.addEventListener("offline", network);
-  return () => {
-    page.removeEventListener("visibilitychange", visible);
-    scope.removeEventListener("online", network);
-    scope.removeEventListener("offline", network);
-  };
+  page.addEventListener("visibilitychange", visible, ended);
+  listen("online", network, ended);
+  listen("offline", network, ended);
+  return () => ended.abort();
 };
 
 /** React Native's `AppState`, as far as it is used. */

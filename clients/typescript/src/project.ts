@@ -4,6 +4,7 @@ import { type KnownConflict, purgeConflicts } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
 import { isForbidden } from "./errors.js";
 import { held } from "./held.js";
+import { clearDiscarded } from "./lane.js";
 import { type Live, type QueryOptions, Views } from "./live.js";
 import { type Entity, type Fields, type Incoming, type PendingOp, entityKey } from "./model.js";
 import type { Edit, EditOptions, Outbox } from "./outbox.js";
@@ -161,9 +162,13 @@ export class Project {
     return this.outbox.retry(opId);
   }
 
-  /** Throws an operation away, with those it was made together with. */
-  discard(opId: string): Promise<void> {
-    return this.outbox.discard(opId);
+  /**
+   * Throws an operation away, with those it was made together with. The hub hears of it, if need be in a later session,
+   * so that nobody tries again there what was rejected.
+   */
+  async discard(opId: string): Promise<void> {
+    await this.outbox.discard(opId);
+    if (this.outbox.via?.()) void clearDiscarded(this).catch(() => {});
   }
 
   /** The outbox as JSON, to be kept or sent to support before something is discarded. */

@@ -8,18 +8,16 @@
 import type { KnownConflict } from "./conflicts.js";
 import { Emitter, Watched } from "./emitter.js";
 import type { Clock } from "./platform.js";
-import { type Cursor, type Entity, entityKey, type Incoming, type PendingOp, type Row } from "./model.js";
+import { type Cursor, type Discarded, type Entity, entityKey, type Incoming, type PendingOp, type Row } from "./model.js";
 import { apply, fits, fold, inRow, overlay } from "./overlay.js";
 import { below, key, type Put } from "./storage/storage.js";
 import type { Store } from "./store.js";
 
 interface Events {
-  /** Entities as they are now, by their keys; `undefined` is gone. */
-  changed: Map<string, Entity | undefined>;
+  /** Entities as they are now, by their keys; `undefined` is gone. Without any: many at once, or unreadable; read anew. */
+  changed: Map<string, Entity | undefined> | undefined;
   /** The outbox is another. */
   ops: undefined;
-  /** Many rows went at once: read anew. */
-  reset: undefined;
 }
 
 const DAY = 86_400_000;
@@ -114,7 +112,7 @@ export class Replica {
 
   constructor(
     readonly project: string,
-    private readonly store: Store,
+    readonly store: Store,
     readonly clock: Clock,
   ) {
     store.events.on("emptied", () => void this.load());
@@ -130,7 +128,8 @@ export class Replica {
       for (const [name, id] of await store.list<string>("ids", project)) ids.set(name.slice(below(project).length), id);
       const conflicts = await store.list<KnownConflict>("conflicts", project);
       this.conflicts.set(new Map(conflicts.map(([, conflict]) => [conflict.id, conflict])));
-      change.ops = (await store.list<PendingOp>("ops", project)).map(([, op]) => op);
+      const ops = await store.list<PendingOp | Discarded>("ops", project);
+      change.ops = ops.map(([, op]) => op).filter((op) => "opId" in op);
       change.reset = true;
     });
   }
@@ -147,8 +146,9 @@ export class Replica {
         change.after.unshift(() => this.events.emit("ops", undefined));
       }
       this.cursor = change.cursor;
-      if (change.reset) this.events.emit("reset", undefined);
-      else if (change.touched.size > 0) this.events.emit("changed", await this.#views(change.touched.values()));
+      // It is stored, and counts: what cannot be read now, views read again.
+      const views = change.reset ? undefined : await this.#views(change.touched.values()).catch(() => undefined);
+      if (views?.size !== 0) this.events.emit("changed", views);
       for (const then of change.after) then();
       return result;
     };
@@ -247,17 +247,16 @@ export class Replica {
   }
 }
 
-/** Changes that cannot be applied, because the version before them is not here. */
-export async function holes(change: Change, changes: readonly Incoming[]): Promise<Incoming[]> {
-  const missing: Incoming[] = [];
-  const versions = new Map<string, Row | undefined>();
+/** Whether all these changes can be applied: no version before one of them is missing. */
+export async function whole(change: Change, changes: readonly Incoming[]): Promise<boolean> {
+  const rows = new Map<string, Row>();
   for (const incoming of changes) {
     const name = entityKey(incoming.type, incoming.id);
-    const row = versions.has(name) ? versions.get(name) : await change.row(incoming.type, incoming.id);
-    if (!fits(row, incoming)) missing.push(incoming);
-    versions.set(name, apply(row, incoming, 0, 0));
+    const row = rows.get(name) ?? (await change.row(incoming.type, incoming.id));
+    if (!fits(row, incoming)) return false;
+    rows.set(name, apply(row, incoming, 0, 0));
   }
-  return missing;
+  return true;
 }
 
 /** Puts changes into the copy, with the cursor that covers them if there is one. */

@@ -1,8 +1,8 @@
 /** The rooms this client wants to be in, joined again in one request after every reconnect. */
 
-import { SEND, wait } from "./backoff.js";
+import { Retry } from "./backoff.js";
 import type { Connection } from "./connection.js";
-import { RequestError } from "./errors.js";
+import { isRetryable, RequestError } from "./errors.js";
 import type { Clock } from "./platform.js";
 import type { SubscribeRoom } from "./protocol/client.gen.js";
 import type { PresenceList, Refusal, ServerGoneFrame, ServerResyncFrame, ServerSubscribedFrame } from "./protocol/server.gen.js";
@@ -26,6 +26,7 @@ export interface Wanted {
   room: string;
   /** What to ask with; `undefined` keeps it out of the next request. */
   ask(): { [Name in keyof Asked]: Asked[Name] | undefined } | undefined;
+  /** It is joined, or refused for good. */
   answered(answer: Joined): void;
   /** What came from the room is of no use any more, or may not be read. */
   told?(frame: ServerGoneFrame | ServerResyncFrame): void;
@@ -41,12 +42,18 @@ export class Rooms {
   readonly #asking = new Set<string>();
   #due = new Set<string>();
   #scheduled = false;
-  #attempts = 0;
+  readonly #retry: Retry;
+  /** What is joined again then. */
+  readonly #again = new Set<string>();
 
   constructor(
     private readonly connection: Connection,
-    private readonly clock: Clock,
+    clock: Clock,
   ) {
+    this.#retry = new Retry(clock, () => {
+      this.join(...this.#again);
+      this.#again.clear();
+    });
     connection.events.on("open", () => {
       this.#asking.clear();
       this.join(...this.#wanted.keys());
@@ -100,27 +107,24 @@ export class Rooms {
     }
     if (rooms.length === 0) return;
     for (const { room } of rooms) this.#asking.add(room);
-    const again = new Set<string>();
+    let answers: Joined[];
     try {
-      const answer = (await this.connection.ask({ type: "subscribe", rooms })) as ServerSubscribedFrame;
-      this.#attempts = 0;
-      for (const joined of answer.rooms as Joined[]) {
-        this.#asking.delete(joined.room);
-        if (joined.error && new RequestError(joined.error.code, "").retryable) again.add(joined.room);
-        this.#wanted.get(joined.room)?.answered(joined);
-      }
+      answers = ((await this.connection.ask({ type: "subscribe", rooms })) as ServerSubscribedFrame).rooms as Joined[];
     } catch (error) {
       // A connection that broke joins everything when it is back.
       if (!(error instanceof RequestError)) return;
-      for (const { room } of rooms) {
-        this.#asking.delete(room);
-        if (error.retryable) again.add(room);
-        else this.#wanted.get(room)?.answered({ room, error: { code: error.code as Refusal["code"], message: error.message } });
-      }
+      answers = rooms.map(({ room }) => ({ room, error: error as unknown as Refusal }));
     }
-    if (again.size > 0) {
-      const ms = wait(SEND, this.#attempts++, this.clock.random());
-      this.clock.after(ms, () => this.join(...[...again].filter((room) => this.#wanted.has(room))));
+    let whole = true;
+    for (const answer of answers) {
+      const { room, error } = answer;
+      this.#asking.delete(room);
+      if (error && isRetryable(error)) {
+        this.#again.add(room);
+        this.#retry.after(error);
+        whole = false;
+      } else this.#wanted.get(room)?.answered(answer);
     }
+    if (whole) this.#retry.worked();
   }
 }

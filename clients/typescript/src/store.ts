@@ -5,7 +5,7 @@ import { Emitter } from "./emitter.js";
 import { Lru } from "./lru.js";
 import type { Row } from "./model.js";
 import { MemoryStorage } from "./storage/memory.js";
-import { below, key, type Put, type Storage, type Table } from "./storage/storage.js";
+import { below, key, type Put, SEPARATOR, type Storage, type Table } from "./storage/storage.js";
 
 /** Bytes of rows kept in memory unless the app says otherwise. */
 export const MEMORY_BYTES = 50 * 1024 * 1024;
@@ -30,6 +30,11 @@ export class Store {
 
   async list<T>(table: Table, ...parts: string[]): Promise<[string, T][]> {
     return (await this.#guard(this.storage.list(table, below(...parts)))) as [string, T][];
+  }
+
+  /** The projects in which something waits for the hub. */
+  async waiting(): Promise<Set<string>> {
+    return new Set((await this.list("ops")).map(([name]) => name.split(SEPARATOR)[0]!));
   }
 
   /** One row, from memory if it is there. */

@@ -6,16 +6,15 @@
  * state is fetched from the cursor on, which always heals.
  */
 
-import { waitAfter } from "./backoff.js";
+import { Retry } from "./backoff.js";
 import type { Connection } from "./connection.js";
 import { purgeConflicts } from "./conflicts.js";
 import { Watched } from "./emitter.js";
 import { AuthError, isForbidden, RequestError } from "./errors.js";
 import type { Http } from "./http.js";
 import type { Cursor, Incoming, Row } from "./model.js";
-import type { Clock } from "./platform.js";
 import type { ServerAdvanceFrame, ServerChangeFrame, ServerGoneFrame, ServerResyncFrame } from "./protocol/server.gen.js";
-import { type Change, holes, type Left, type Replica, store } from "./replica.js";
+import { type Change, type Left, type Replica, store, whole } from "./replica.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /**
@@ -57,21 +56,18 @@ export class Stream implements Wanted {
   /** When that ends, done or not. */
   #until = 0;
   #stale = false;
-  #attempts = 0;
-  #stopRetry: (() => void) | undefined;
+  readonly #retry: Retry;
   #ackDue = false;
   /** Whether a page came since the last acknowledgement: the cursor is of the hub's log as it is now. */
   #fetched = false;
-  /** The role the token grants now. */
-  role: () => string | undefined = () => undefined;
 
   constructor(
     private readonly replica: Replica,
     private readonly connection: Connection,
     private readonly rooms: Rooms,
     private readonly http: Http,
-    private readonly clock: Clock,
   ) {
+    this.#retry = new Retry(replica.clock, () => this.#heal(false));
     this.room = `project:${replica.project}`;
     this.state = new Watched<StreamState>(replica.cursor && !replica.cursor.sweeping ? "behind" : "cold");
   }
@@ -87,19 +83,16 @@ export class Stream implements Wanted {
   /** Stops following; the copy stays. */
   stop(): void {
     this.following = false;
-    this.#stopRetry?.();
+    this.#retry.stop();
     this.lost();
     this.rooms.remove(this.room);
   }
 
   ask(): ReturnType<Wanted["ask"]> {
     const { cursor } = this.replica;
-    const role = this.role();
-    // Without scopes, another role may read other types: only a fresh copy tells.
-    const other = cursor && cursor.scope === undefined && cursor.role !== undefined && role !== undefined && role !== cursor.role;
     // Who was refused asks over HTTP first: that waits for the purge.
-    if (!cursor || cursor.sweeping || other || this.state.get() === "denied") {
-      this.#heal(other === true);
+    if (!cursor || cursor.sweeping || this.state.get() === "denied") {
+      this.#heal(false);
       return undefined;
     }
     const { seq, epoch, scope } = cursor;
@@ -108,18 +101,13 @@ export class Stream implements Wanted {
 
   answered(answer: Joined): void {
     if (answer.error) {
-      const error = new RequestError(answer.error.code, "");
-      if (isForbidden(error)) void this.purge();
-      else if (!error.retryable) this.state.set("denied");
+      if (isForbidden(answer.error)) void this.purge();
+      else this.state.set("denied");
       return;
     }
     this.#joined = true;
-    this.#attempts = 0;
+    this.#retry.worked();
     if (answer.resync) return this.#heal(true);
-    const { scope } = answer;
-    if (scope !== undefined && this.replica.cursor?.scope !== scope) {
-      void this.replica.transact(async (change) => change.cursor && change.putCursor({ ...change.cursor, scope }));
-    }
     const behind = (answer.seq ?? 0) > (this.replica.cursor?.seq ?? 0);
     this.state.set(behind ? "catching_up" : "live");
     // What was stored right before the last connection broke.
@@ -185,11 +173,11 @@ export class Stream implements Wanted {
   /** Fetches what is missing, until it works; then joins if that waited for it. */
   #heal(anew: boolean): void {
     if (this.state.get() !== "cold") this.state.set("catching_up");
-    this.#stopRetry?.();
+    this.#retry.stop();
     this.#stale = false;
     this.pull(anew).then(
       () => {
-        this.#attempts = 0;
+        this.#retry.worked();
         if (!this.following) return;
         if (this.#joined) {
           this.state.set("live");
@@ -201,8 +189,7 @@ export class Stream implements Wanted {
   }
 
   #later(error: unknown): void {
-    if (error instanceof AuthError || !this.following) return;
-    this.#stopRetry = this.clock.after(waitAfter(error, this.#attempts++, this.clock.random()), () => this.#heal(false));
+    if (this.following && !(error instanceof AuthError)) this.#retry.after(error);
   }
 
   async #read(anew: boolean, until: number): Promise<number> {
@@ -212,13 +199,13 @@ export class Stream implements Wanted {
       const { purges } = this.replica;
       // In line with the transactions: what is purged already is not built on.
       const cursor = (await this.replica.transact(async (change) => change.cursor)) ?? fresh(undefined);
-      const page = await this.http.get<Page>(this.#pagePath(cursor), Math.max(Math.min(until - this.clock.now(), PAGE_MS), 1));
+      const page = await this.http.get<Page>(this.#pagePath(cursor), Math.max(Math.min(until - this.replica.clock.now(), PAGE_MS), 1));
       if (await this.#takePage(cursor, page, purges)) {
         this.#fetched = true;
         count += page.changes.length;
         if (!page.more) return count;
       }
-      if (this.clock.now() >= until) return count;
+      if (this.replica.clock.now() >= until) return count;
     }
   }
 
@@ -237,7 +224,7 @@ export class Stream implements Wanted {
       const from = page.resync && asked.seq > 0 ? fresh(asked) : asked;
       const { gen, sweeping } = from;
       const { next: seq, epoch, scope, begun } = page;
-      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, role: this.role() ?? from.role, used: change.cursor?.used || this.clock.now() };
+      const cursor: Cursor = { seq, epoch, scope, begun, gen, sweeping, used: change.cursor?.used || this.replica.clock.now() };
       if (asked.epoch && asked.epoch !== epoch) {
         // The hub went back to a backup: what it had decided since, it may not know any more.
         for (const op of change.ops) if (op.state === "settled") change.putOp({ ...op, state: "queued" });
@@ -258,10 +245,10 @@ export class Stream implements Wanted {
     this.#draining = true;
     try {
       while (this.#queue.length > 0 || this.#stale) {
-        const whole = !this.#stale && (await this.#takeFrames(this.#queue.splice(0)));
+        const taken = !this.#stale && (await this.#takeFrames(this.#queue.splice(0)));
         // Meanwhile the connection was lost, or the access.
         if (!this.#joined) return;
-        if (!whole) {
+        if (!taken) {
           this.#queue = [];
           this.#heal(false);
           return;
@@ -271,7 +258,7 @@ export class Stream implements Wanted {
         this.ack();
       }
     } catch (error) {
-      // The store failed, or a missing entity could not be fetched: nothing moved, so nothing is lost.
+      // The store failed: nothing moved, so nothing is lost.
       this.#queue = [];
       this.#stale = true;
       this.#later(error);
@@ -280,7 +267,7 @@ export class Stream implements Wanted {
     }
   }
 
-  /** Stores frames; false if one is missing before them, or they may not be read any more. */
+  /** Stores frames; false if something is missing before them, or they may not be read any more. */
   async #takeFrames(frames: (ServerChangeFrame | ServerAdvanceFrame)[]): Promise<boolean> {
     const { purges } = this.replica;
     let { seq } = this.replica.cursor ?? { seq: 0 };
@@ -292,24 +279,11 @@ export class Stream implements Wanted {
       seq = frame.seq;
       if (frame.type === "change") changes.push(fromFrame(frame));
     }
-    const whole = await this.#fill(changes);
-    if (purges !== this.replica.purges) return false;
-    await this.replica.transact(async (change) => {
-      if (change.cursor) await store(change, whole, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
+    return this.replica.transact(async (change) => {
+      if (purges !== this.replica.purges || !(await whole(change, changes))) return false;
+      if (change.cursor) await store(change, changes, { ...change.cursor, seq: Math.max(seq, change.cursor.seq) });
+      return true;
     });
-    return true;
-  }
-
-  /** Instead of edits of what is not here, the whole entities. */
-  async #fill(changes: Incoming[]): Promise<Incoming[]> {
-    const missing = await this.replica.transact((change) => holes(change, changes));
-    if (missing.length === 0) return changes;
-    const found: Incoming[] = [];
-    for (const { type, id } of missing) {
-      const state = await entityState(this.http, this.replica.project, type, id);
-      if (state) found.push(state);
-    }
-    return [...changes.filter((change) => !missing.includes(change)), ...found];
   }
 
   /**
@@ -319,7 +293,7 @@ export class Stream implements Wanted {
   ack(): void {
     if (this.#ackDue) return;
     this.#ackDue = true;
-    this.clock.after(ACK_MS, () => {
+    this.replica.clock.after(ACK_MS, () => {
       this.#ackDue = false;
       const seq = this.replica.cursor?.seq;
       if (!seq || this.#pulling || !(this.#joined || this.#fetched)) return;
@@ -348,21 +322,19 @@ const fresh = (cursor: Cursor | undefined): Cursor => ({
 });
 
 const fromPage = ({ entity, version, deleted, fields }: Page["changes"][number]): Incoming => ({
-  type: entity.type,
-  id: entity.id,
+  ...entity,
   version,
   kind: deleted ? "delete" : "state",
   fields,
 });
 
 /** A `change` as the copy takes it. */
-export const fromFrame = ({ entity, version, prev, kind, fields }: ServerChangeFrame): Incoming => ({
-  type: entity.type,
-  id: entity.id,
+export const fromFrame = ({ entity, version, prev, kind, fields = {} }: ServerChangeFrame): Incoming => ({
+  ...entity,
   version,
   prev,
   kind,
-  fields: fields ?? {},
+  fields,
 });
 
 /** What may be read still of a row; the same row if that is all of it. */

@@ -2,7 +2,9 @@
 
 import { openCache } from "./cache.js";
 import type { Client } from "./client.js";
+import { dropConflict, type KnownConflict } from "./conflicts.js";
 import { AuthError, SynclineError } from "./errors.js";
+import { clearDiscarded } from "./lane.js";
 import type { SendOps } from "./outbox.js";
 import type { Project } from "./project.js";
 import type { Verdict } from "./protocol/server.gen.js";
@@ -60,7 +62,8 @@ async function run(client: Client, deadlineMs: number): Promise<SyncResult> {
   const complete = error === undefined && left === 0;
   const result: SyncResult = { at, durationMs: clock.now() - at, pushed, pulled, left, complete };
   if (error !== undefined) result.error = error;
-  await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]);
+  // What cannot be logged was done all the same; a store that fails says so in `status`.
+  await store.commit([{ table: "log", key: String(at).padStart(15, "0"), value: result }]).catch(() => {});
   client.parts.synced(result);
   return result;
 }
@@ -78,7 +81,7 @@ interface Going {
 async function syncAll(client: Client, going: Going): Promise<boolean> {
   const { clock, store } = client.parts;
   const names = new Set((await store.list<Cursor>("cursors")).map(([name]) => name));
-  for (const [name] of await store.list("ops")) names.add(name.split("\u001f")[0]!);
+  for (const name of await store.waiting()) names.add(name);
   for (const name of names) going.projects.push(await client.project(name));
   for (const project of going.projects) {
     if (clock.now() >= going.until) return false;
@@ -96,7 +99,8 @@ async function syncAll(client: Client, going: Going): Promise<boolean> {
 }
 
 /** Empties a project's outbox over HTTP; fails with what kept it from that. */
-async function push(client: Client, { name, outbox }: Project, going: Going): Promise<void> {
+async function push(client: Client, project: Project, going: Going): Promise<void> {
+  const { name, outbox } = project;
   const { clock, http, limits } = client.parts;
   let failure: unknown;
   const send: SendOps = async (ops, checksum, sentAt) => {
@@ -114,6 +118,7 @@ async function push(client: Client, { name, outbox }: Project, going: Going): Pr
   };
   await outbox.flush(going.until, () => ({ send, limits: limits("body_bytes") }));
   if (failure !== undefined && outbox.pending.length > 0) throw failure;
+  await clearDiscarded(project);
 }
 
 /** The results kept, newest first. */
@@ -148,9 +153,16 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
   }
   const log = await store.list<SyncResult>("log");
   const old = log.filter(([, result], at) => result.at < before || at < log.length - LOG).map(([key]) => ({ table: "log" as const, key }));
-  const conflicts = await store.list<{ state: string; at: number }>("conflicts");
-  const ended = conflicts.filter(([, { state, at }]) => state !== "open" && at < before).map(([key]) => ({ table: "conflicts" as const, key }));
-  await store.commit([...old, ...ended]);
-  done.records = old.length + ended.length;
+  await store.commit(old);
+  done.records = old.length;
+  const known = await store.list<KnownConflict>("conflicts");
+  for (const name of new Set(known.map(([, { project }]) => project))) {
+    const { replica } = await client.project(name);
+    done.records += await replica.transact(async (change) => {
+      const ended = [...replica.conflicts.get().values()].filter(({ state, at }) => state !== "open" && at < before);
+      for (const conflict of ended) dropConflict(change, conflict);
+      return ended.length;
+    });
+  }
   return done;
 }

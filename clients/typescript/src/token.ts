@@ -1,6 +1,6 @@
 /** The token in use: fetched when there is none, renewed when it ends, given up when a fresh one is refused. */
 
-import { AuthError, DisconnectedError } from "./errors.js";
+import { AuthError, DisconnectedError, RequestError } from "./errors.js";
 import type { Clock } from "./platform.js";
 
 /**
@@ -11,9 +11,6 @@ export type TokenReason = "initial" | "expired" | "revoked";
 
 /** What codes say of a token; with `unauthorized`, another would fare no better. */
 const ABOUT_TOKENS: Record<string, TokenReason | undefined> = { token_expired: "expired", token_revoked: "revoked", unauthorized: undefined };
-
-/** Whether an error's code is about the token and not about the request. */
-export const isAboutToken = (code: string): boolean => code in ABOUT_TOKENS;
 
 /**
  * How long a token that was fetched instead of another counts as fresh. One that is refused later has aged while the
@@ -76,13 +73,21 @@ export class TokenKeeper {
     return worthwhile;
   }
 
-  /** A token instead of one that was refused with `code`. */
-  async replace(refused: string, code: string, message: string): Promise<string> {
-    // Somebody else may have replaced it meanwhile.
-    if (this.#token !== undefined && this.#token !== refused) return this.#token;
-    const reason = ABOUT_TOKENS[code];
-    if (!reason || !this.doubt(reason)) throw new AuthError(message);
-    return this.#fetch();
+  /** Does what needs a token, again with another while that is refused. A fresh one that is refused ends it. */
+  async use<T>(work: (token: string) => Promise<T>): Promise<T> {
+    for (;;) {
+      const token = await this.get();
+      try {
+        return await work(token);
+      } catch (error) {
+        if (!(error instanceof RequestError && error.code in ABOUT_TOKENS)) throw error;
+        // Somebody else may have replaced it meanwhile.
+        if (this.#token !== token) continue;
+        const reason = ABOUT_TOKENS[error.code];
+        // Whoever has to log in is asked for another one all the same.
+        if (!this.doubt(reason ?? "revoked") || !reason) throw new AuthError(error.message);
+      }
+    }
   }
 
   #fetch(): Promise<string> {

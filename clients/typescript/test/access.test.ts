@@ -104,6 +104,27 @@ test("with access go the hub's values in conflicts; what the user wrote stays", 
   }
 });
 
+test("conflicts that were asked for before access was lost do not come back with it", async () => {
+  for (const how of ["all", "a part"]) {
+    const w = new Slow();
+    const told = { id: "c-1", state: "open", entity: { type: "payroll", id: "p1" }, op_id: "o-1", kind: "field", server_version: 1, created_at: 1 };
+    const fields = [{ name: "salary", client: 5, server: 9, conflict: true }];
+    w.hub.open = [{ ...told, fields } as never];
+    w.keep("/conflicts");
+    await w.live();
+    assert.equal(w.late, 1);
+    // Of what may be read still, the hub tells when it is asked again.
+    const other = { ...told, id: "c-2", entity: { type: "task", id: "t1" }, fields: [{ name: "title", client: "a", server: "b", conflict: true }] };
+    w.hub.open = [other as never];
+    if (how === "all") w.hub.refuse = (what) => (what.includes("/conflicts") ? "forbidden" : undefined);
+    w.hub.tell(how === "all" ? GONE : NARROWER);
+    await w.let();
+    const left = how === "all" ? [] : [{ title: "b" }];
+    assert.deepEqual(w.project.conflicts().map(({ server }) => server), left, how);
+    assert.equal((await w.storage.disk.list("conflicts", "")).length, left.length, how);
+  }
+});
+
 test("what of an entity that is followed alone may not be read any more goes from its conflict, and from no other", async () => {
   const w = new Slow();
   await w.live();

@@ -25,6 +25,18 @@ test("the background syncs over HTTP, within its deadline, and keeps a log", asy
   assert.deepEqual((await syncLog(w.client)).map(({ complete }) => complete), [false, true]);
 });
 
+test("a sync whose result cannot be logged is a sync all the same", async () => {
+  const w = await world();
+  await w.project.insert("task", { title: "one" }, { id: "t1" }).local;
+  const heard: unknown[] = [];
+  w.client.on("synced", ({ complete }) => heard.push(complete));
+  w.storage.fault = (puts) => (puts.some(({ table }) => table === "log") ? new Error("disk") : undefined);
+  const { pushed, complete } = await syncNow(w.client);
+  assert.deepEqual([pushed, complete, heard], [1, true, [true]]);
+  assert.match(w.client.status.get().storage!.message, /disk/);
+  assert.deepEqual(await syncLog(w.client), []);
+});
+
 test("syncs that overlap are one, and leave the outbox on its socket", async () => {
   const w = await world();
   await w.project.insert("task", { title: "one" }, { id: "t1" }).local;
@@ -160,3 +172,19 @@ test("a copy that is larger than the time goes on where it was", async () => {
   assert.deepEqual([(await second).complete, (await w.project.replica.rows()).length], [true, 6]);
   assert.ok(!w.hub.requests.some((path) => path.includes("since=0&") || path.endsWith("since=0")), w.hub.requests.join("\n"));
 });
+
+for (const [status, text] of [[404, "<h1>default backend</h1>"], [403, '{"code":403,"reason":"portal"}'], [408, ""], [502, "null"]] as const) {
+  test(`what ${status} says that is not the hub's word costs no edit`, async () => {
+    const w = new World();
+    let away = true;
+    const page = { ok: false, status, headers: { get: () => null }, text: async () => text };
+    await w.start({ fetch: async (url, init) => (away ? page : w.hub.fetch(url, init)) });
+    for (const id of ["t1", "t2"]) await w.project.insert("task", {}, { id }).local;
+    const { left, complete } = await syncNow(w.client);
+    assert.deepEqual([left, complete], [2, false]);
+    assert.deepEqual(w.project.pending().map(({ state, problem }) => [state, problem?.code]), [["queued", "unavailable"], ["queued", "unavailable"]]);
+    away = false;
+    await w.clock.advance(60_000);
+    assert.deepEqual([(await syncNow(w.client)).pushed, w.hub.head], [2, 2]);
+  });
+}

@@ -25,11 +25,11 @@ const refresh = (reason: TokenReason): Expected => ({ ...RECONNECT, asked: ["ini
 
 /** The hub's own codes, the ends of the ranges, and codes of later hubs. */
 const CODES: [Expected, number[]][] = [
-  [RECONNECT, [1001, 1006, 4000, 4001, 4002, 4003, 4050, 4099]],
+  [RECONNECT, [1001, 1006, 4000, 4001, 4002, 4003, 4050, 4099, 4408]],
   [refresh("expired"), [4100, 4150, 4199]],
   [refresh("revoked"), [4101]],
   [{ ...RECONNECT, wait: LATER }, [4200, 4201, 4250, 4299]],
-  [STOP, [4400, 4403, 4408, 4409, 4413, 4450, 4499]],
+  [STOP, [4400, 4403, 4409, 4413, 4450, 4499]],
   [{ ...STOP, problem: AuthError }, [4401]],
 ];
 

@@ -2,7 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Edit } from "../src/outbox.js";
 import type { ClientFrame } from "../src/protocol/client.gen.js";
+import { syncNow } from "../src/sync.js";
 import { settle } from "./support/clock.js";
 import type { FakeSocket } from "./support/fake-hub.js";
 import { World } from "./support/world.js";
@@ -390,14 +392,15 @@ test("what is made together fails together where it cannot be stored, and where 
     await assert.rejects(synced, /disk/);
   }
   w.storage.fault = undefined;
-  let made: Promise<unknown> | undefined;
+  let made: Edit | undefined;
   const broken = () =>
     w.project.together(() => {
-      made = w.project.insert("task", { title: "a" }).synced;
+      made = w.project.insert("task", { title: "a" });
       throw new RangeError("of the app");
     });
   assert.throws(broken, /of the app/);
-  await assert.rejects(made!, /discarded/);
+  await assert.rejects(made!.local, /discarded/);
+  await assert.rejects(made!.synced, /discarded/);
   await w.project.insert("task", { title: "alone" }).local;
   assert.deepEqual([await w.titles(), w.project.pending()[0]?.group], [["alone"], undefined]);
 });
@@ -439,4 +442,103 @@ test("what was made together is tried again and discarded together", async () =>
   await w.project.discard(thrown[1]!.opId);
   await assert.rejects(thrown[0]!.synced, /discarded/);
   assert.deepEqual([await w.titles(), lane(w)], [["b", "c", "z"], []]);
+});
+
+const clears = ({ hub }: World) => hub.requests.filter((request) => request.endsWith("/v1/sync/failed/clear")).length;
+
+test("what is discarded leaves the hub's failed lane, too, so that nobody tries it again", async () => {
+  const { w, opId } = await rejected();
+  w.hub.lane.set(opId, { code: "forbidden" }).set("another", { code: "forbidden" });
+  await w.project.discard(opId);
+  await settle();
+  assert.deepEqual([lane(w), [...w.hub.lane.keys()]], [[], ["another"]]);
+  assert.deepEqual(await w.storage.disk.list("ops", ""), []);
+  // Once is enough.
+  w.client.disconnect();
+  await w.online();
+  assert.equal(clears(w), 1);
+});
+
+test("the hub hears of what was discarded offline with a later session, also after a restart, and with the background's sync", async () => {
+  for (const how of ["session", "background"]) {
+    const { w, opIds } = await rejectedAndAway(3);
+    await w.project.discard(opIds[0]!);
+    await settle();
+    assert.deepEqual([clears(w), w.hub.lane.size], [0, 3], "it is offline by its user's will");
+    const again = await w.restart();
+    assert.deepEqual([again.client.status.get().failed, again.project.pending().length], [2, 2]);
+    // Not there yet, or broken off: it is told again.
+    again.hub.refuse = (what) => (what.endsWith("/clear") ? "unavailable" : undefined);
+    await again.online();
+    again.client.disconnect();
+    again.hub.refuse = () => undefined;
+    if (how === "session") await again.online();
+    else await syncNow(again.client);
+    assert.deepEqual([[...again.hub.lane.keys()], await again.storage.disk.list("ops", "")].map((all) => all.length), [2, 2], how);
+    assert.equal(again.hub.lane.has(opIds[0]!), false);
+    // What is made next takes no other's place.
+    await again.project.insert("task", { title: "new" }, { id: "new" }).local;
+    assert.equal((await again.storage.disk.list("ops", "")).length, 3);
+  }
+});
+
+test("with what is tried again and discarded goes the one in whose place it was, and what was discarded on its way", async () => {
+  const { w, opIds } = await rejectedAndAway(1);
+  const { opId } = await w.project.retry(opIds[0]!);
+  await w.project.discard(opId);
+  await w.online();
+  assert.equal(w.hub.lane.size, 0);
+  // Rejected only after it was discarded.
+  const kept = swallow(w, "write");
+  const edit = w.project.insert("task", { title: "b" }, { id: "t9" });
+  await settle();
+  await w.project.discard(edit.opId);
+  await settle();
+  w.hub.lane.set(edit.opId, { code: "forbidden" });
+  w.hub.take(...kept[0]!);
+  await settle();
+  assert.deepEqual([w.hub.lane.size, lane(w)], [0, []]);
+});
+
+test("an edit is what it was when it was made, whatever the app does with its objects afterwards", async () => {
+  const w = await (await world()).online();
+  const fields = { title: "a", tags: ["x"], at: new Date(0) };
+  const notify = { users: ["bo"], title: "look" };
+  let heard = 0;
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "write" || heard++ > 0) return false;
+    socket.tell({ type: "error", id: frame.id, code: "internal", message: "again" } as never);
+    return true;
+  };
+  const edit = w.project.insert("task", fields, { id: "t1", notify: notify as never });
+  fields.title = "b";
+  await edit.local;
+  await settle();
+  fields.tags.push("y");
+  notify.users.push("cy");
+  await w.clock.advance(5000);
+  await edit.synced;
+  const [first, second] = writes(w);
+  assert.equal(JSON.stringify(first), JSON.stringify(second));
+  assert.deepEqual([first![0]!.fields, first![0]!.notify], [{ title: "a", tags: ["x"], at: "1970-01-01T00:00:00.000Z" }, { users: ["bo"], title: "look" }]);
+  assert.deepEqual((await w.project.get("task", "t1"))?.fields, first![0]!.fields);
+});
+
+test("an edit that is stored is made, even if it cannot be read back at once; views read it again", async () => {
+  const w = await world();
+  const tasks = w.project.query<{ title: string }>("task");
+  tasks.subscribe(() => {});
+  await tasks.ready();
+  const { get } = w.storage;
+  w.storage.get = () => Promise.reject(new Error("the disk is slow"));
+  const edit = w.project.insert("task", { title: "a" }, { id: "t1" });
+  await edit.local;
+  w.storage.get = get;
+  await settle();
+  assert.equal(w.client.status.get().pending, 1);
+  await w.project.insert("task", { title: "b" }, { id: "t2" }).local;
+  await settle();
+  assert.deepEqual(tasks.get().data.map(({ fields }) => fields.title), ["a", "b"]);
+  await w.online();
+  assert.equal((await edit.synced).outcome, "applied");
 });

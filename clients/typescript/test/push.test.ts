@@ -387,6 +387,35 @@ test("an Expo app registers, follows its token, and takes what comes", async () 
   client.disconnect();
 });
 
+test("another time zone or language is told with the next session, and nothing of a device that was taken out", async () => {
+  const world = new World();
+  const client = await world.app();
+  let [locale, timeZone] = ["pt-BR", "America/Sao_Paulo"];
+  const localization = { getLocales: () => [{ languageTag: locale }], getCalendars: () => [{ timeZone }] };
+  const { module } = phone(true);
+  const push = await registerPush(client, { ...world.options(), notifications: module, localization, platform: "ios" });
+  await client.connect();
+  await settle();
+  const again = async () => {
+    client.disconnect();
+    await client.connect();
+    await settle();
+    return world.devices.map((said) => [said["locale"], said["tz"]]);
+  };
+  const before = ["pt-BR", "America/Sao_Paulo"];
+  assert.deepEqual(await again(), [before]);
+  [locale, timeZone] = ["pt-PT", "Europe/Lisbon"];
+  const told = await again();
+  assert.deepEqual(told.at(-1), [locale, timeZone]);
+  assert.deepEqual(await again(), told, "the hub knows");
+  await push.unregister();
+  const { length } = world.devices;
+  [locale, timeZone] = before as [string, string];
+  assert.equal((await again()).length, length);
+  push.stop();
+  client.disconnect();
+});
+
 test("without the user's leave, or a token, all but the registration works", async () => {
   const world = new World();
   const client = await world.app();

@@ -5,12 +5,13 @@ import { after, test } from "node:test";
 import { type Client, createClient } from "../src/client.js";
 import { RejectedError } from "../src/errors.js";
 import type { Project } from "../src/project.js";
+import { MemoryStorage } from "../src/storage/memory.js";
 import { verify } from "../src/verify.js";
 import { eventually } from "./support/clock.js";
-import { admin, EDGE, openSocket, token } from "./support/real.js";
+import { admin, closeAll, EDGE, enter, openSocket, token } from "./support/real.js";
 
 const open: Client[] = [];
-after(() => Promise.all(open.map((one) => one.close())));
+after(() => Promise.all([closeAll(), ...open.map((one) => one.close())]));
 
 /** `boss` has filled the project; `ana` is in it with the role that is stored of her. */
 async function staffed(name: string, role: string): Promise<{ boss: Project; ana: Project; phone: Client }> {
@@ -138,6 +139,30 @@ test("what an administrator tries again leaves the failed lane of the device", a
   await admin("POST", "/projects/again/sync/failed/retry", { user: "ana" });
   await eventually("it is decided, and its change is here", () => ana.replica.ops.length === 0);
   assert.deepEqual((await ana.get("payroll", "p9"))?.fields, { salary: 1 });
+});
+
+test("what its user discarded, an administrator cannot try again, also if the device was offline and started anew", async () => {
+  const name = "discarded";
+  const storage = new MemoryStorage();
+  await admin("PUT", `/projects/${name}/members/ana`, { role: "worker" });
+  const { project: boss } = await enter("boss", name);
+  const { client: phone, project } = await enter("ana", name, { storage });
+  const edits = ["p1", "p2", "p3"].map((id) => project.insert("payroll", { salary: 6 }, { id }));
+  for (const { synced } of edits) await assert.rejects(synced, RejectedError);
+  await project.discard(edits[0]!.opId);
+  const waiting = async (one: Client) => {
+    const { failed } = await one.parts.http.get<{ failed: { op_id: string }[] }>(`/v1/sync/failed?project=${name}`);
+    return failed.map(({ op_id }) => op_id);
+  };
+  await eventually("the hub heard of it", async () => !(await waiting(phone)).includes(edits[0]!.opId));
+  phone.disconnect();
+  await project.discard(edits[1]!.opId);
+  await phone.close();
+  const { client: again } = await enter("ana", name, { storage });
+  await eventually("the hub heard of the other", async () => (await waiting(again)).length === 1);
+  await admin("POST", `/projects/${name}/sync/failed/retry`, { user: "ana", role: "editor" });
+  await eventually("what is left is tried", async () => (await boss.get("payroll", "p3")) !== undefined);
+  assert.deepEqual([await boss.get("payroll", "p1"), await boss.get("payroll", "p2")], [undefined, undefined]);
 });
 
 test("what an administrator tried again while the device was away leaves its failed lane with the next session", async () => {

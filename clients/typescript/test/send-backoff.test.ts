@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { ServerFrame } from "../src/protocol/server.gen.js";
+import { syncNow } from "../src/sync.js";
 import { settle } from "./support/clock.js";
 import { World } from "./support/world.js";
 
@@ -60,4 +61,49 @@ test("a wait that the hub names is the least", async () => {
   world.project.insert("task", {}, { id: "t1" });
   await world.clock.advance(15_001);
   assert.deepEqual(waits(), [5000, 5000, 5000]);
+});
+
+test("a hub that wants to be left alone is sent nothing of all that waits, until it says", async () => {
+  const { world, waits } = await overloaded(0, 5000);
+  const { hub, clock, project } = world;
+  // More than one request holds.
+  const edits = Array.from({ length: 450 }, (_, at) => project.insert("task", {}, { id: `t${at}` }));
+  await Promise.all(edits.map(({ local }) => local));
+  await settle();
+  project.insert("sos", {}, { priority: "critical" });
+  await clock.advance(4900);
+  assert.deepEqual(waits(), []);
+  await clock.advance(100);
+  assert.deepEqual(waits(), [5000]);
+  hub.instead = undefined;
+  await clock.advance(5000);
+  assert.deepEqual([hub.head, project.pending().length], [451, 0]);
+});
+
+test("a hub that is overloaded over HTTP is not asked on in the same sync, and may be over the socket", async () => {
+  const world = await new World().start();
+  const { hub, clock, project, client } = world;
+  hub.refuse = (what) => (what.endsWith("/ops") ? "overloaded" : undefined);
+  const edits = Array.from({ length: 450 }, (_, at) => project.insert("task", {}, { id: `t${at}` }));
+  await Promise.all(edits.map(({ local }) => local));
+  const { pushed, left, complete } = await syncNow(client);
+  assert.deepEqual([pushed, left, complete], [0, 450, false]);
+  assert.equal(hub.requests.filter((path) => path.endsWith("/ops")).length, 1);
+  await world.online();
+  await clock.advance(100);
+  assert.equal(hub.head, 450);
+});
+
+test("what is not answered waits alone: others are sent at once", async () => {
+  const world = await (await new World().start()).online();
+  const { hub, clock, project } = world;
+  let swallowed = 0;
+  hub.instead = ({ type }) => type === "write" && swallowed++ === 0;
+  project.insert("task", {}, { id: "t1" });
+  await settle();
+  project.insert("task", {}, { id: "t2" });
+  await clock.advance(30_000);
+  assert.deepEqual(hub.log.map(({ id }) => id), ["t2"]);
+  await clock.advance(1100);
+  assert.deepEqual(hub.log.map(({ id }) => id), ["t2", "t1"]);
 });

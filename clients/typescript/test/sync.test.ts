@@ -414,6 +414,21 @@ test("a clean-up forgets what nobody used, and keeps what waits", async () => {
   assert.deepEqual(await w.titles(), ["one", "edited"]);
 });
 
+test("a clean-up forgets ended conflicts, in memory, too, and none that waits", async () => {
+  const w = await (await world()).online();
+  w.hub.decide = ({ id }) => ({ outcome: id === "t1" ? "superseded" : "conflict", code: "fields", conflict: `c-${id}`, current: { version: 1, fields: { title: "theirs" } } });
+  for (const id of ["t1", "t2"]) await w.project.update("task", id, { title: "mine" }).synced;
+  let heard = 0;
+  w.project.conflictsChanged(() => heard++);
+  const known = () => w.project.conflicts().map(({ id }) => id);
+  await w.clock.advance(29 * 86_400_000);
+  assert.deepEqual([(await cleanUp(w.client)).records, known()], [0, ["c-t2", "c-t1"]]);
+  await w.clock.advance(2 * 86_400_000);
+  assert.deepEqual([(await cleanUp(w.client)).records, known(), heard], [1, ["c-t2"], 1]);
+  const again = await w.restart();
+  assert.deepEqual(again.project.conflicts().map(({ id }) => id), ["c-t2"]);
+});
+
 test("what the background keeps up to date, but nobody looks at, is cleaned up; what somebody looks at stays", async () => {
   const w = await (await world()).online();
   await w.clock.advance(1000);

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AuthError } from "../src/errors.js";
+import { syncNow } from "../src/sync.js";
 import type { TokenReason } from "../src/token.js";
 import { settle } from "./support/clock.js";
 import { World } from "./support/world.js";
@@ -107,4 +108,59 @@ test("a token that does not come is given up and asked for again, ever later, un
   assert.deepEqual(world.hub.heard.flatMap((frame) => (frame.type === "connect" ? [frame.token] : [])), ["token"]);
   await world.clock.advance(60_000);
   assert.equal(asked, 3);
+});
+
+test("a token that takes longer than the hub waits for it comes to the next connection", async () => {
+  const world = new World();
+  const asked: TokenReason[] = [];
+  let come!: (token: string) => void;
+  world.hub.check = (token) => (token === "old" ? "token_expired" : undefined);
+  const slow = new Promise<string>((resolve) => (come = resolve));
+  await world.start({ getToken: (reason) => (asked.push(reason) === 1 ? "old" : slow) });
+  void world.client.connect();
+  await world.clock.advance(10_000);
+  world.hub.cut(4408, "connect_timeout");
+  await world.clock.advance(2000);
+  assert.equal(connection(world), "connecting");
+  come("new");
+  await settle();
+  assert.deepEqual([connection(world), asked], ["online", ["initial", "expired"]]);
+});
+
+for (const how of ["the socket", "HTTP", "the session"] as const) {
+  test(`a login after a token was refused by ${how} for good brings another token`, async () => {
+    const world = new World();
+    const asked: TokenReason[] = [];
+    let trusted = "token-1";
+    await world.start({ getToken: (reason) => `token-${asked.push(reason)}` });
+    const refused = (token: string) => (token === trusted ? undefined : "unauthorized");
+    if (how === "the session") {
+      await world.online();
+      world.hub.check = refused;
+      world.hub.cut(4401, "unauthorized");
+    } else {
+      trusted = "token-2";
+      world.hub.check = refused;
+      const work = how === "HTTP" ? world.project.fetch("task", "t1") : world.client.connect();
+      await assert.rejects(work, AuthError);
+    }
+    trusted = "token-2";
+    await world.clock.advance(60_000);
+    assert.notEqual(connection(world), "online");
+    assert.deepEqual(asked, ["initial"], "nobody is asked by itself");
+    await world.client.connect();
+    assert.deepEqual([connection(world), asked], ["online", ["initial", "revoked"]]);
+  });
+}
+
+test("a fresh token that is refused over HTTP, too, ends the session and costs no edit", async () => {
+  const world = new World();
+  const asked: TokenReason[] = [];
+  world.hub.check = () => "token_expired";
+  await world.start({ getToken: (reason) => `token-${asked.push(reason)}` });
+  await world.project.insert("task", { title: "one" }, { id: "t1" }).local;
+  const { error } = await syncNow(world.client);
+  assert.match(error ?? "", /token is refused/);
+  assert.deepEqual([asked, world.project.pending().map(({ state }) => state)], [["initial", "expired"], ["queued"]]);
+  await assert.rejects(world.project.fetch("task", "t1"), AuthError);
 });

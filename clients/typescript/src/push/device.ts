@@ -4,7 +4,7 @@
  * up meanwhile.
  */
 
-import { SEND, wait } from "../backoff.js";
+import { Retry } from "../backoff.js";
 import type { Client, Parts } from "../client.js";
 import { DisconnectedError, RequestError } from "../errors.js";
 import type { PushDeviceFrame } from "../protocol/client.gen.js";
@@ -34,12 +34,11 @@ const AGAIN_MS = 86_400_000;
 
 /** Keeps the hub's knowledge of this device right. */
 export class Registration {
-  private attempts = 0;
   /** What the hub was told since the app started, and when: before that, another user may have taken the token over. */
   private told: { text: string; at: number } | undefined;
   private refused: string | undefined;
   private last: Promise<void> = Promise.resolve();
-  private stopRetry: (() => void) | undefined;
+  private readonly retry: Retry;
   private readonly parts: Parts;
 
   private constructor(
@@ -48,6 +47,7 @@ export class Registration {
     private readonly fail: (error: unknown) => void,
   ) {
     this.parts = client.parts;
+    this.retry = new Retry(this.parts.clock, () => void this.settle());
   }
 
   /** Reads what is known from the last time. */
@@ -61,6 +61,11 @@ export class Registration {
       await this.keep({ ...this.kept, wanted: device });
     }
     await this.settle();
+  }
+
+  /** Is another than it was, if it wants to be registered at all. */
+  async update(about: Omit<DeviceInfo, "token">): Promise<void> {
+    if (this.kept.wanted) await this.want({ ...this.kept.wanted, ...about });
   }
 
   /**
@@ -80,7 +85,7 @@ export class Registration {
   }
 
   stop(): void {
-    this.stopRetry?.();
+    this.retry.stop();
   }
 
   /** One after another: two at once might arrive in the other order. */
@@ -91,7 +96,7 @@ export class Registration {
   }
 
   private async tell(): Promise<void> {
-    this.stopRetry?.();
+    this.retry.stop();
     const { wanted, done } = this.kept;
     if (!this.parts.connection.hello || (!wanted && !done)) return;
     const text = JSON.stringify(wanted ?? null);
@@ -103,7 +108,7 @@ export class Registration {
       await this.ask(frame(wanted));
       if (!done) await this.keep({ ...this.kept, done: true });
       this.told = { text, at: now };
-      this.attempts = 0;
+      this.retry.worked();
     } catch (error) {
       this.failed(error, text);
     }
@@ -128,9 +133,7 @@ export class Registration {
     // With the next session it is tried again.
     if (error instanceof DisconnectedError) return;
     if (error instanceof RequestError && error.retryable) {
-      const { clock } = this.parts;
-      const ms = Math.max(error.retryAfterMs ?? 0, wait(SEND, this.attempts++, clock.random()));
-      this.stopRetry = clock.after(ms, () => void this.settle());
+      this.retry.after(error);
       return;
     }
     this.refused = what;

@@ -82,6 +82,8 @@ export async function registerPush<DeviceToken>(client: Client, options: Registe
   const setBadge = options.setBadge ?? ((count: number) => notifications.setBadgeCountAsync(count));
   const push = await openPush(client, { ...options, setBadge });
   listen(push, options);
+  // The user may have changed the language, or be in another time zone.
+  push.endWith(client.parts.connection.events.on("open", () => void push.update(about(options)).catch(push.fail)));
   const last = notifications.getLastNotificationResponse();
   if (last) push.opened(last.notification.request.content.data).catch(push.fail);
   try {
@@ -129,17 +131,21 @@ async function allowed<DeviceToken>(notifications: NotificationsLike<DeviceToken
 }
 
 async function register<DeviceToken>(push: Push, options: RegisterPushOptions<DeviceToken>, rotated?: DeviceToken): Promise<void> {
-  const { notifications, device, localization, application, platform, projectId } = options;
+  const { notifications, projectId } = options;
   const { data: token } = await notifications.getExpoPushTokenAsync({
     ...(projectId === undefined ? {} : { projectId }),
     ...(rotated === undefined ? {} : { devicePushToken: rotated }),
   });
-  await push.register({
-    token,
+  await push.register({ token, ...about(options) });
+}
+
+/** What the device says of itself now. */
+function about<DeviceToken>({ device, localization, application, platform }: RegisterPushOptions<DeviceToken>): Omit<DeviceInfo, "token"> {
+  return {
     platform: platform as DeviceInfo["platform"],
     locale: localization?.getLocales()[0]?.languageTag,
     tz: localization?.getCalendars()[0]?.timeZone ?? undefined,
     appVersion: application?.nativeApplicationVersion ?? undefined,
     model: device?.modelName ?? undefined,
-  });
+  };
 }

@@ -75,6 +75,11 @@ export class Push {
     return this.registration.want(device);
   }
 
+  /** @internal What the device says of itself now, if it is registered. */
+  update(about: Omit<DeviceInfo, "token">): Promise<void> {
+    return this.registration.update(about);
+  }
+
   /**
    * Takes this device from the user; call it before they log out. Fails if the hub could not be told: until it is,
    * their pushes may still come.

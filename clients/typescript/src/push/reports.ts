@@ -3,7 +3,7 @@
  * No user's token is needed, the `report` of each push is signed: it works in an app that was woken for the push.
  */
 
-import { SEND, wait } from "../backoff.js";
+import { Retry } from "../backoff.js";
 import type { Parts } from "../client.js";
 import { RequestError, SynclineError } from "../errors.js";
 import { key } from "../storage/storage.js";
@@ -21,14 +21,15 @@ const QUEUED = 200;
 
 /** The reports that wait. */
 export class Reports {
-  private attempts = 0;
   private last: Promise<void> = Promise.resolve();
-  private stopRetry: (() => void) | undefined;
+  private readonly retry: Retry;
 
   constructor(
     private readonly parts: Parts,
     private readonly fail: (error: SynclineError) => void,
-  ) {}
+  ) {
+    this.retry = new Retry(parts.clock, () => void this.flush());
+  }
 
   /** Queues a report and sends what waits; resolves when it is stored and was tried. */
   async add(what: Reported, nid: string, report: string): Promise<void> {
@@ -45,12 +46,12 @@ export class Reports {
   }
 
   stop(): void {
-    this.stopRetry?.();
+    this.retry.stop();
   }
 
   private async run(): Promise<void> {
-    const { store, http, clock } = this.parts;
-    this.stopRetry?.();
+    const { store, http } = this.parts;
+    this.retry.stop();
     const waiting = await store.list<Queued>("meta", "report");
     waiting.sort(([, a], [, b]) => a.at - b.at);
     const lost = waiting.splice(0, Math.max(0, waiting.length - QUEUED));
@@ -59,17 +60,14 @@ export class Reports {
     for (const [name, { report }] of waiting) {
       const [, nid, what] = name.split(key("", "")) as [string, string, Reported];
       try {
-        await http.once("POST", `/v1/push/${what}`, JSON.stringify({ nid, report }));
+        await http.once(`/v1/push/${what}`, JSON.stringify({ nid, report }));
       } catch (error) {
         if (!(error instanceof RequestError) || error.retryable) {
-          const asked = error instanceof RequestError ? (error.retryAfterMs ?? 0) : 0;
-          const ms = Math.max(asked, wait(SEND, this.attempts++, clock.random()));
-          this.stopRetry = clock.after(ms, () => void this.flush());
-          return;
+          return this.retry.after(error);
         }
         this.fail(new SynclineError(`the hub refuses the report that a push was ${what}: ${error.message}`, { cause: error }));
       }
-      this.attempts = 0;
+      this.retry.worked();
       await this.drop(name);
     }
   }

@@ -1,6 +1,9 @@
 /**
  * The store of browsers. A `commit` is one IndexedDB transaction.
  *
+ * A connection that the browser closes is made again with the next use. If the data is gone by then, or another tab
+ * takes the database away, the store ends: its errors say so, and what waits in the client's memory is all there is.
+ *
  * A Web Lock keeps a second tab out, or lets it wait for its turn: the browser gives it back however a tab ends.
  * Where there are no Web Locks, the app has to see to that.
  */
@@ -29,18 +32,10 @@ export async function openIndexedDb(options: IndexedDbOptions = {}): Promise<Sto
   const { name = "syncline", factory = indexedDB, wait = false } = options;
   const locks = options.locks ?? (globalThis as { navigator?: { locks?: LocksLike } }).navigator?.locks;
   const release = locks ? await hold(locks, name, wait) : () => {};
+  const storage = new IndexedDbStorage(factory, name, release);
   try {
-    const request = factory.open(name, 1);
-    request.onupgradeneeded = () => {
-      for (const table of TABLES) request.result.createObjectStore(table);
-    };
-    const database = await done(request);
-    // Another tab with a newer version of the app wants to change it: do not stand in its way.
-    database.onversionchange = () => {
-      database.close();
-      release();
-    };
-    return new IndexedDbStorage(database, release);
+    await storage.open(true);
+    return storage;
   } catch (error) {
     release();
     throw error;
@@ -65,29 +60,72 @@ function hold(locks: LocksLike, name: string, wait: boolean | AbortSignal): Prom
 }
 
 class IndexedDbStorage implements Storage {
+  /** The connection, until the browser closes it. */
+  private database: Promise<IDBDatabase> | undefined;
+  /** Why there is none any more. */
+  private ended: Error | undefined;
+
   constructor(
-    private readonly database: IDBDatabase,
+    private readonly factory: IDBFactory,
+    private readonly name: string,
     private readonly release: () => void,
   ) {}
 
-  get(table: Table, key: string): Promise<unknown> {
-    return done(this.database.transaction(table).objectStore(table).get(key));
+  /** The connection, made again if the browser has closed it. */
+  async open(first = false): Promise<IDBDatabase> {
+    if (this.ended) throw this.ended;
+    this.database ??= this.connect(first).catch((error: unknown) => {
+      this.database = undefined;
+      throw this.ended ?? error;
+    });
+    return this.database;
+  }
+
+  private async connect(first: boolean): Promise<IDBDatabase> {
+    const request = this.factory.open(this.name, 1);
+    request.onupgradeneeded = () => {
+      if (!first) {
+        this.end(`the browser has deleted the database ${this.name}: save what \`exportPending\` has, and start the app again`);
+        // An empty one would pass for the user's.
+        return request.transaction!.abort();
+      }
+      for (const table of TABLES) request.result.createObjectStore(table);
+    };
+    const database = await done(request);
+    database.onclose = () => (this.database = undefined);
+    // Another tab deletes it, or has a newer version of the app that wants to change it: do not stand in its way.
+    database.onversionchange = () => {
+      database.close();
+      this.end(`the database ${this.name} was deleted by another tab, or belongs to a newer version of the app: save what \`exportPending\` has, and start the app again`);
+    };
+    return database;
+  }
+
+  private end(why: string): void {
+    this.ended = new Error(why);
+    this.release();
+  }
+
+  async get(table: Table, key: string): Promise<unknown> {
+    const database = await this.open();
+    return done(database.transaction(table).objectStore(table).get(key));
   }
 
   async list(table: Table, prefix: string): Promise<[string, unknown][]> {
-    const store = this.database.transaction(table).objectStore(table);
+    const store = (await this.open()).transaction(table).objectStore(table);
     const range = { lower: prefix, upper: `${prefix}\uffff` };
     const within = IDBKeyRange.bound(range.lower, range.upper);
     const [keys, values] = await Promise.all([done(store.getAllKeys(within)), done(store.getAll(within))]);
     return keys.map((key, at) => [String(key), values[at] as unknown]);
   }
 
-  commit(puts: Put[]): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const tables = [...new Set(puts.map(({ table }) => table))];
-      if (tables.length === 0) return resolve();
+  async commit(puts: Put[]): Promise<void> {
+    const tables = [...new Set(puts.map(({ table }) => table))];
+    if (tables.length === 0) return;
+    const database = await this.open();
+    await new Promise<void>((resolve, reject) => {
       // Relaxed durability would lose what a verdict was stored for when the power fails.
-      const transaction = this.database.transaction(tables, "readwrite", { durability: "strict" });
+      const transaction = database.transaction(tables, "readwrite", { durability: "strict" });
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new Error("the transaction was aborted"));
       try {
@@ -105,8 +143,10 @@ class IndexedDbStorage implements Storage {
   }
 
   async close(): Promise<void> {
+    const { database } = this;
+    this.ended ??= new Error("the store is closed");
     // A commit that is under way ends before the database does; the next tab's transactions come after it.
-    this.database.close();
+    await database?.then((open) => open.close(), () => {});
     this.release();
   }
 }

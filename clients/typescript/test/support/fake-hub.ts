@@ -230,6 +230,10 @@ export class FakeHub {
       const failed = [...this.lane].map(([op_id, { code }]) => ({ op_id, code })).slice(0, this.laneRows);
       return { status: 200, body: { failed } };
     }
+    if (path === "/v1/sync/failed/clear") {
+      const { op_ids } = JSON.parse(body ?? "{}") as { op_ids: string[] };
+      return { status: 200, body: { cleared: op_ids.filter((opId) => this.lane.delete(opId)).length } };
+    }
     if (path.endsWith("/conflicts")) return { status: 200, body: { conflicts: this.open } };
     if (path.endsWith("/checksum")) {
       const buckets = Array.from({ length: 64 }, () => ({ sum: 0n, count: 0 }));
