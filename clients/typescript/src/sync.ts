@@ -2,7 +2,7 @@
 
 import { openCache } from "./cache.js";
 import type { Client } from "./client.js";
-import { AuthError, SynclineError } from "./errors.js";
+import { AuthError, isForbidden, SynclineError } from "./errors.js";
 import type { SendOps } from "./outbox.js";
 import type { Project } from "./project.js";
 import type { Verdict } from "./protocol/server.gen.js";
@@ -84,10 +84,14 @@ async function syncAll(client: Client, going: Going): Promise<boolean> {
     if (clock.now() >= going.until) return false;
     try {
       await push(client, project, going);
-      if (clock.now() < going.until) going.pulled += await project.stream.pull(false, going.until);
+      // Of a project that nobody ever followed as a whole, nobody asked for the whole.
+      const { replica, stream } = project;
+      if ((replica.cursor || stream.following) && clock.now() < going.until) going.pulled += await stream.pull(false, going.until);
     } catch (error) {
       // What the end of the time broke off is no failure.
       if (clock.now() >= going.until) return false;
+      // Access was lost, and the copy went with it: all is done that can be.
+      if (isForbidden(error)) continue;
       going.error = error instanceof Error ? error.message : String(error);
       if (error instanceof AuthError || !(error instanceof SynclineError)) break;
     }
