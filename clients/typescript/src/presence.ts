@@ -7,7 +7,7 @@ import { Emitter, Watched } from "./emitter.js";
 import { isForbidden, RequestError } from "./errors.js";
 import { held } from "./held.js";
 import type { Clock } from "./platform.js";
-import type { Member, PresenceList, Refusal, ServerEventFrame, ServerPresenceFrame } from "./protocol/server.gen.js";
+import type { PresenceList, Refusal, ServerEventFrame, ServerPresenceFrame } from "./protocol/server.gen.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /** Who is in a room. */
@@ -111,6 +111,8 @@ export class EphemeralRoom<State = unknown> {
   /** Who is here, to watch. */
   readonly presence = new Watched<Presence<State>>(NOBODY);
   #state: State | undefined;
+  /** What is told while the room is asked for: the list in the answer may be older. */
+  #told: ServerPresenceFrame[] | undefined;
   readonly #wanted: Wanted;
 
   constructor(
@@ -121,7 +123,10 @@ export class EphemeralRoom<State = unknown> {
   ) {
     this.#wanted = {
       room,
-      ask: () => ({ presence: true }),
+      ask: () => {
+        this.#told = [];
+        return { presence: true };
+      },
       answered: (answer) => this.#answered(answer),
       told: () => this.#refused({ code: "forbidden", message: "access to the room was lost" }),
       lost: () => this.presence.set({ ...this.presence.get(), joined: false }),
@@ -174,18 +179,20 @@ export class EphemeralRoom<State = unknown> {
       this.#events.emit("event", { event: frame.event, data: frame.data, from: frame.from });
       return;
     }
-    // The whole list: something may have been missed, and what was known before is void.
-    const members = new Map(frame.members ? [] : this.presence.get().members);
-    for (const { user, state } of frame.members ?? [...(frame.joined ?? []), ...(frame.updated ?? [])]) members.set(user, state as State);
-    for (const user of frame.left ?? []) members.delete(user);
-    this.#show(members, frame.users, this.presence.get().joined);
+    this.#told?.push(frame);
+    const members = new Map(this.presence.get().members);
+    this.#show(members, put(members, frame), this.presence.get().joined);
   }
 
   #answered(answer: Joined): void {
+    const told = this.#told ?? [];
+    this.#told = undefined;
     if (answer.error) return this.#refused(answer.error);
     const list: PresenceList = answer.presence ?? { users: 0, members: [] };
-    const members = new Map(list.members.map(({ user, state }: Member) => [user, state as State]));
-    this.#show(members, list.users, true);
+    const members = new Map<string, State>();
+    let users = put(members, list);
+    for (const frame of told) users = put(members, frame);
+    this.#show(members, users, true);
     if (this.#state !== undefined) this.setState(this.#state);
   }
 
@@ -204,4 +211,14 @@ export class EphemeralRoom<State = unknown> {
       else if (JSON.stringify(before.get(user)) !== JSON.stringify(state)) this.#events.emit("updated", { user, state });
     }
   }
+}
+
+/** Puts what was told into `members`; returns how many users there are. */
+function put<State>(members: Map<string, State>, told: PresenceList | ServerPresenceFrame): number {
+  const { members: all, joined = [], updated = [], left = [] } = told as ServerPresenceFrame;
+  // The whole list: something may have been missed, and what was known before is void.
+  if (all) members.clear();
+  for (const { user, state } of [...(all ?? []), ...joined, ...updated]) members.set(user, state as State);
+  for (const user of left) members.delete(user);
+  return told.users;
 }

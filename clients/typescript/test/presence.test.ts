@@ -8,6 +8,8 @@ import { settle, TestClock } from "./support/clock.js";
 import { FakeHub } from "./support/fake-hub.js";
 import { World } from "./support/world.js";
 
+const HERE = "room:p:plan";
+
 test("a whole list replaces what was known, and the differences are told", async () => {
   const hub = new FakeHub();
   const client = await createClient({ url: "http://hub.test", getToken: () => "t", user: "ana", clock: new TestClock(), openSocket: hub.openSocket, fetch: hub.fetch, hints: () => () => {} });
@@ -32,9 +34,42 @@ test("a whole list replaces what was known, and the differences are told", async
   await client.close();
 });
 
+test("who comes and goes while the room is being joined is not lost to the list of its answer", async () => {
+  const w = new World();
+  const plan = room<number>((await w.start()).client, "p", "plan");
+  const told: unknown[] = [];
+  for (const what of ["joined", "left"] as const) plan.on(what, ({ user }) => told.push([what, user]));
+  const tell = (frame: object) => w.hub.tell({ type: "presence", room: HERE, ...frame } as never);
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "subscribe" || frame.rooms[0]?.room !== HERE) return false;
+    tell({ joined: [{ user: "ana", state: 1 }, { user: "bo", state: 1 }], users: 3 });
+    tell({ left: ["bo"], updated: [{ user: "ana", state: 2 }], users: 2 });
+    // Read before that.
+    const presence = { users: 1, members: [{ user: "cy", state: 1 }] };
+    socket.tell({ type: "subscribed", id: frame.id, rooms: [{ room: HERE, presence }] } as never);
+    return true;
+  };
+  await w.online();
+  plan.join();
+  await settle();
+  assert.deepEqual([...plan.presence.get().members], [["cy", 1], ["ana", 2]]);
+  assert.deepEqual([plan.presence.get().users, plan.presence.get().joined], [2, true]);
+  assert.deepEqual(told, [["joined", "ana"], ["joined", "bo"], ["left", "bo"], ["joined", "cy"]]);
+  // What was told before a reconnect is older than the next list.
+  w.hub.instead = (frame, socket) => {
+    if (frame.type !== "subscribe" || !frame.rooms.some(({ room: name }) => name === HERE)) return false;
+    const rooms = frame.rooms.map(({ room: name }) => ({ room: name, seq: 0, epoch: w.hub.epoch, presence: { users: 0, members: [] } }));
+    socket.tell({ type: "subscribed", id: frame.id, rooms } as never);
+    return true;
+  };
+  tell({ joined: [{ user: "di", state: 1 }], users: 3 });
+  w.hub.cut();
+  await w.clock.advance(5000);
+  assert.deepEqual([plan.presence.get().members.size, plan.presence.get().joined], [0, true]);
+});
+
 type State = { type: "presence"; id: number; room: string; state: unknown };
 const states = ({ hub }: World) => hub.heard.filter((frame): frame is never => frame.type === "presence") as State[];
-const HERE = "room:p:plan";
 
 test("states go to the hub no faster than it allows, over all rooms, and the last of each arrives", async () => {
   const w = new World();
