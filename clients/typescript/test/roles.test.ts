@@ -127,7 +127,7 @@ for (const live of [true, false]) {
     await admin("PUT", `/projects/${name}/members/ana`, { role: "payroll" });
     if (!live) await phone.connect();
     await until(ana, ALL);
-    await eventually("she is in the room again", () => plan.presence.get().members.has("ana"));
+    await eventually("she is in the room again", () => plan.presence.get().joined);
     ana.outbox.via = via;
     ana.outbox.kick();
     assert.equal((await mine.synced).outcome, "applied");
