@@ -53,13 +53,9 @@ export class RequestError extends SynclineError {
 
   /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return isRetryable(this);
+    return this.retryAfterMs !== undefined || RETRYABLE.has(this.code);
   }
 }
-
-/** The same of what was refused together with others. */
-export const isRetryable = ({ code, retryAfterMs }: { code: string; retryAfterMs?: number | undefined }): boolean =>
-  retryAfterMs !== undefined || RETRYABLE.has(code);
 
 /** Whether the hub says that the user may not do, or read, this. */
 export const isForbidden = (refusal: unknown): boolean => (refusal as { code?: unknown } | null)?.code === "forbidden";

@@ -7,7 +7,7 @@ import { Emitter, Watched } from "./emitter.js";
 import { isForbidden, RequestError } from "./errors.js";
 import { held } from "./held.js";
 import type { Clock } from "./platform.js";
-import type { PresenceList, Refusal, ServerEventFrame, ServerPresenceFrame } from "./protocol/server.gen.js";
+import type { PresenceList, ServerEventFrame, ServerPresenceFrame } from "./protocol/server.gen.js";
 import type { Joined, Rooms, Wanted } from "./rooms.js";
 
 /** Who is in a room. */
@@ -197,7 +197,7 @@ export class EphemeralRoom<State = unknown> {
   }
 
   /** Who may not know who is here, does not. */
-  #refused(problem: Refusal): void {
+  #refused(problem: { code: string; message: string }): void {
     this.presence.set({ ...(isForbidden(problem) ? NOBODY : this.presence.get()), joined: false, problem });
   }
 
