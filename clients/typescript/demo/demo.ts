@@ -1,6 +1,6 @@
 /** The demo page: two clients of one hub beside each other, each with a store and a network of its own. */
 
-import { type Client, createClient, type Entity, type KnownConflict, openIndexedDb, type Project, room } from "../src/index.js";
+import { type Client, createClient, type Entity, InUseError, type KnownConflict, openIndexedDb, type Project, room, type Storage } from "../src/index.js";
 import { type InboxItem, openPush, type Push } from "../src/push/index.js";
 import { avatar, make, NAMES } from "./dom.js";
 import { followPushes } from "./pushes.js";
@@ -206,10 +206,7 @@ class Pane {
       for (const [user, cursor] of this.cursors) if (!others.some(([other]) => other === user)) cursor.remove();
       for (const [user, pointer] of others) if (pointer) this.point(user, pointer);
     });
-    let last = 0;
     this.root.addEventListener("pointermove", (event) => {
-      if (Date.now() - last < 120) return;
-      last = Date.now();
       const box = this.root.getBoundingClientRect();
       board.setState({ x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height });
     });
@@ -232,12 +229,31 @@ class Pane {
   }
 }
 
+/** Opens a pane's store; while another tab has it, waits for that. */
+async function open(name: string, tell: (words: string) => void): Promise<Storage> {
+  try {
+    return await openIndexedDb({ name });
+  } catch (error) {
+    if (!(error instanceof InUseError)) throw error;
+    tell("The demo is open in another tab. Close that one, and it goes on here.");
+    return openIndexedDb({ name, wait: true });
+  }
+}
+
 const log = document.querySelector<HTMLElement>(".pushes ul")!;
 for (const root of document.querySelectorAll<HTMLElement>(".pane")) {
   const user = root.dataset["user"]!;
-  const storage = openIndexedDb({ name: `syncline-demo-${user}` });
-  const client = await createClient({ url: location.origin, getToken: () => token(user), user, storage });
-  const push = await openPush(client, { schemes: ["app"], inbox: { project: "demo" } });
-  new Pane(root, user, client, await client.project("demo"), push).start();
-  if (user === "ana") followPushes(client, log);
+  const tell = (words: string) => {
+    const note = make("div", "note waiting", words);
+    note.setAttribute("role", "status");
+    root.replaceChildren(note);
+  };
+  const start = async () => {
+    const storage = await open(`syncline-demo-${user}`, tell);
+    const client = await createClient({ url: location.origin, getToken: () => token(user), user, storage });
+    const push = await openPush(client, { schemes: ["app"], inbox: { project: "demo" } });
+    new Pane(root, user, client, await client.project("demo"), push).start();
+    if (user === "ana") followPushes(client, log);
+  };
+  start().catch((error: unknown) => tell(`The demo cannot keep its data in this browser. Allow this page to store data, and load it again. (${error})`));
 }

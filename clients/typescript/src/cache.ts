@@ -4,11 +4,13 @@
  */
 
 import type { Client } from "./client.js";
+import { isForbidden } from "./errors.js";
 import type { Http } from "./http.js";
 import type { CacheStats } from "./lru.js";
-import type { Entity, Fields, Row } from "./model.js";
+import type { Cursor, Entity, Fields, Row } from "./model.js";
 import type { Clock } from "./platform.js";
 import type { Project } from "./project.js";
+import type { Replica } from "./replica.js";
 import { utf8 } from "./sha256.js";
 import type { Store } from "./store.js";
 
@@ -41,6 +43,13 @@ export interface ReadStats {
 /** For types without a policy. */
 const DEFAULT: Omit<CachePolicy, "type"> = { strategy: "STALE_WHILE_REVALIDATE", ttl: 300, stale: 86_400, max_bytes: Infinity };
 const POLICIES = "cache-policies";
+
+/** Whether nothing but its age tells what a row is worth: no copy of its project covers it. */
+const isAlone = ({ alone }: Row, cursor: Cursor | undefined): boolean => alone === true || !cursor;
+
+/** Whether a row has to stay, because it is followed or pending operations stand on it. */
+export const isNeeded = (replica: Replica, { type, id }: Row): boolean =>
+  replica.comes(type, id) || replica.opsOf(type, id).length > 0;
 
 /** Opens the cache of a client, with the policies it last heard of. */
 export async function openCache(client: Client): Promise<Cache> {
@@ -102,8 +111,8 @@ export class Cache {
     const policy = this.policy(type);
     const row = await this.store.row(project.name, type, project.replica.resolve(type, id));
     const age = row ? (this.clock.now() - row.at) / 1000 : Infinity;
-    // The user's own pending edit is never too old to be shown to them.
-    const usable = age < policy.ttl + policy.stale || (local?.pending ?? 0) > 0;
+    // The user's own pending edit is never too old to be shown to them, nor is what the project's copy shows anyway.
+    const usable = age < policy.ttl + policy.stale || (local?.pending ?? 0) > 0 || (row && !isAlone(row, project.replica.cursor));
     const strategy = options.strategy ?? policy.strategy;
     if (strategy !== "NETWORK_FIRST" && age < policy.ttl) {
       this.counts.fresh++;
@@ -117,7 +126,8 @@ export class Cache {
     try {
       return await this.fetch(project, type, id);
     } catch (error) {
-      if (!usable) {
+      // That the user may not read it is an answer.
+      if (!usable || isForbidden(error)) {
         this.counts.misses++;
         throw error;
       }
@@ -127,20 +137,20 @@ export class Cache {
   }
 
   /**
-   * Lets go of what was read alone and is too old or too much by its policy. Rows that pending operations stand
-   * on stay whatever their age.
+   * Lets go of what was read alone and is too old or too much by its policy. Rows that are followed, or that pending
+   * operations stand on, stay whatever their age.
    */
   async evict(project: Project): Promise<number> {
     const { replica } = project;
     return replica.transact(async (change) => {
       const sizes = new Map<string, number>();
       let dropped = 0;
-      const alone = (await replica.rows()).filter((row: Row) => row.alone).sort((a, b) => b.at - a.at);
+      const alone = (await replica.rows()).filter((row) => isAlone(row, change.cursor)).sort((a, b) => b.at - a.at);
       for (const row of alone) {
         const policy = this.policy(row.type);
         const size = (sizes.get(row.type) ?? 0) + utf8(JSON.stringify(row)).length;
         const old = this.clock.now() - row.at > (policy.ttl + policy.stale) * 1000;
-        if ((old || size > policy.max_bytes) && replica.opsOf(row.type, row.id).length === 0) {
+        if ((old || size > policy.max_bytes) && !isNeeded(replica, row)) {
           change.dropRow(row.type, row.id);
           dropped++;
         } else sizes.set(row.type, size);

@@ -274,7 +274,7 @@ export class Client {
     const project = this.#projects.get((frame as { project?: string }).project!);
     switch (frame.type) {
       case "change":
-        if (!project?.stream.following) void project?.takeAlone(frame).catch(() => {});
+        if (!project?.stream.following) project?.takeAlone(frame);
       // fallthrough
       case "advance":
         project?.stream.take(frame);

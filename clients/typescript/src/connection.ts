@@ -8,7 +8,7 @@ import { Emitter, Watched } from "./emitter.js";
 import { AuthError, ClosedError, DisconnectedError, RequestError, SynclineError } from "./errors.js";
 import type { Clock, Hint, OpenSocket, Socket } from "./platform.js";
 import type { ClientFrame } from "./protocol/client.gen.js";
-import type { ServerConnectedFrame, ServerErrorFrame, ServerFrame, ServerRefreshedFrame } from "./protocol/server.gen.js";
+import type { Refusal, ServerConnectedFrame, ServerFrame, ServerRefreshedFrame } from "./protocol/server.gen.js";
 import type { TokenKeeper } from "./token.js";
 
 /** Where the connection is. `refused` is final until `connect` is called again. */
@@ -344,6 +344,6 @@ export class Connection {
   }
 }
 
-function refusal(frame: ServerErrorFrame): RequestError {
-  return new RequestError(frame.code, frame.message, frame.retry_after_ms, frame.detail);
-}
+/** A refusal as the hub tells it, as an error. */
+export const refusal = ({ code, message, retry_after_ms, detail }: Refusal): RequestError =>
+  new RequestError(code, message, retry_after_ms, detail);

@@ -53,7 +53,7 @@ export class RequestError extends SynclineError {
 
   /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return isRetryable(this);
+    return this.retryAfterMs !== undefined || this.code in RETRYABLE;
   }
 
   /** @internal Whether the hub wants to be left alone, and not this request alone is to wait. */
@@ -61,10 +61,6 @@ export class RequestError extends SynclineError {
     return this.retryAfterMs !== undefined || RETRYABLE[this.code] === true;
   }
 }
-
-/** The same of what was refused together with others. */
-export const isRetryable = ({ code, retryAfterMs }: { code: string; retryAfterMs?: number | undefined }): boolean =>
-  retryAfterMs !== undefined || code in RETRYABLE;
 
 /** Whether the hub says that the user may not do, or read, this. */
 export const isForbidden = (refusal: unknown): boolean => (refusal as { code?: unknown } | null)?.code === "forbidden";

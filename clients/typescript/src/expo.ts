@@ -51,10 +51,9 @@ export async function registerBackgroundSync(options: BackgroundSyncOptions): Pr
       // Nothing to be had, and nothing wrong: the system would put off a task that fails.
       if (state?.isInternetReachable === false) return Success;
       const client = await options.client();
-      const result = await syncNow(client, { deadlineMs });
-      if (result.error !== undefined) return Failed;
-      await cleanUp(client);
-      return Success;
+      // Room is made also where the hub cannot be reached, or nothing more can be stored.
+      const { error } = await syncNow(client, { deadlineMs }).finally(() => cleanUp(client));
+      return error === undefined ? Success : Failed;
     } catch {
       return Failed;
     }

@@ -1,8 +1,9 @@
 /** One project, as an app works with it: read, watch, edit. */
 
+import { Retry } from "./backoff.js";
 import { type KnownConflict, purgeConflicts } from "./conflicts.js";
 import type { Watched } from "./emitter.js";
-import { isForbidden } from "./errors.js";
+import { AuthError, isForbidden } from "./errors.js";
 import { held } from "./held.js";
 import { clearDiscarded } from "./lane.js";
 import { type Live, type QueryOptions, Views } from "./live.js";
@@ -25,10 +26,19 @@ export interface Resolution {
   fields?: Fields;
 }
 
+/** An entity that is followed without its project. */
+interface Followed {
+  hold(): () => void;
+  /** Brings it up to date. */
+  fetch(): void;
+  /** It could not be brought up to date, or not be stored. */
+  later(error: unknown): void;
+}
+
 /** One project, from `client.project`. */
 export class Project {
   readonly #views: Views;
-  readonly #followed = new Map<string, () => () => void>();
+  readonly #followed = new Map<string, Followed>();
 
   constructor(
     readonly name: string,
@@ -63,26 +73,30 @@ export class Project {
   follow(type: string, id: string): () => void {
     const room = `entity:${this.name}:${type}:${id}`;
     const name = entityKey(type, id);
-    // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
-    const fetch = () => void this.fetch(type, id).catch(() => {});
-    const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
-      if (frame.type === "resync") fetch();
-      else if (frame.reason === "scope_changed") void this.stream.purge(frame);
-      else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row), purgeConflicts).catch(fetch);
-    };
-    let follow = this.#followed.get(name);
-    if (!follow) {
-      follow = held(
+    let followed = this.#followed.get(name);
+    if (!followed) {
+      // Joined again, it is fetched again: also by a session that begins meanwhile.
+      const retry = new Retry(this.replica.clock, () => this.rooms.join(room));
+      // Joined from now on: what is now is fetched beside it; if it is refused, that drops what is here.
+      const fetch = () => void this.fetch(type, id).then(() => retry.worked(), later);
+      const later = (error: unknown) => isForbidden(error) || error instanceof AuthError || retry.after(error);
+      const told = (frame: ServerGoneFrame | ServerResyncFrame) => {
+        if (frame.type === "resync") fetch();
+        else if (frame.reason === "scope_changed") void this.stream.purge(frame);
+        else this.replica.purge((row) => (row.type === type && row.id === id ? undefined : row), purgeConflicts).catch(fetch);
+      };
+      const hold = held(
         () => this.rooms.add({ room, ask: () => ({}), answered: fetch, told }),
         () => {
           this.#followed.delete(name);
+          retry.stop();
           this.rooms.remove(room);
           this.outbox.take([]);
         },
       );
-      this.#followed.set(name, follow);
+      this.#followed.set(name, (followed = { hold, fetch, later }));
     }
-    return follow();
+    return followed.hold();
   }
 
   /** One entity as it is on the device, with the user's pending edits. */
@@ -200,15 +214,16 @@ export class Project {
   }
 
   /** @internal A change of an entity that is followed alone. */
-  async takeAlone(frame: ServerChangeFrame): Promise<void> {
+  takeAlone(frame: ServerChangeFrame): void {
     const incoming = fromFrame(frame);
-    if (!this.#followed.has(entityKey(incoming.type, incoming.id))) return;
-    const whole = await this.replica.transact(async (change) => {
+    const followed = this.#followed.get(entityKey(incoming.type, incoming.id));
+    if (!followed) return;
+    const stored = this.replica.transact(async (change) => {
       const fitting = fits(await change.row(incoming.type, incoming.id), incoming);
       if (fitting) await this.#keep(change, incoming);
       return fitting;
     });
-    if (!whole) await this.fetch(incoming.type, incoming.id);
+    stored.then((whole) => whole || followed.fetch(), followed.later);
   }
 
   async #keep(change: Change, incoming: Incoming): Promise<void> {

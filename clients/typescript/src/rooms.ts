@@ -1,8 +1,8 @@
 /** The rooms this client wants to be in, joined again in one request after every reconnect. */
 
 import { Retry } from "./backoff.js";
-import type { Connection } from "./connection.js";
-import { isRetryable, RequestError } from "./errors.js";
+import { type Connection, refusal } from "./connection.js";
+import { RequestError } from "./errors.js";
 import type { Clock } from "./platform.js";
 import type { SubscribeRoom } from "./protocol/client.gen.js";
 import type { PresenceList, Refusal, ServerGoneFrame, ServerResyncFrame, ServerSubscribedFrame } from "./protocol/server.gen.js";
@@ -16,7 +16,7 @@ export interface Joined {
   resync?: string;
   scope?: string;
   presence?: PresenceList;
-  error?: Refusal;
+  error?: RequestError | undefined;
 }
 
 type Asked = Omit<SubscribeRoom, "room">;
@@ -107,23 +107,25 @@ export class Rooms {
     }
     if (rooms.length === 0) return;
     for (const { room } of rooms) this.#asking.add(room);
-    let answers: Joined[];
+    let answers: { room: string; error?: Refusal }[] = rooms;
+    let all: RequestError | undefined;
     try {
-      answers = ((await this.connection.ask({ type: "subscribe", rooms })) as ServerSubscribedFrame).rooms as Joined[];
+      answers = ((await this.connection.ask({ type: "subscribe", rooms })) as ServerSubscribedFrame).rooms;
     } catch (error) {
       // A connection that broke joins everything when it is back.
       if (!(error instanceof RequestError)) return;
-      answers = rooms.map(({ room }) => ({ room, error: error as unknown as Refusal }));
+      all = error;
     }
     let whole = true;
     for (const answer of answers) {
-      const { room, error } = answer;
+      const { room } = answer;
+      const error = all ?? (answer.error && refusal(answer.error));
       this.#asking.delete(room);
-      if (error && isRetryable(error)) {
+      if (error?.retryable) {
         this.#again.add(room);
         this.#retry.after(error);
         whole = false;
-      } else this.#wanted.get(room)?.answered(answer);
+      } else this.#wanted.get(room)?.answered({ ...answer, error });
     }
     if (whole) this.#retry.worked();
   }

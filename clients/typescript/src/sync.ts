@@ -1,9 +1,9 @@
 /** Sync without a socket, for the background; the log of how it went; and the clean-up. */
 
-import { openCache } from "./cache.js";
+import { isNeeded, openCache } from "./cache.js";
 import type { Client } from "./client.js";
 import { dropConflict, type KnownConflict } from "./conflicts.js";
-import { AuthError, SynclineError } from "./errors.js";
+import { AuthError, isForbidden, SynclineError } from "./errors.js";
 import { clearDiscarded } from "./lane.js";
 import type { SendOps } from "./outbox.js";
 import type { Project } from "./project.js";
@@ -87,10 +87,14 @@ async function syncAll(client: Client, going: Going): Promise<boolean> {
     if (clock.now() >= going.until) return false;
     try {
       await push(client, project, going);
-      if (clock.now() < going.until) going.pulled += await project.stream.pull(false, going.until);
+      // Of a project that nobody ever followed as a whole, nobody asked for the whole.
+      const { replica, stream } = project;
+      if ((replica.cursor || stream.following) && clock.now() < going.until) going.pulled += await stream.pull(false, going.until);
     } catch (error) {
       // What the end of the time broke off is no failure.
       if (clock.now() >= going.until) return false;
+      // Access was lost, and the copy went with it: all is done that can be.
+      if (isForbidden(error)) continue;
       going.error = error instanceof Error ? error.message : String(error);
       if (error instanceof AuthError || !(error instanceof SynclineError)) break;
     }
@@ -135,19 +139,24 @@ export interface CleanUp {
 
 /**
  * Removes what was not used for `days`: copies of projects that nobody followed or looked at, ended conflicts, old results, and
- * what the cache policies give up. Operations that wait, and the rows they stand on, stay.
+ * what the cache policies give up. Operations that wait, the rows they stand on, and what is followed stay.
  */
 export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
   const { clock, store } = client.parts;
   const before = clock.now() - days * DAY;
   const done: CleanUp = { rows: 0, projects: 0, records: 0 };
   const cache = await openCache(client);
-  for (const [name, cursor] of await store.list<Cursor>("cursors")) {
+  const cursors = new Map(await store.list<Cursor>("cursors"));
+  // What was read by itself has no cursor.
+  const names = new Set(cursors.keys());
+  for (const [name] of await store.list("rows")) names.add(name.split("\u001f")[0]!);
+  for (const name of names) {
     const project = await client.project(name);
     done.rows += await cache.evict(project);
-    if (!(cursor.used < before) || project.stream.following) continue;
+    const used = cursors.get(name)?.used;
+    if (used === undefined || used >= before || project.stream.following) continue;
     const { replica } = project;
-    const needed = (row: Row) => (replica.opsOf(row.type, row.id).length > 0 ? row : undefined);
+    const needed = (row: Row) => (isNeeded(replica, row) ? row : undefined);
     done.rows += await replica.purge(needed, (change) => change.putCursor(undefined));
     done.projects++;
   }

@@ -168,7 +168,8 @@ test("access lost in the middle of the first copy, or learnt in the background, 
   await v.project.stream.pull();
   assert.equal((await v.held()).length, 3);
   w.hub.refuse = forbidden;
-  assert.equal((await syncNow(v.client)).complete, false);
+  const { complete, error } = await syncNow(v.client);
+  assert.deepEqual([complete, error], [true, undefined]);
   assert.deepEqual([await v.held(), v.project.replica.cursor], [[], undefined]);
 });
 

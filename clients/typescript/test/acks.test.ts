@@ -41,8 +41,8 @@ test("what a gap made the client fetch is acknowledged", async () => {
 test("what the background fetched is acknowledged as soon as there is a session, whether its project is followed or not", async () => {
   const w = await new World().start();
   w.project.stream.stop();
+  await w.project.stream.pull();
   w.hub.write("task", "t1", { title: "one" });
-  await w.client.parts.store.commit([{ table: "cursors", key: "p", value: { seq: 0, epoch: "", gen: 0, used: 0 } }]);
   await syncNow(w.client);
   await w.clock.advance(1000);
   assert.deepEqual([w.project.replica.cursor?.seq, acks(w)], [1, []]);

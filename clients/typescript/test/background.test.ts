@@ -157,7 +157,6 @@ test("a copy that is larger than the time goes on where it was", async () => {
   // Each page takes a second.
   const fetch: typeof w.hub.fetch = (url, init) => new Promise((resolve) => w.clock.after(1000, () => resolve(w.hub.fetch(url, init))));
   await w.start({ fetch });
-  w.project.stream.stop();
   await w.project.insert("note", {}, { id: "n1" }).local;
   const first = syncNow(w.client, { deadlineMs: 3500 });
   await w.clock.advance(3500);
@@ -188,3 +187,33 @@ for (const [status, text] of [[404, "<h1>default backend</h1>"], [403, '{"code":
     assert.deepEqual([(await syncNow(w.client)).pushed, w.hub.head], [2, 2]);
   });
 }
+
+test("what failed in a project whose access was lost leaves the sync whole, of that project and of others", async () => {
+  const w = await world();
+  await w.project.stream.pull();
+  w.hub.write("task", "t1", { title: "one" });
+  const out = await w.client.project("out");
+  await out.insert("task", { title: "two" }, { id: "t2" }).local;
+  await out.stream.pull();
+  w.hub.decide = (op) => (op.id === "t2" ? { outcome: "rejected", code: "forbidden" } : undefined);
+  w.hub.refuse = (what) => (what === "/v1/projects/out/changes" ? "forbidden" : undefined);
+  for (const asked of [1, 0]) {
+    w.hub.requests.length = 0;
+    const { pushed, left, complete, error } = await syncNow(w.client);
+    assert.deepEqual([pushed, left, complete, error], [asked, 0, true, undefined]);
+    assert.equal(w.hub.requests.filter((path) => path.includes("/out/changes")).length, asked);
+    await w.clock.advance(1);
+  }
+  assert.deepEqual([out.pending()[0]?.state, await out.replica.rows()], ["failed", []]);
+  assert.deepEqual(await w.titles(), ["one"]);
+});
+
+test("a project that was edited without being followed is sent to, not downloaded", async () => {
+  const w = await world();
+  w.leave();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.project.insert("task", { title: "two" }, { id: "t2" }).local;
+  const { pushed, pulled, complete } = await syncNow(w.client);
+  assert.deepEqual([pushed, pulled, complete], [1, 0, true]);
+  assert.ok(!w.hub.requests.some((path) => path.includes("/changes")), w.hub.requests.join("\n"));
+});

@@ -76,9 +76,60 @@ test("rows under pending edits stay whatever their age and size, and so does wha
 
 test("a clean-up lets go of what the cache policies give up", async () => {
   const { w } = await readers(3, {});
-  await w.storage.disk.commit([{ table: "cursors", key: "p", value: { seq: 3, epoch: w.hub.epoch, gen: 0, used: w.clock.now() } }]);
   await w.clock.advance(300_000);
   assert.deepEqual(await cleanUp(w.client), { rows: 3, projects: 0, records: 0 });
+});
+
+test("a clean-up lets go of what another one left under an edit, once that is decided", async () => {
+  const w = await (await new World().start()).online();
+  w.hub.write("note", "n1", { text: "x" });
+  await settle();
+  w.leave();
+  w.client.disconnect();
+  await w.project.update("note", "n1", { text: "mine" }).local;
+  await w.clock.advance(40 * 86_400_000);
+  assert.deepEqual([(await cleanUp(w.client)).projects, await kept(w)], [1, ["n1"]]);
+  w.hub.decide = () => ({ outcome: "rejected", code: "forbidden" });
+  await w.online();
+  await w.project.discard(w.project.pending()[0]!.opId);
+  assert.deepEqual([(await cleanUp(w.client)).rows, await kept(w)], [1, []]);
+});
+
+test("what is followed stays, with its project or alone, whatever its age", async () => {
+  const { w } = await readers(2, {});
+  const leave = w.project.follow("note", "n0");
+  await w.clock.advance(300_000);
+  assert.deepEqual([(await cleanUp(w.client)).rows, await kept(w)], [1, ["n0"]]);
+  // The project was looked at once, and not since.
+  await w.project.stream.pull();
+  assert.deepEqual(await kept(w), ["n0", "n1"]);
+  await w.clock.advance(40 * 86_400_000);
+  assert.deepEqual([(await cleanUp(w.client)).projects, await kept(w)], [1, ["n0"]]);
+  leave();
+  assert.deepEqual([(await cleanUp(w.client)).rows, await kept(w)], [1, []]);
+});
+
+test("what the project's copy has is read offline whatever its age", async () => {
+  const { w, cache } = await readers(1, {});
+  await w.project.stream.pull();
+  await w.clock.advance(300_000);
+  const asked = async (strategy: "CACHE_FIRST" | "STALE_WHILE_REVALIDATE" | "NETWORK_FIRST", id: string) => {
+    w.hub.requests.length = 0;
+    const read = await cache.read(w.project, "note", id, { strategy });
+    await settle();
+    return [read?.fields["text"], w.hub.requests.length];
+  };
+  w.hub.online = false;
+  for (const strategy of ["CACHE_FIRST", "NETWORK_FIRST", "STALE_WHILE_REVALIDATE"] as const) {
+    assert.equal((await asked(strategy, "n0"))[0], "x", strategy);
+    await assert.rejects(asked(strategy, "n9"), /cannot be reached/);
+  }
+  // Where the hub can be reached, what is old is asked for.
+  w.hub.online = true;
+  assert.deepEqual(await asked("CACHE_FIRST", "n0"), ["x", 1]);
+  await w.clock.advance(300_000);
+  w.hub.refuse = () => "forbidden";
+  await assert.rejects(asked("NETWORK_FIRST", "n0"), { code: "forbidden" });
 });
 
 test("each strategy asks whom it should", async () => {

@@ -119,3 +119,30 @@ test("a title that both changed is decided by its author", async () => {
   await eventually("both agree", async () => (await titles("ana"))[0] === "Pour it on Monday" && (await titles("bo"))[0] === "Pour it on Monday");
   await eventually("it is over", async () => !(await text("bo")).includes("Which one stands?"));
 });
+
+const panes = (on: Page) => on.$$eval(".pane", (all) => all.map((one) => (one as HTMLElement).innerText));
+
+test("a browser that keeps nothing is told so", async () => {
+  const context = await browser.createBrowserContext();
+  const other = await context.newPage();
+  other.on("pageerror", (error) => errors.push(String(error)));
+  await other.evaluateOnNewDocument(() => {
+    IDBFactory.prototype.open = () => {
+      throw new DOMException("The user denied permission to access the database.", "SecurityError");
+    };
+  });
+  await other.goto(DEV);
+  await eventually("both panes say it", async () => (await panes(other)).every((words) => words.includes("cannot keep its data")));
+  await context.close();
+});
+
+test("a second tab says that the first one has the board, and goes on when that is closed", async () => {
+  const second = await browser.newPage();
+  second.on("pageerror", (error) => errors.push(String(error)));
+  await second.goto(DEV);
+  await eventually("both panes say it", async () => (await panes(second)).every((words) => words.includes("open in another tab")));
+  const cards = (await titles("ana")).length;
+  await page.close();
+  await eventually("both go on", async () => (await second.$$(".state.online")).length === 2);
+  await eventually("the board is there", async () => (await second.$$(".card")).length === 2 * cards);
+});

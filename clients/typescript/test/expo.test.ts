@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createClient } from "../src/client.js";
 import { registerBackgroundSync } from "../src/expo.js";
+import { syncLog } from "../src/sync.js";
 import { TestClock } from "./support/clock.js";
 import { FakeHub } from "./support/fake-hub.js";
 
@@ -31,6 +32,11 @@ test("the system's task sends what waits, and leaves it alone without a network"
   reachable = true;
   hub.online = false;
   assert.equal(await task?.(), "failed");
+  const [first] = await syncLog(client);
+  // What is too old goes all the same.
+  await clock.advance(31 * 86_400_000);
+  assert.equal(await task?.(), "failed");
+  assert.ok(!(await syncLog(client)).some(({ at }) => at === first!.at), "nothing was cleaned up");
   hub.online = true;
   assert.equal(await task?.(), "success");
   assert.deepEqual(hub.log.map(({ id }) => id), ["t1"]);

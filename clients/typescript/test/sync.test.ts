@@ -483,6 +483,64 @@ test("an entity can be followed without its project", async () => {
   assert.deepEqual((await w.project.get("task", "t1"))?.fields, { title: "three", note: "lost" });
 });
 
+/** A client that follows `t1` without its project, and misses what is written while it is away. */
+async function alone(): Promise<World> {
+  const w = new World();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.start();
+  w.project.stream.stop();
+  await w.online();
+  w.project.follow("task", "t1");
+  await settle();
+  return w;
+}
+const read = ({ hub }: World) => hub.requests.filter((path) => path.endsWith("/task/t1")).length;
+
+test("an entity that is followed alone and cannot be read is read again, later each time", async () => {
+  const w = await alone();
+  w.hub.cut();
+  w.hub.write("task", "t1", { title: "two" });
+  w.hub.refuse = (what) => (what.endsWith("/task/t1") ? "unavailable" : undefined);
+  await w.clock.advance(2000);
+  assert.equal(w.client.status.get().connection, "online");
+  w.hub.requests.length = 0;
+  await w.clock.advance(60_000);
+  const tried = read(w);
+  assert.ok(tried >= 3 && tried <= 8, `read ${tried} times in a minute`);
+  w.hub.refuse = () => undefined;
+  await w.clock.advance(60_100);
+  assert.deepEqual(await w.titles(), ["two"]);
+  assert.equal(read(w), tried + 1);
+  await w.clock.advance(120_000);
+  assert.equal(read(w), tried + 1);
+  // The next trouble begins with short waits again.
+  w.hub.refuse = (what) => (what.endsWith("/task/t1") ? "unavailable" : undefined);
+  w.hub.tell({ type: "resync", room: "entity:p:task:t1", reason: "epoch_changed" } as never);
+  await w.clock.advance(1100);
+  assert.equal(read(w), tried + 3);
+});
+
+test("a change of an entity that is followed alone, which cannot be stored, is made up for", async () => {
+  const w = await alone();
+  w.hub.sockets[0]!.following = true;
+  w.storage.fault = () => new Error("disk");
+  w.hub.write("task", "t1", { title: "two" });
+  await w.clock.advance(1500);
+  w.storage.fault = undefined;
+  await w.clock.advance(5000);
+  assert.deepEqual(await w.titles(), ["two"]);
+});
+
+test("an entity that is followed alone and is forbidden is not asked for again", async () => {
+  const w = await alone();
+  w.hub.refuse = (what) => (what.endsWith("/task/t1") ? "forbidden" : undefined);
+  w.hub.tell({ type: "resync", room: "entity:p:task:t1", reason: "epoch_changed" } as never);
+  await settle();
+  const before = read(w);
+  await w.clock.advance(120_000);
+  assert.deepEqual([await w.titles(), read(w)], [[], before]);
+});
+
 test("what a hub had decided and lost with a restore is sent again", async () => {
   const w = await (await world()).online();
   w.hub.deliver = (frame) => frame.type !== "change";

@@ -145,6 +145,8 @@ export class FakeHub {
       }
       case "refresh":
         return socket.tell({ type: "refreshed", id, ttl: 3600 } as ServerFrame);
+      case "presence":
+        return socket.tell({ type: "ok", id } as ServerFrame);
       case "ping":
         return socket.tell({ type: "pong" } as ServerFrame);
       case "subscribe": {
