@@ -105,7 +105,7 @@ export class Connection {
     this.#generation++;
     this.#stopRetry?.();
     this.#drop(1000);
-    this.#connecting?.reject(new DisconnectedError("disconnected by the app"));
+    this.#connecting?.reject(new DisconnectedError("the app disconnected"));
     this.#connecting = undefined;
     this.state.set("idle");
   }
@@ -226,7 +226,7 @@ export class Connection {
       clock.after(within, () => {
         if (socket === this.#socket && this.#heard === heard) {
           this.#drop(1000);
-          this.#closed(1006, "nothing was heard");
+          this.#closed(1006, "silence");
         }
       }),
     );
@@ -337,7 +337,7 @@ export class Connection {
     }
     for (const waiting of this.#pending.values()) {
       waiting.stop();
-      waiting.reject(new DisconnectedError("the answer broke off"));
+      waiting.reject(new DisconnectedError());
     }
     this.#pending.clear();
     if (was) this.events.emit("lost", undefined);

@@ -49,7 +49,7 @@ export class Http {
       text = await response.text();
       if (response.ok) return (text === "" ? undefined : JSON.parse(text)) as T;
     } catch (error) {
-      throw new DisconnectedError(`the hub cannot be reached, or the answer broke off: ${error}`);
+      throw new DisconnectedError(`the hub cannot be reached: ${error}`);
     } finally {
       stop();
     }

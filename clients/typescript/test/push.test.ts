@@ -187,7 +187,7 @@ test("a user who logs out takes the device along, and is told if the hub could n
 
   await push.register(PHONE);
   world.refuse = () => "lost";
-  await assert.rejects(push.unregister(), /answer broke off/);
+  await assert.rejects(push.unregister(), /no connection/);
   world.refuse = () => undefined;
   await push.register(PHONE);
   await world.clock.advance(5000);
