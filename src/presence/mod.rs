@@ -84,10 +84,6 @@ impl Delta {
         Self { room, joined, left, updated, users: 0, version: 0, prev: 0 }
     }
 
-    fn is_empty(&self) -> bool {
-        self.joined.is_empty() && self.left.is_empty() && self.updated.is_empty()
-    }
-
     /// In a room of more than `members`, joins and updates are a sample too.
     fn sampled(mut self, members: usize) -> Self {
         if self.users > members as u64 {
