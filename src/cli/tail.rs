@@ -109,6 +109,7 @@ fn closed(frame: Option<&CloseFrame>) -> String {
         4000..4100 => ": connect again, with --since to resume",
         4100..4200 => ": get a new token",
         4200..4300 => ": try again later",
+        4408 => ": try again",
         4400..4500 => ": do not try again as it is",
         _ => "",
     };

@@ -133,7 +133,7 @@ impl From<crate::id::InvalidName> for Refusal {
 
 /// Why the hub closes a socket. The range tells the client what to do next:
 /// 4000–4099 reconnect and resume · 4100–4199 get a new token first · 4200–4299 reconnect later ·
-/// 4400–4499 do not reconnect.
+/// 4400–4499 do not reconnect, but for 4408.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CloseCode {
     /// The hub shuts down or hands over.

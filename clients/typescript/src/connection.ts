@@ -192,10 +192,9 @@ export class Connection {
   }
 
   #opened(hello: ServerConnectedFrame): void {
-    const { clock, tokens } = this.options;
     this.hello = hello;
-    tokens.accepted(hello.ttl);
-    this.#stopTimers.push(clock.after(STABLE_MS, () => (this.#attempts = 0)));
+    this.options.tokens.accepted(hello.ttl);
+    this.#after(STABLE_MS, () => (this.#attempts = 0));
     this.#watch(hello.ping_interval * 1000);
     this.state.set("online");
     this.events.emit("open", hello);
@@ -205,31 +204,30 @@ export class Connection {
 
   /** A browser shows no pings: silence is broken by asking. */
   #watch(interval: number): void {
-    const { clock } = this.options;
     let known = this.#heard;
     const look = () => {
       const silent = this.#heard === known;
       if (silent) this.#probe(ALIVE_MS);
       // The answer to that is no other sign of life.
       known = this.#heard + Number(silent);
-      this.#stopTimers.push(clock.after(interval, look));
+      this.#after(interval, look);
     };
-    this.#stopTimers.push(clock.after(interval, look));
+    this.#after(interval, look);
   }
 
   #probe(within = PROBE_MS): void {
-    const { clock } = this.options;
-    const socket = this.#socket;
     const heard = this.#heard;
-    socket?.send(JSON.stringify({ type: "ping" }));
-    this.#stopTimers.push(
-      clock.after(within, () => {
-        if (socket === this.#socket && this.#heard === heard) {
-          this.#drop(1000);
-          this.#closed(1006, "silence");
-        }
-      }),
-    );
+    this.#socket?.send(JSON.stringify({ type: "ping" }));
+    this.#after(within, () => {
+      if (this.#heard !== heard) return;
+      this.#drop(1000);
+      this.#closed(1006, "nothing was heard");
+    });
+  }
+
+  /** Runs something later, unless the socket is gone by then. */
+  #after(ms: number, run: () => void): void {
+    this.#stopTimers.push(this.options.clock.after(ms, run));
   }
 
   #hear(text: string): void {

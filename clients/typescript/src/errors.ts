@@ -53,30 +53,25 @@ export class RequestError extends SynclineError {
 
   /** Whether the same request may succeed later: by its kind, or because the hub says when to come again. */
   get retryable(): boolean {
-    return this.retryAfterMs !== undefined || this.code in RETRYABLE;
+    return this.busy || RETRYABLE.includes(this.code);
   }
 
   /** @internal Whether the hub wants to be left alone, and not this request alone is to wait. */
   get busy(): boolean {
-    return this.retryAfterMs !== undefined || RETRYABLE[this.code] === true;
+    return this.retryAfterMs !== undefined || BUSY.includes(this.code);
   }
 }
 
 /** Whether the hub says that the user may not do, or read, this. */
 export const isForbidden = (refusal: unknown): boolean => (refusal as { code?: unknown } | null)?.code === "forbidden";
 
-/** Codes of what may succeed later, and whether until then any other request would fare the same. */
-const RETRYABLE: Record<string, boolean> = {
-  rate_limited: true,
-  overloaded: true,
-  unavailable: true,
-  internal: false,
-  checksum_mismatch: false,
-  // The client's own: there was no answer in time.
-  timeout: false,
-  // The room was left while it was being joined. Who wants to be in it again, asks again.
-  not_subscribed: false,
-};
+/** Codes of a hub that would refuse any other request as well, for the moment. */
+const BUSY = ["rate_limited", "overloaded", "unavailable"];
+/**
+ * Codes of what else may succeed later. `timeout` is the client's own: there was no answer. With `not_subscribed` the room
+ * was left while it was being joined: who wants to be in it again, asks again.
+ */
+const RETRYABLE = ["internal", "checksum_mismatch", "timeout", "not_subscribed"];
 
 /** An operation was refused for good. It stays in the failed lane until it is retried or discarded. */
 export class RejectedError extends SynclineError {

@@ -27,7 +27,7 @@ export class Http {
   async post<T>(path: string, body?: string, within?: number): Promise<T> {
     return this.tokens.use(async (token) => {
       const answer = await this.once<T>(path, body, within, token);
-      this.tokens.worked();
+      this.tokens.accepted();
       return answer;
     });
   }

@@ -50,15 +50,10 @@ export class TokenKeeper {
     return this.#fetch();
   }
 
-  /** The hub took it. */
-  worked(): void {
+  /** The hub took it, for so many seconds if it says. */
+  accepted(ttl?: number): void {
     this.#freshUntil = 0;
-  }
-
-  /** The hub took it, for so many seconds. */
-  accepted(ttl: number): void {
-    this.worked();
-    this.#expiresAt = this.clock.now() + ttl * 1000;
+    if (ttl !== undefined) this.#expiresAt = this.clock.now() + ttl * 1000;
   }
 
   /**

@@ -6,8 +6,7 @@ import type { Clock } from "./platform.js";
 export function uuid(clock: Clock): string {
   const bytes = new Uint8Array(10);
   const crypto = (globalThis as { crypto?: { getRandomValues?(bytes: Uint8Array): unknown } }).crypto;
-  if (crypto?.getRandomValues) crypto.getRandomValues(bytes);
-  else bytes.forEach((_, at) => (bytes[at] = clock.random() * 256));
+  if (!crypto?.getRandomValues?.(bytes)) bytes.forEach((_, at) => (bytes[at] = clock.random() * 256));
   bytes[0] = (bytes[0]! & 0x0f) | 0x70;
   bytes[2] = (bytes[2]! & 0x3f) | 0x80;
   const time = clock.now().toString(16).padStart(12, "0");
