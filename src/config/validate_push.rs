@@ -90,3 +90,39 @@ impl Rule {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::config::push::Rule;
+
+    #[test]
+    fn a_rule_that_would_not_do_what_it_says_is_a_problem() {
+        let problems = |rule: Rule| {
+            let mut config = Config::default();
+            config.push.rules = vec![rule];
+            let keys = config.validate().into_iter().map(|problem| problem.key);
+            keys.filter_map(|key| Some(key.strip_prefix("push.rules.0.")?.to_owned()))
+                .collect::<Vec<_>>()
+        };
+        let right = Rule {
+            entity: "task".into(),
+            members: true,
+            template: "summary".into(),
+            link: "app://{project}/{id}".into(),
+            ..Rule::default()
+        };
+        assert_eq!(problems(right.clone()), [] as [&str; 0]);
+        let wrong = Rule {
+            entity: "no type".into(),
+            on: vec!["made".into()],
+            values: vec!["high".into()],
+            members: false,
+            template: "no such".into(),
+            link: "javascript:alert(1)".into(),
+            ..right
+        };
+        let all = ["entity", "on", "values", "members", "template", "link"];
+        assert_eq!(problems(wrong), all);
+    }
+}
