@@ -65,7 +65,7 @@ impl Store {
     }
 
     /// Gives a project's sequence another identity, so that every cursor into it is refused: for a
-    /// store that was restored from a backup. It goes on [`LOST`] positions further. Whether there is such
+    /// store that was restored from a backup. It goes on 10¹² positions further. Whether there is such
     /// a sequence.
     ///
     /// # Errors
