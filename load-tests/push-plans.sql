@@ -44,7 +44,8 @@ VACUUM ANALYZE push_deliveries, push_intents, notifications, push_tokens, device
 -- The arguments of the statements: 100 of what waits, and whose they are.
 SELECT json_agg(json_build_array('q' || n)) AS nids, json_agg(json_build_array('u' || n)) AS users,
     json_agg(json_build_array('u' || n, 'p')) AS places,
-    json_agg(json_build_array('p', 'u' || n, 'phone', 0, n, 1)) AS acks
+    json_agg(json_build_array('p', 'u' || n, 'phone', 0, n, 1)) AS acks,
+    json_agg(json_build_array('p', 'u' || n, 'phone', n, 0, 0)) AS stored
 FROM generate_series(1, 100) n \gset
 \timing on
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
@@ -122,32 +123,28 @@ EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
 SELECT state FROM push_gates WHERE provider = 'expo' FOR UPDATE;
 \echo 'acknowledgements, armed pushes'
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
-UPDATE push_intents SET state = 'canceled', reason = 'acknowledged', updated_at = 0
-WHERE state = 'waiting' AND id IN (
-    SELECT i.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
-        FROM json_array_elements(:'acks'::json)) r
-    JOIN push_intents i ON i.project = r.project AND i.user_id = r.user_id AND i.evt_seq <= r.seen
-        AND i.state = 'waiting')
-RETURNING project, lane, '' AS provider, reason;
+SELECT i.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
+    FROM json_array_elements(:'acks'::json)) r
+JOIN push_intents i ON i.project = r.project AND i.user_id = r.user_id AND i.evt_seq <= r.seen
+    AND i.state = 'waiting'
+ORDER BY i.id FOR UPDATE;
 \echo 'acknowledgements, deliveries'
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
-UPDATE push_deliveries SET state = 'canceled', error = 'acknowledged', finished_at = 0, payload = ''
-WHERE state IN ('queued', 'retry') AND id IN (
-    SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
-        FROM json_array_elements(:'acks'::json)) r
-    JOIN push_deliveries d ON d.project = r.project AND d.user_id = r.user_id AND d.evt_seq <= r.seen
-        AND d.state IN ('queued', 'retry'))
-RETURNING project, lane, provider, error;
+SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
+    FROM json_array_elements(:'acks'::json)) r
+JOIN push_deliveries d ON d.project = r.project AND d.user_id = r.user_id AND d.evt_seq <= r.seen
+    AND d.state IN ('queued', 'retry')
+ORDER BY d.id FOR UPDATE;
 \echo 'acknowledgements from the background, of a device'
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
-UPDATE push_deliveries SET state = 'canceled', error = 'acknowledged', finished_at = 0, payload = ''
-WHERE state IN ('queued', 'retry') AND id IN (
+SELECT id FROM push_deliveries WHERE id IN (
     SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, value->>2 AS client,
-        CAST(value->>4 AS BIGINT) AS acked FROM json_array_elements(:'acks'::json)) r
+        CAST(value->>3 AS BIGINT) AS acked FROM json_array_elements(:'stored'::json)
+        WHERE CAST(value->>5 AS BIGINT) = 0) r
     JOIN push_tokens t ON t.user_id = r.user_id AND t.client = r.client
     JOIN push_deliveries d ON d.token_id = t.id AND d.project = r.project AND d.user_id = r.user_id
         AND d.evt_seq <= r.acked AND d.state IN ('queued', 'retry'))
-RETURNING project, lane, provider, error;
+ORDER BY id FOR UPDATE;
 \echo 'a report of a device'
 EXPLAIN (ANALYZE, BUFFERS, COSTS OFF)
 UPDATE push_deliveries SET received_at = 0

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::decide::Policy;
 use super::provider::Envelope;
-use crate::store::push::{Claimed, Content, Outcome, Settled, Settlement};
+use crate::store::push::{Claimed, Content, Outcome, Renewed, Settled, Settlement};
 
 /// What is left of a claim, and what became of the rest.
 pub(super) struct Round {
@@ -31,11 +31,16 @@ impl Round {
         }
     }
 
-    /// Leaves only these deliveries to be sent, each with the milliseconds it is still of use.
-    pub(super) fn keep(&mut self, held: &HashMap<i64, i64>) {
+    /// Leaves only these deliveries to be sent, each as it is now.
+    pub(super) fn keep(&mut self, held: Vec<Renewed>) {
+        let mut held: HashMap<i64, Renewed> = held.into_iter().map(|one| (one.id, one)).collect();
         for part in &mut self.parts {
             part.retain_mut(|claimed| {
-                held.get(&claimed.id).inspect(|ttl| claimed.ttl = **ttl).is_some()
+                let Some(Renewed { ttl, token, scope, .. }) = held.remove(&claimed.id) else {
+                    return false;
+                };
+                (claimed.ttl, claimed.token, claimed.scope) = (ttl, token, scope);
+                true
             });
         }
     }

@@ -150,7 +150,7 @@ impl Sender {
         let lease = millis(self.policy.config.lease);
         let held = self.insist(|| self.store.renew_deliveries(&left, lease)).await;
         let Some(held) = held else { return false };
-        round.keep(&held.into_iter().collect());
+        round.keep(held);
         true
     }
 

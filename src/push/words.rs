@@ -51,7 +51,8 @@ impl Policy {
             title: text.title,
             body: text.body,
             badge: self.badge(content, &claimed.user_id),
-            link: latest.link.clone(),
+            // Once more: it may have been stored under other rules.
+            link: latest.link.clone().filter(|link| self.config.may_open(link)),
             data: latest.data.as_deref().and_then(|data| serde_json::from_str(data).ok()),
             ..message
         })

@@ -189,21 +189,27 @@ impl Store {
         Ok(ConflictPage { conflicts, next })
     }
 
-    /// The conflicts that were opened or resolved since a time, and are still, by project.
+    /// The newest conflicts that were opened or resolved since a time, and are still, by project.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn conflicts_since(
         &self,
         since_ms: i64,
+        limit: u32,
     ) -> Result<Vec<(ProjectId, Vec<ConflictId>)>, StoreError> {
         const SINCE: &str = "
-            SELECT project, id FROM conflict_log WHERE state = 'open' AND created_at >= $1
-            UNION ALL
-            SELECT project, id FROM conflict_log WHERE resolved_at IS NOT NULL AND resolved_at >= $1
-            ORDER BY project, id";
+            SELECT project, id FROM (
+                SELECT project, id FROM conflict_log WHERE state = 'open' AND created_at >= $1
+                UNION ALL
+                SELECT project, id FROM conflict_log WHERE resolved_at IS NOT NULL AND resolved_at >= $1
+                ORDER BY id DESC LIMIT $2
+            ) newest ORDER BY project, id";
         let rows: Vec<(String, String)> =
-            on_reader!(self, |db| { sqlx::query_as(SINCE).bind(since_ms).fetch_all(db).await })?;
+            on_reader!(self, |db| {
+                let query = sqlx::query_as(SINCE).bind(since_ms).bind(i64::from(limit));
+                query.fetch_all(db).await
+            })?;
         let of_one =
             |(project, _): &(String, String), (next, _): &(String, String)| project == next;
         let ids = |rows: &[(String, String)]| {

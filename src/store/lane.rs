@@ -43,6 +43,14 @@ impl fmt::Display for LanePlace {
     }
 }
 
+impl LanePlace {
+    /// The commit its operation was first rejected in, as far as places tell commits apart.
+    #[must_use]
+    pub fn commit(&self) -> i64 {
+        self.place / 4096
+    }
+}
+
 impl From<LanePlace> for String {
     fn from(place: LanePlace) -> Self {
         place.to_string()

@@ -105,9 +105,9 @@ pub struct Ages {
 
 /// Projects whose oldest change, or oldest tombstone, is older than `$3`.
 const DUE_LOG: &str = "
-    SELECT project FROM sync_head h WHERE project > $1 AND EXISTS (
-        SELECT 1 FROM changes c WHERE c.project = h.project AND c.seq = h.log_floor + 1 AND c.at < $3
-    ) ORDER BY project LIMIT $2";
+    SELECT project FROM sync_head h WHERE project > $1 AND (
+        SELECT at FROM changes c WHERE c.project = h.project ORDER BY seq LIMIT 1
+    ) < $3 ORDER BY project LIMIT $2";
 const DUE_TOMBSTONES: &str = "
     SELECT project FROM sync_head h WHERE project > $1 AND (
         SELECT deleted_at FROM entities e WHERE e.project = h.project AND e.deleted_at IS NOT NULL

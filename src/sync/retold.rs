@@ -31,20 +31,21 @@ pub(super) async fn tell(store: &Store, relay: &Relay, committed: &Committed, op
 
 /// Conflicts read at once.
 const CONFLICTS: usize = 100;
-/// Verdicts of what was tried again, told again at most.
-const VERDICTS: u32 = 1000;
+/// Conflicts, and verdicts of what was tried again, told again at most: every instance tells all of them, and what is
+/// older is asked for at the next session.
+const TOLD_AGAIN: u32 = 1000;
 
 /// Tells users again, on every instance, of the conflicts that were opened or resolved and of the verdicts that were
 /// given since a time: a broken link may have lost it, in either direction, and they have no positions whose gap
 /// would reveal that. Clients know both by their ids.
 pub(super) async fn since(store: &Store, relay: &Relay, since_ms: i64) -> Result<(), StoreError> {
-    for (project, ids) in store.conflicts_since(since_ms).await? {
+    for (project, ids) in store.conflicts_since(since_ms, TOLD_AGAIN).await? {
         for ids in ids.chunks(CONFLICTS) {
             let conflicts = store.conflicts_by_id(&project, ids).await?;
             conflicts.iter().for_each(|conflict| relay.conflict(&project, conflict));
         }
     }
-    for Retried { project, user, kind, verdict } in store.retried_since(since_ms, VERDICTS).await? {
+    for Retried { project, user, kind, verdict } in store.retried_since(since_ms, TOLD_AGAIN).await? {
         relay.decided_again(&About { project, kind: Some(kind) }, &user, &verdict);
     }
     Ok(())

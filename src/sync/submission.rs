@@ -136,7 +136,7 @@ impl Submission {
         }
         let mut start = 0;
         let of_one = |(a, i): &(&LaneOp, Option<String>), (b, j): &(&LaneOp, Option<String>)| {
-            i.is_some() && i == j && a.client == b.client
+            i.is_some() && i == j && sent_together(a, b)
         };
         let sent: Vec<_> = failed.iter().zip(read.iter().map(group_of)).collect();
         for run in sent.chunk_by(of_one) {
@@ -158,13 +158,18 @@ impl Submission {
     }
 }
 
+/// Whether two operations of the lane can be of one request: another request may use the same names for its groups.
+fn sent_together(a: &LaneOp, b: &LaneOp) -> bool {
+    a.client == b.client && a.place.commit() == b.place.commit()
+}
+
 /// How many operations of the lane can be decided anew at once if more follow: not a group without its end.
 #[must_use]
 pub fn whole_groups(failed: &[LaneOp]) -> usize {
     let group = |failed: &LaneOp| Write::op(failed.op.as_deref()?).ok()?.group;
     let Some(last) = failed.last() else { return 0 };
     let Some(open) = group(last) else { return failed.len() };
-    let of_it = |op: &&LaneOp| op.client == last.client && group(op).as_ref() == Some(&open);
+    let of_it = |op: &&LaneOp| sent_together(op, last) && group(op).as_ref() == Some(&open);
     let members = failed.iter().rev().take_while(of_it).count();
     // One that fills a whole page has no place to be put off to.
     if members == failed.len() { members } else { failed.len() - members }

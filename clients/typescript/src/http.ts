@@ -65,7 +65,7 @@ function problem({ status, headers }: FetchResponse, text: string): RequestError
   } catch {
     // Not from the hub.
   }
-  const code = typeof details.code === "string" ? details.code : status === 429 ? "rate_limited" : "unavailable";
+  const code = typeof details.code === "string" ? details.code : status === 429 ? "rate_limited" : status === 413 ? "limit_exceeded" : "unavailable";
   const seconds = parseFloat(headers.get("retry-after") ?? "");
   const wait = seconds >= 0 ? seconds * 1000 : undefined;
   return new RequestError(code, details.detail ?? `status ${status}`, wait, details.extra);

@@ -5,8 +5,8 @@ import type { Project } from "./project.js";
 
 /** A hub keeps verdicts for longer than this. What is sent again after that is decided anew, which nobody asked for. */
 const KEPT_MS = 90 * 86_400_000;
-/** Operations in one request. */
-const AT_ONCE = 100;
+/** Discards in one request, each of an operation and perhaps of the one it replaced. */
+const AT_ONCE = 50;
 
 /**
  * What became of rejected operations while nobody here heard of it, because somebody tried them again: asks for the

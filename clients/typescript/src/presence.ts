@@ -64,7 +64,10 @@ class States {
       const sent = room.tellState();
       if (!sent) continue;
       sent.then(
-        () => this.#retry.worked(),
+        () => {
+          this.#retry.worked();
+          room.shown();
+        },
         (error: unknown) => {
           // Who is in the room again says it again.
           if (!(error instanceof RequestError)) return;
@@ -152,6 +155,7 @@ export class EphemeralRoom<State = unknown> {
    * the hub as often as that allows, and the last one always arrives.
    */
   setState(state: State): void {
+    JSON.stringify(state); // what cannot be told fails here, and not unheard later
     this.#state = state;
     this.states.changed(this as unknown as EphemeralRoom<never>);
   }
@@ -161,6 +165,12 @@ export class EphemeralRoom<State = unknown> {
     const state = this.#state;
     if (state === undefined || !this.presence.get().joined) return undefined;
     return this.connection.ask({ type: "presence", room: this.room, state });
+  }
+
+  /** @internal The state is shown. */
+  shown(): void {
+    const { problem, ...presence } = this.presence.get();
+    if (problem) this.presence.set(presence);
   }
 
   /** @internal The state is refused for good. */
@@ -181,7 +191,8 @@ export class EphemeralRoom<State = unknown> {
     }
     this.#told?.push(frame);
     const members = new Map(this.presence.get().members);
-    this.#show(members, put(members, frame), this.presence.get().joined);
+    const { joined, problem } = this.presence.get();
+    this.#show(members, put(members, frame), joined, problem);
   }
 
   #answered(answer: Joined): void {
@@ -202,9 +213,9 @@ export class EphemeralRoom<State = unknown> {
   }
 
   /** Tells the differences: a reconnect is no leave and no join. */
-  #show(members: Map<string, State>, users: number, joined: boolean): void {
+  #show(members: Map<string, State>, users: number, joined: boolean, problem?: Presence["problem"]): void {
     const before = this.presence.get().members;
-    this.presence.set({ users, members, joined });
+    this.presence.set({ users, members, joined, ...(problem && { problem }) });
     for (const user of before.keys()) if (!members.has(user)) this.#events.emit("left", { user });
     for (const [user, state] of members) {
       if (!before.has(user)) this.#events.emit("joined", { user, state });

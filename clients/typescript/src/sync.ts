@@ -90,6 +90,8 @@ async function syncAll(client: Client, going: Going): Promise<boolean> {
       // Of a project that nobody ever followed as a whole, nobody asked for the whole.
       const { replica, stream } = project;
       if ((replica.cursor || stream.following) && clock.now() < going.until) going.pulled += await stream.pull(false, going.until);
+      // Last: a hub that refuses it keeps nothing else from being done.
+      if (clock.now() < going.until) await clearDiscarded(project);
     } catch (error) {
       // What the end of the time broke off is no failure.
       if (clock.now() >= going.until) return false;
@@ -122,7 +124,6 @@ async function push(client: Client, project: Project, going: Going): Promise<voi
   };
   await outbox.flush(going.until, () => ({ send, limits: limits("body_bytes") }));
   if (failure !== undefined && outbox.pending.length > 0) throw failure;
-  await clearDiscarded(project);
 }
 
 /** The results kept, newest first. */
@@ -156,7 +157,8 @@ export async function cleanUp(client: Client, days = 30): Promise<CleanUp> {
     const used = cursors.get(name)?.used;
     if (used === undefined || used >= before || project.stream.following) continue;
     const { replica } = project;
-    const needed = (row: Row) => (isNeeded(replica, row) ? row : undefined);
+    // Of no copy: the next one drops what it does not name, and believes none of the rest.
+    const needed = (row: Row) => (isNeeded(replica, row) ? { ...row, gen: 0 } : undefined);
     done.rows += await replica.purge(needed, (change) => change.putCursor(undefined));
     done.projects++;
   }

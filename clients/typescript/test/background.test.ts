@@ -208,6 +208,29 @@ test("what failed in a project whose access was lost leaves the sync whole, of t
   assert.deepEqual(await w.titles(), ["one"]);
 });
 
+test("the copy of a project whose access was lost goes, whatever was discarded in it", async () => {
+  const w = await world();
+  w.hub.write("task", "t1", { title: "one" });
+  await w.project.stream.pull();
+  w.hub.decide = () => ({ outcome: "rejected", code: "invalid" });
+  const edit = w.project.insert("task", { title: "two" });
+  await edit.local;
+  await syncNow(w.client);
+  w.hub.refuse = () => "forbidden";
+  await w.project.discard(edit.opId);
+  const { error } = await syncNow(w.client);
+  assert.deepEqual([error, await w.project.replica.rows()], [undefined, []]);
+});
+
+test("a batch that is too large for a proxy on the way goes in parts", async () => {
+  const w = new World();
+  const page = { ok: false, status: 413, headers: { get: () => null }, text: async () => "<h1>Request Entity Too Large</h1>" };
+  await w.start({ fetch: async (url, init) => ((init.body?.match(/"op_id"/g)?.length ?? 0) > 1 ? page : w.hub.fetch(url, init)) });
+  for (const id of ["t1", "t2", "t3"]) await w.project.insert("task", {}, { id }).local;
+  const { pushed, left, complete } = await syncNow(w.client);
+  assert.deepEqual([pushed, left, complete], [3, 0, true]);
+});
+
 test("a project that was edited without being followed is sent to, not downloaded", async () => {
   const w = await world();
   w.leave();

@@ -89,6 +89,7 @@ test("a clean-up lets go of what another one left under an edit, once that is de
   await w.project.update("note", "n1", { text: "mine" }).local;
   await w.clock.advance(40 * 86_400_000);
   assert.deepEqual([(await cleanUp(w.client)).projects, await kept(w)], [1, ["n1"]]);
+  assert.equal((await w.project.replica.rows())[0]!.gen, 0, "it is of no copy: the next one does not take it for its own");
   w.hub.decide = () => ({ outcome: "rejected", code: "forbidden" });
   await w.online();
   await w.project.discard(w.project.pending()[0]!.opId);

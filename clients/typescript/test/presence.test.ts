@@ -135,6 +135,16 @@ test("a state that the hub never takes is told to the app, and not sent again un
   const { joined, problem } = plan.presence.get();
   assert.deepEqual([joined, problem?.code, problem?.message], [true, "limit_exceeded", "the limit `presence_bytes` is 1024"]);
   assert.equal(states(w).length, 1);
+  w.hub.tell({ type: "presence", room: plan.room, joined: [{ user: "bo", state: null }], users: 2 } as never);
+  await settle();
+  assert.deepEqual([plan.presence.get().users, plan.presence.get().problem?.code], [2, "limit_exceeded"], "it is not shown still");
+  w.hub.instead = () => false;
+  plan.setState("x");
+  await w.clock.advance(1000);
+  assert.equal(plan.presence.get().problem, undefined);
+  const cyclic: unknown[] = [];
+  cyclic.push(cyclic);
+  assert.throws(() => plan.setState(cyclic as never), TypeError);
 });
 
 test("a state is said again in the next session, and once", async () => {

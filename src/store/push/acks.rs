@@ -23,7 +23,7 @@ pub struct Ack {
 }
 
 /// The rows of the statements below: project, user, installation, what it has stored, what its user has seen, and
-/// whether that is all of it. They are in one order, so that no two instances wait for each other.
+/// whether that is all of it.
 type Row<'a> = (&'a str, &'a str, &'a str, i64, i64, i64);
 
 const UPSERT_CURSORS: &str = "
@@ -38,32 +38,41 @@ const UPSERT_CURSORS: &str = "
                 THEN excluded.seen ELSE device_cursors.seen END,
         active = excluded.active, last_seen = excluded.last_seen";
 
-const CANCEL_INTENTS: &str = cancel_intents!(
-    "acknowledged",
-    "state = 'waiting' AND id IN (
-        SELECT i.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
-            FROM ROWS($1)) r
-        JOIN push_intents i ON i.project = r.project AND i.user_id = r.user_id AND i.evt_seq <= r.seen
-            AND i.state = 'waiting')"
-);
+/// The armed pushes of what people have seen. Like the two below it locks what it finds in one order: two devices of a
+/// person acknowledge at once through two instances, and neither may wait for the other's.
+const SEEN_INTENTS: &str = "
+    SELECT i.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
+        FROM ROWS($1)) r
+    JOIN push_intents i ON i.project = r.project AND i.user_id = r.user_id AND i.evt_seq <= r.seen
+        AND i.state = 'waiting'
+    ORDER BY i.id LOCK_ROWS";
 
-const CANCEL_DELIVERIES: &str = cancel_deliveries!(
-    "acknowledged",
-    "id IN (
-        SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
-            FROM ROWS($1)) r
-        JOIN push_deliveries d ON d.project = r.project AND d.user_id = r.user_id AND d.evt_seq <= r.seen
-            AND d.state IN ('queued', 'retry'))"
-);
+/// The deliveries of what people have seen.
+const SEEN_DELIVERIES: &str = "
+    SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, CAST(value->>4 AS BIGINT) AS seen
+        FROM ROWS($1)) r
+    JOIN push_deliveries d ON d.project = r.project AND d.user_id = r.user_id AND d.evt_seq <= r.seen
+        AND d.state IN ('queued', 'retry')
+    ORDER BY d.id LOCK_ROWS";
 
-const CANCEL_OF_DEVICES: &str = cancel_deliveries!(
-    "acknowledged",
-    "id IN (
+/// The deliveries to devices of what these have stored.
+const STORED_DELIVERIES: &str = "
+    SELECT id FROM push_deliveries WHERE id IN (
         SELECT d.id FROM (SELECT value->>0 AS project, value->>1 AS user_id, value->>2 AS client,
             CAST(value->>3 AS BIGINT) AS acked FROM ROWS($1) WHERE CAST(value->>5 AS BIGINT) = 0) r
         JOIN push_tokens t ON t.user_id = r.user_id AND t.client = r.client
         JOIN push_deliveries d ON d.token_id = t.id AND d.project = r.project AND d.user_id = r.user_id
-            AND d.evt_seq <= r.acked AND d.state IN ('queued', 'retry'))"
+            AND d.evt_seq <= r.acked AND d.state IN ('queued', 'retry'))
+    ORDER BY id LOCK_ROWS";
+
+const CANCEL_INTENTS: &str = cancel_intents!(
+    "acknowledged",
+    "state = 'waiting' AND id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1))"
+);
+
+const CANCEL_DELIVERIES: &str = cancel_deliveries!(
+    "acknowledged",
+    "id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1))"
 );
 
 impl Store {
@@ -91,8 +100,17 @@ impl Store {
             let upsert = sqlx::query(dialect.sql(UPSERT_CURSORS)).bind(&rows).bind(now_ms);
             upsert.execute(&mut *tx).await?;
             let mut counts = Counts::default();
-            for text in [CANCEL_INTENTS, CANCEL_DELIVERIES, CANCEL_OF_DEVICES] {
-                cancel!(tx, counts, sqlx::query_as(dialect.sql(text)).bind(&rows));
+            for (which, cancel) in [
+                (SEEN_INTENTS, CANCEL_INTENTS),
+                (SEEN_DELIVERIES, CANCEL_DELIVERIES),
+                (STORED_DELIVERIES, CANCEL_DELIVERIES),
+            ] {
+                let found = sqlx::query_as(dialect.sql(which)).bind(&rows);
+                let found: Vec<(i64,)> = found.fetch_all(&mut *tx).await?;
+                if !found.is_empty() {
+                    let ids = value::json_text(&found);
+                    cancel!(tx, counts, sqlx::query_as(dialect.sql(cancel)).bind(ids));
+                }
             }
             counts
         });

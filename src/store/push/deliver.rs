@@ -103,6 +103,19 @@ pub enum Settlement {
     },
 }
 
+/// A delivery that its worker may still send.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Renewed {
+    /// The delivery.
+    pub id: i64,
+    /// Milliseconds for which it is of use.
+    pub ttl: i64,
+    /// The device's token: it may have another one since.
+    pub token: Option<String>,
+    /// The provider's project of the token, if it is known.
+    pub scope: Option<String>,
+}
+
 /// What settling brought to light.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -136,7 +149,10 @@ const RENEW: &str = "
     FROM (SELECT CAST(value->>0 AS BIGINT) AS id, CAST(value->>1 AS BIGINT) AS fence FROM ROWS($1)) r
     WHERE push_deliveries.id = r.id AND push_deliveries.fence = r.fence
       AND push_deliveries.state = 'sending' AND expires_at > NOW_MS
-    RETURNING push_deliveries.id, expires_at - NOW_MS AS ttl";
+    RETURNING push_deliveries.id, expires_at - NOW_MS AS ttl,
+        (SELECT token FROM push_tokens t WHERE t.id = push_deliveries.token_id
+            AND t.user_id = push_deliveries.user_id) AS token,
+        (SELECT scope FROM push_tokens t WHERE t.id = push_deliveries.token_id) AS scope";
 
 /// What failed keeps its message: an operator may have it sent again.
 const SETTLE: &str = "
@@ -221,7 +237,7 @@ impl Store {
     }
 
     /// Begins a new lease of `lease_ms` for what a worker still holds, each with the fence of its claim. Returns
-    /// those that are still its own and of use, with the milliseconds for which they are.
+    /// those that are still its own and of use, with their tokens of now.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -229,7 +245,7 @@ impl Store {
         &self,
         held: &[(i64, i64)],
         lease_ms: i64,
-    ) -> Result<Vec<(i64, i64)>, StoreError> {
+    ) -> Result<Vec<Renewed>, StoreError> {
         let (dialect, rows) = (self.dialect(), value::json_text(&held));
         let renewed = in_transaction!(self, |tx| {
             let renew = sqlx::query_as(dialect.sql(RENEW)).bind(&rows).bind(lease_ms);

@@ -28,7 +28,7 @@ mod tend;
 pub use acks::Ack;
 pub use cancel::Canceled;
 pub use content::{Content, Cursor, Member, Unread};
-pub use deliver::{AMBIGUOUS, Claimed, NO_ACCESS, Report, Settled, Settlement};
+pub use deliver::{AMBIGUOUS, Claimed, NO_ACCESS, Renewed, Report, Settled, Settlement};
 pub use devices::{Device, Registration};
 pub use dispatch::{Decided, NewDelivery};
 pub use gate::{Gate, GateSettings, Outcome, receipts_gate};
