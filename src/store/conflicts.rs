@@ -205,11 +205,10 @@ impl Store {
                 SELECT project, id FROM conflict_log WHERE resolved_at IS NOT NULL AND resolved_at >= $1
                 ORDER BY id DESC LIMIT $2
             ) newest ORDER BY project, id";
-        let rows: Vec<(String, String)> =
-            on_reader!(self, |db| {
-                let query = sqlx::query_as(SINCE).bind(since_ms).bind(i64::from(limit));
-                query.fetch_all(db).await
-            })?;
+        let rows: Vec<(String, String)> = on_reader!(self, |db| {
+            let query = sqlx::query_as(SINCE).bind(since_ms).bind(i64::from(limit));
+            query.fetch_all(db).await
+        })?;
         let of_one =
             |(project, _): &(String, String), (next, _): &(String, String)| project == next;
         let ids = |rows: &[(String, String)]| {

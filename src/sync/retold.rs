@@ -45,7 +45,9 @@ pub(super) async fn since(store: &Store, relay: &Relay, since_ms: i64) -> Result
             conflicts.iter().for_each(|conflict| relay.conflict(&project, conflict));
         }
     }
-    for Retried { project, user, kind, verdict } in store.retried_since(since_ms, TOLD_AGAIN).await? {
+    for Retried { project, user, kind, verdict } in
+        store.retried_since(since_ms, TOLD_AGAIN).await?
+    {
         relay.decided_again(&About { project, kind: Some(kind) }, &user, &verdict);
     }
     Ok(())

@@ -234,6 +234,27 @@ async fn one_of_a_group_is_tried_alone_if_it_is_named_and_what_is_cleared_keeps_
 }
 
 #[tokio::test]
+async fn requests_that_name_their_groups_alike_are_tried_apart() {
+    let hub = TestHub::start_with(|config| {
+        for (name, write) in [("tasks", &["task"][..]), ("notes", &["task", "note"])] {
+            let write = write.iter().map(|kind| (*kind).to_owned()).collect();
+            let role = Role { read: vec!["*".into()], write, ..Role::default() };
+            config.roles.0.insert(name.into(), role);
+        }
+    })
+    .await;
+    let (api, better) = (Api::of(&hub, "ana", "tasks"), Api::of(&hub, "ana", "notes"));
+    for (first, second) in [(("1", "task"), ("2", "note")), (("3", "task"), ("4", "photo"))] {
+        let op = |(op_id, kind)| json!({ "op_id": op_id, "kind": "create", "type": kind, "id": op_id, "group": "g" });
+        let verdicts = api.write("c", json!([op(first), op(second)])).await;
+        assert_eq!(column(&verdicts, "code"), ["group_failed", "forbidden"]);
+    }
+    let outcomes = better.retry(None).await;
+    assert_eq!(column(&outcomes, "outcome"), ["applied", "applied", "rejected", "rejected"]);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn the_lane_is_the_users_own_and_everything_asked_of_it_is_bounded() {
     let hub = TestHub::start_with(|config| config.limits.ops_per_write = 150).await;
     let (viewer, ben) = (Api::of(&hub, "ana", "viewer"), Api::of(&hub, "ben", "editor"));

@@ -70,10 +70,8 @@ const CANCEL_INTENTS: &str = cancel_intents!(
     "state = 'waiting' AND id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1))"
 );
 
-const CANCEL_DELIVERIES: &str = cancel_deliveries!(
-    "acknowledged",
-    "id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1))"
-);
+const CANCEL_DELIVERIES: &str =
+    cancel_deliveries!("acknowledged", "id IN (SELECT CAST(value->>0 AS BIGINT) FROM ROWS($1))");
 
 impl Store {
     /// Records how far installations, heard of at `now_ms`, have come; that only rises. What a person has seen cancels

@@ -77,7 +77,8 @@ async fn receipts_reports_and_numbers_tell_one_story() {
 async fn a_report_that_is_faster_than_the_providers_answer_counts() {
     let (hub, stand_in) = hub_and_stand_in(|_| {}).await;
     register(&hub, "ana", "phone", json!({})).await;
-    stand_in.script(|script| script.next.push_back(Behaviour::AcceptThen504));
+    // As often as it is tried before it is put off.
+    stand_in.script(|script| script.next.extend((0..20).map(|_| Behaviour::AcceptThen504)));
     publish(&hub, &[notify("ana", "t", "high")]).await;
     let unknown = "SELECT count(*) FROM push_deliveries
         WHERE state = 'retry' AND ambiguous = 1 AND accepted_at IS NULL";

@@ -207,4 +207,10 @@ async fn a_purge_of_the_log_raises_the_floor_and_leaves_the_rest(site: Site) {
     // Verdicts outlive the log.
     assert!(commit(&store, &p, &ops).await.unwrap().entries.is_empty());
     assert_eq!(commit(&store, &p, &[set("new", "t", json!({}))]).await.unwrap().head, Seq(7));
+    // What a restored log holds nobody reads across the positions it leaves out; it goes all the same.
+    assert!(store.set_epoch(&p, Epoch::random()).await.unwrap());
+    let due = async || store.due(Past::Log, Duration::ZERO, "", 10).await.unwrap();
+    assert_eq!(due().await, [p.clone()]);
+    store.purge_past(&lease, Past::Log, &p, ages, 99).await.unwrap();
+    assert_eq!(due().await, []);
 }

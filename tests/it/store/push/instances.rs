@@ -37,7 +37,11 @@ async fn a_lease_is_renewed_by_who_holds_it(site: Site) {
     assert_eq!(renewed[0].token.as_deref(), Some("t1"));
     store.register_device(&user("ben"), &phone("phone", "t2")).await.unwrap();
     let renewed = store.renew_deliveries(&held[..1], 60_000).await.unwrap();
-    assert_eq!(renewed[0].token.as_deref(), Some("t2"), "what is sent next goes to the token of now");
+    assert_eq!(
+        renewed[0].token.as_deref(),
+        Some("t2"),
+        "what is sent next goes to the token of now"
+    );
     assert_eq!(store.reap_deliveries(&[]).await.unwrap().returned, 1, "only the other one is lost");
     assert_eq!(claim(60_000).await.len(), 1, "and goes to another");
     let renewed = store.renew_deliveries(&held, 60_000).await.unwrap();
