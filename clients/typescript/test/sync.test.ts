@@ -461,13 +461,7 @@ test("what the background keeps up to date, but nobody looks at, is cleaned up; 
 });
 
 test("an entity can be followed without its project", async () => {
-  const w = new World();
-  w.hub.write("task", "t1", { title: "one" });
-  await w.start();
-  w.project.stream.stop();
-  await w.online();
-  w.project.follow("task", "t1");
-  await settle();
+  const w = await alone();
   assert.deepEqual(await w.titles(), ["one"]);
   const [socket] = w.hub.sockets;
   socket!.following = true;
