@@ -159,7 +159,7 @@ impl Relay {
             body: &due.body,
             data: data.as_deref(),
             link: due.link.as_deref(),
-            lane: Lane::ALL.into_iter().find(|l| l.as_str() == due.lane).unwrap_or_default(),
+            lane: Lane::read(&due.lane),
             category: due.category.as_deref(),
             at: now_ms,
         })

@@ -69,15 +69,24 @@ const SETTLE: &str = "
 
 /// Once each, whatever is said again. Who can say it was sent it, and may be faster than what the provider says. What
 /// it knows a gathered push by is the latest that was left of it then.
-const RECEIVED: &str = "
-    UPDATE push_deliveries SET received_at = NOW_MS
-    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2 AND received_at IS NULL AND sent_at IS NOT NULL
-    RETURNING project, lane, provider";
+macro_rules! reported {
+    ($at:literal) => {
+        concat!(
+            "
+    UPDATE push_deliveries SET ",
+            $at,
+            " = NOW_MS
+    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2
+      AND ",
+            $at,
+            " IS NULL AND sent_at IS NOT NULL
+    RETURNING project, lane, provider"
+        )
+    };
+}
 
-const OPENED: &str = "
-    UPDATE push_deliveries SET opened_at = NOW_MS
-    WHERE (nid = $1 OR nid = (SELECT leader FROM push_intents WHERE nid = $1)) AND token_id = $2 AND opened_at IS NULL AND sent_at IS NOT NULL
-    RETURNING project, lane, provider";
+const RECEIVED: &str = reported!("received_at");
+const OPENED: &str = reported!("opened_at");
 
 /// `state, project, lane, error, token_id, sent_at`
 type SettledRow = (String, String, String, String, Option<i64>, i64);
